@@ -1,0 +1,9 @@
+//! Every decision of Tidemark, without IO, async, clock or unsafe.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod event;
+pub mod ship;
+pub mod status;
+pub mod types;
+pub mod verb;

@@ -1,0 +1,5 @@
+//! Between two copies: messages, sender, receiver.
+
+mod message;
+
+pub use message::*;

@@ -1,0 +1,168 @@
+//! What an operator may ask of one volume copy, and what the copy answers. Every verb is idempotent and ends: it never waits
+//! for an unreachable peer.
+
+use crate::config::{Mode, Policy};
+use crate::status::Status;
+use crate::types::{Lsn, SiteId, WallMs};
+
+/// A verb on one volume copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// Become Primary.
+    Promote {
+        /// A human states that the other site is stopped and will not serve before it has been in contact; recorded.
+        assert_peer_fenced: Option<Assertion>,
+        /// Bound of the accepted loss, for a copy that is not in S.
+        max_loss_bytes: Option<u64>,
+        /// Bound of the accepted loss in seconds.
+        max_loss_seconds: Option<u64>,
+        /// Accept that the loss cannot be known.
+        allow_unproven: bool,
+    },
+    /// Stop serving: drain, sync, become Secondary. Refused while devices are attached unless `force` (queued I/O then fails).
+    Demote {
+        /// Fail queued I/O instead of refusing.
+        force: bool,
+    },
+    /// Change the policy online (mode included). What is not yet possible (a peer that is behind) becomes wanted.
+    SetPolicy(Policy),
+    /// Name the peer site of a local volume, or `None` to forget the peer (only when it is not in S).
+    SetPeer(Option<SiteId>),
+    /// The peer is gone for good or known to be stopped: leave it out of S by a recorded human decision.
+    DropPeer(Assertion),
+    /// Grow the volume to so many bytes (a multiple of 512). Shrinking is refused.
+    Resize {
+        /// New size in bytes. The base was grown before.
+        size: u64,
+    },
+    /// Compare both copies without stopping I/O; answered when done, with [`VerbOk::Verified`].
+    Verify,
+    /// Drain the log into the base, sync, mark it clean, stop serving for good: the base then mounts as it is.
+    Release,
+    /// Fail all queued I/O so that an unmount can finish.
+    AbortIo,
+    /// Give up this copy's own diverged suffix (it stays sealed in a branch) and take the peer's content anew.
+    Reseed,
+    /// Advance the floor as far as allowed, now; answered when the base holds it.
+    Drain,
+    /// Close: sync the log, write a clean superblock. The node accepts nothing afterwards.
+    Close,
+}
+
+/// A human's word, recorded in K's history and shown in status for good.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Assertion {
+    /// Who says it.
+    pub who: String,
+    /// Why.
+    pub why: String,
+    /// When, by the wall clock.
+    pub at: WallMs,
+}
+
+/// What a verb achieved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum VerbOk {
+    /// Done; the status afterwards.
+    Done(Box<Status>),
+    /// Promoted, with what this promotion may have lost.
+    Promoted {
+        /// `lossless`, `lossy` or `unproven`.
+        class: PromotionClass,
+        /// Where the new generation forks.
+        fork: Lsn,
+        /// Bytes of log that the old primary was known to have beyond the fork.
+        lost_bytes: u64,
+        /// Milliseconds that the opened state is known to lie behind.
+        lost_ms: u64,
+    },
+    /// Both copies were compared.
+    Verified {
+        /// Blocks compared.
+        blocks: u64,
+        /// Position at which they are equal or were found different.
+        lsn: Lsn,
+        /// Blocks (ranges) that differ, at most 64 of them.
+        differing: Vec<crate::types::BlockRange>,
+    },
+}
+
+/// What is known of the data that a promotion leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PromotionClass {
+    /// This copy was in S: every acknowledged flush is here.
+    Lossless,
+    /// The copy is a prefix and the loss is bounded by what is known of the old primary.
+    Lossy,
+    /// Nothing can be proven.
+    Unproven,
+}
+
+impl std::fmt::Display for PromotionClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Lossless => "lossless",
+            Self::Lossy => "lossy",
+            Self::Unproven => "unproven",
+        })
+    }
+}
+
+/// Why a verb was refused. Each text names the reason and what would lift it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum VerbError {
+    /// The peer is reachable and is Primary.
+    #[error("site {site} is primary at epoch {epoch}: demote it first")]
+    PeerIsPrimary {
+        /// The peer.
+        site: SiteId,
+        /// Its epoch.
+        epoch: crate::types::Epoch,
+    },
+    /// The peer cannot be asked whether it serves.
+    #[error(
+        "site {site} cannot be reached, so nothing proves that it has stopped: make sure that it has, then use --assert-peer-fenced --reason TEXT"
+    )]
+    PeerUnproven {
+        /// The peer.
+        site: SiteId,
+    },
+    /// The loss is over the bound, or no bound was given.
+    #[error(
+        "this copy is not in S: about {bytes} bytes and {ms} ms may be lost; accept with --max-loss-bytes or --max-loss-seconds"
+    )]
+    LossTooLarge {
+        /// Estimated bytes.
+        bytes: u64,
+        /// Estimated milliseconds.
+        ms: u64,
+    },
+    /// The loss cannot be estimated and `--allow-unproven` was not given.
+    #[error("what would be lost cannot be proven; accept with --allow-unproven")]
+    Unproven,
+    /// The copy's state forbids it.
+    #[error("the copy is {state}: {hint}")]
+    CopyState {
+        /// The state.
+        state: String,
+        /// What would lift it.
+        hint: String,
+    },
+    /// The role forbids it.
+    #[error("the volume is {role} here: {hint}")]
+    Role {
+        /// The role.
+        role: String,
+        /// What would lift it.
+        hint: String,
+    },
+    /// An argument is out of range.
+    #[error("{0}")]
+    Invalid(String),
+    /// The mode needs a peer.
+    #[error("mode {0:?} needs a peer: name one with `tidemark volume set --peer-site`")]
+    NoPeer(Mode),
+    /// The verb was ended by something else.
+    #[error("ended before it was done: {0}")]
+    Interrupted(String),
+}

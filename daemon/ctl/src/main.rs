@@ -1,0 +1,2 @@
+//! Composition root; filled in with the shells.
+fn main() {}

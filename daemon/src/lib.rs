@@ -1,0 +1,4 @@
+//! The Tidemark agent: frontends, disks and peers around `tidemark-core`. Thin shells; a bug here is about a syscall.
+#![deny(unsafe_code)]
+
+pub mod frontend;

@@ -1,0 +1,1 @@
+//! Harness of the tests of Tidemark as a whole.
