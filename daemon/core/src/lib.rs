@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod event;
+pub mod format;
 pub mod ship;
 pub mod status;
 pub mod types;

@@ -1,0 +1,352 @@
+//! The superblock of a volume copy: what it is, where its floor stands, what its base looked like.
+
+use crate::config::{AckOn, Policy};
+use crate::format::codec::{FormatError, Reader, Writer};
+use crate::format::config::{mode_code, mode_of};
+use crate::format::twin::TwinKind;
+use crate::ship::{ChainEntry, Remembered};
+use crate::types::{
+    BootId, Boundary, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs,
+};
+use crate::verb::Assertion;
+
+/// Bytes of one of the two slots.
+pub const SLOT_BYTES: usize = 32 * 1024;
+/// The `superblock` file.
+pub const FILE: TwinKind =
+    TwinKind { name: "superblock", magic: u32::from_le_bytes(*b"TMSB"), version: 1, slot_bytes: SLOT_BYTES };
+
+/// Entries of history kept; older ones below the floor are pruned.
+pub const MAX_HISTORY: usize = 256;
+/// Human decisions kept, newest last.
+pub const MAX_ASSERTIONS: usize = 16;
+/// Samples of the base kept: 16 over the first MiB and the last 64 extents written.
+pub const MAX_SAMPLES: usize = 80;
+const TEXT: usize = 256;
+
+/// What the copy is good for, as far as it must survive a restart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyFlag {
+    /// A prefix of the history: floor plus log.
+    Complete,
+    /// Being seeded; never opened. The nonce names the seeding.
+    Seeding(Nonce),
+    /// Found damaged or regressed; opened only after repair from the peer.
+    Suspect,
+    /// A device error ended it.
+    Failed,
+    /// Given back: the base is the volume.
+    Released,
+    /// Has a suffix of its own that could not be sealed as unacknowledged.
+    Diverged,
+}
+
+/// A hash of a piece of the base, to notice that somebody else wrote to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sample {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes, at most 64 KiB.
+    pub len: u32,
+    /// First 16 bytes of blake3 of the content.
+    pub hash: [u8; 16],
+}
+
+/// The superblock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Superblock {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its group.
+    pub group: GroupId,
+    /// The site of this copy.
+    pub site: SiteId,
+    /// The node of this copy.
+    pub node: NodeId,
+    /// The peer site, if any.
+    pub peer: Option<SiteId>,
+    /// Keys the chain.
+    pub secret: Secret,
+    /// Size of the volume in bytes at the floor.
+    pub size: u64,
+    /// Bytes of a log slot.
+    pub slot_bytes: u64,
+    /// The base held data before (adopted).
+    pub adopted: bool,
+    /// What the copy is good for.
+    pub flag: CopyFlag,
+    /// The base holds exactly this.
+    pub floor: Boundary,
+    /// While an advance runs: the base may hold any mixture of `floor..=target`.
+    pub floor_target: Lsn,
+    /// The copy is complete only when it holds everything up to here (end of a seeding); zero otherwise.
+    pub visible_at: Lsn,
+    /// Known durable when this was written: recovery that finds less has found damage.
+    pub durable: Lsn,
+    /// Written at a clean close: `durable` is the exact tail.
+    pub clean: bool,
+    /// Boot that wrote this.
+    pub boot: BootId,
+    /// History up to the tail when this was written, oldest first.
+    pub history: Vec<ChainEntry>,
+    /// Highest durable position that the peer acknowledged.
+    pub remembered: Option<Remembered>,
+    /// Sealed suffixes so far (files `branch-N`).
+    pub branches: u32,
+    /// Policy.
+    pub policy: Policy,
+    /// Human decisions.
+    pub forced: Vec<Assertion>,
+    /// Samples of the base.
+    pub samples: Vec<Sample>,
+}
+
+fn flag_code(flag: CopyFlag) -> (u8, Nonce) {
+    match flag {
+        CopyFlag::Complete => (1, Nonce::NIL),
+        CopyFlag::Seeding(nonce) => (2, nonce),
+        CopyFlag::Suspect => (3, Nonce::NIL),
+        CopyFlag::Failed => (4, Nonce::NIL),
+        CopyFlag::Released => (5, Nonce::NIL),
+        CopyFlag::Diverged => (6, Nonce::NIL),
+    }
+}
+
+fn flag_of(code: u8, nonce: Nonce) -> Option<CopyFlag> {
+    Some(match code {
+        1 => CopyFlag::Complete,
+        2 => CopyFlag::Seeding(nonce),
+        3 => CopyFlag::Suspect,
+        4 => CopyFlag::Failed,
+        5 => CopyFlag::Released,
+        6 => CopyFlag::Diverged,
+        _ => return None,
+    })
+}
+
+fn encode_policy(p: &Policy, w: &mut Writer) {
+    w.u8(mode_code(p.mode));
+    w.u8(match p.ack_on {
+        AckOn::Flush => 1,
+        AckOn::Write => 2,
+    });
+    w.u16(0);
+    w.u32(p.index_ranges);
+    for v in [p.rpo_target_ms, p.retention_ms, p.log_bytes, p.disk_timeout_ms, p.bandwidth] {
+        w.u64(v);
+    }
+    w.zeros(64);
+}
+
+fn decode_policy(r: &mut Reader<'_>) -> Result<Policy, FormatError> {
+    let mode = mode_of(r.u8()?).ok_or_else(|| r.field("mode"))?;
+    let ack_on = match r.u8()? {
+        1 => AckOn::Flush,
+        2 => AckOn::Write,
+        _ => return Err(r.field("ack_on")),
+    };
+    r.skip(2)?;
+    let index_ranges = r.u32()?;
+    let policy = Policy {
+        mode,
+        ack_on,
+        index_ranges,
+        rpo_target_ms: r.u64()?,
+        retention_ms: r.u64()?,
+        log_bytes: r.u64()?,
+        disk_timeout_ms: r.u64()?,
+        bandwidth: r.u64()?,
+    };
+    r.skip(64)?;
+    Ok(policy)
+}
+
+impl Superblock {
+    /// The content of a slot of the `superblock` file, in the order of the fields above; see `docs/formats.md`.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(4096);
+        w.bytes(&self.volume.0);
+        w.bytes(&self.group.0);
+        w.bytes(&self.site.0);
+        w.bytes(&self.node.0);
+        w.bytes(&self.peer.unwrap_or_default().0);
+        w.bytes(&self.secret.0);
+        w.u64(self.size);
+        w.u64(self.slot_bytes);
+        let (code, nonce) = flag_code(self.flag);
+        w.u8(code);
+        w.u8(u8::from(self.adopted));
+        w.u8(u8::from(self.clean));
+        w.u8(0);
+        w.bytes(&nonce.0);
+        w.boundary(self.floor);
+        w.u64(self.floor_target.0);
+        w.u64(self.visible_at.0);
+        w.u64(self.durable.0);
+        w.bytes(&self.boot.0);
+        w.u32(self.branches);
+        w.u8(u8::from(self.remembered.is_some()));
+        let remembered = self.remembered.unwrap_or(Remembered { position: Default::default(), boot: BootId::NIL });
+        w.position(remembered.position);
+        w.bytes(&remembered.boot.0);
+        encode_policy(&self.policy, &mut w);
+        w.zeros(64);
+        self.encode_lists(&mut w);
+        w.buf
+    }
+
+    fn encode_lists(&self, w: &mut Writer) {
+        let history = &self.history[self.history.len().saturating_sub(MAX_HISTORY)..];
+        w.u32(history.len() as u32);
+        for entry in history {
+            w.bytes(&entry.generation.0);
+            w.u32(entry.incarnation.0);
+            w.u64(entry.fork.0);
+        }
+        let forced = &self.forced[self.forced.len().saturating_sub(MAX_ASSERTIONS)..];
+        w.u32(forced.len() as u32);
+        for a in forced {
+            w.text(&a.who, TEXT);
+            w.text(&a.why, TEXT);
+            w.u64(a.at.0);
+        }
+        w.u32(self.samples.len() as u32);
+        for s in &self.samples {
+            w.u64(s.offset);
+            w.u32(s.len);
+            w.bytes(&s.hash);
+        }
+    }
+
+    /// Reads the content of a slot.
+    pub fn decode(content: &[u8]) -> Result<Self, FormatError> {
+        let mut r = Reader::new("superblock", content);
+        let volume = VolumeId(r.array()?);
+        let group = GroupId(r.array()?);
+        let site = SiteId(r.array()?);
+        let node = NodeId(r.array()?);
+        let peer = SiteId(r.array()?);
+        let secret = Secret(r.array()?);
+        let size = r.u64()?;
+        let slot_bytes = r.u64()?;
+        let code = r.u8()?;
+        let adopted = r.u8()? & 1 != 0;
+        let clean = r.u8()? & 1 != 0;
+        r.skip(1)?;
+        let flag = flag_of(code, Nonce(r.array()?)).ok_or_else(|| r.field("flag"))?;
+        let floor = r.boundary()?;
+        let floor_target = Lsn(r.u64()?);
+        let visible_at = Lsn(r.u64()?);
+        let durable = Lsn(r.u64()?);
+        let boot = BootId(r.array()?);
+        let branches = r.u32()?;
+        let has_remembered = r.u8()? & 1 != 0;
+        let remembered = Remembered { position: r.position()?, boot: BootId(r.array()?) };
+        let policy = decode_policy(&mut r)?;
+        r.skip(64)?;
+        let (history, forced, samples) = decode_lists(&mut r)?;
+        Ok(Self {
+            volume,
+            group,
+            site,
+            node,
+            peer: (!peer.is_nil()).then_some(peer),
+            secret,
+            size,
+            slot_bytes,
+            adopted,
+            flag,
+            floor,
+            floor_target,
+            visible_at,
+            durable,
+            clean,
+            boot,
+            history,
+            remembered: has_remembered.then_some(remembered),
+            branches,
+            policy,
+            forced,
+            samples,
+        })
+    }
+}
+
+type Lists = (Vec<ChainEntry>, Vec<Assertion>, Vec<Sample>);
+
+fn decode_lists(r: &mut Reader<'_>) -> Result<Lists, FormatError> {
+    let mut history = Vec::new();
+    for _ in 0..r.count("history", MAX_HISTORY)? {
+        history.push(ChainEntry {
+            generation: GenId(r.array()?),
+            incarnation: Incarnation(r.u32()?),
+            fork: Lsn(r.u64()?),
+        });
+    }
+    let mut forced = Vec::new();
+    for _ in 0..r.count("assertions", MAX_ASSERTIONS)? {
+        forced.push(Assertion { who: r.text(TEXT)?, why: r.text(TEXT)?, at: WallMs(r.u64()?) });
+    }
+    let mut samples = Vec::new();
+    for _ in 0..r.count("samples", MAX_SAMPLES)? {
+        samples.push(Sample { offset: r.u64()?, len: r.u32()?, hash: r.array()? });
+    }
+    Ok((history, forced, samples))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Chain, Position};
+
+    fn superblock() -> Superblock {
+        Superblock {
+            volume: VolumeId([1; 16]),
+            group: GroupId([2; 16]),
+            site: SiteId([3; 16]),
+            node: NodeId([4; 16]),
+            peer: Some(SiteId([5; 16])),
+            secret: Secret([6; 32]),
+            size: 1 << 30,
+            slot_bytes: 32 << 20,
+            adopted: true,
+            flag: CopyFlag::Seeding(Nonce([7; 16])),
+            floor: Boundary { position: Position::default(), chain: Chain([8; 32]) },
+            floor_target: Lsn(9),
+            visible_at: Lsn(10),
+            durable: Lsn(11),
+            clean: true,
+            boot: BootId([12; 16]),
+            history: vec![ChainEntry { generation: GenId([13; 16]), incarnation: Incarnation(1), fork: Lsn(0) }],
+            remembered: Some(Remembered { position: Position::default(), boot: BootId([1; 16]) }),
+            branches: 2,
+            policy: Policy::default(),
+            forced: vec![Assertion { who: "op".into(), why: "site burnt down".into(), at: WallMs(5) }],
+            samples: vec![Sample { offset: 4096, len: 4096, hash: [1; 16] }],
+        }
+    }
+
+    #[test]
+    fn a_superblock_survives_its_encoding() {
+        assert_eq!(Superblock::decode(&superblock().encode()).unwrap(), superblock());
+    }
+
+    #[test]
+    fn the_fullest_superblock_fits_its_slot() {
+        let mut sb = superblock();
+        sb.history = vec![sb.history[0]; MAX_HISTORY + 5];
+        sb.forced = vec![Assertion { who: "w".repeat(900), why: "y".repeat(900), at: WallMs(1) }; MAX_ASSERTIONS + 3];
+        sb.samples = vec![sb.samples[0]; MAX_SAMPLES];
+        FILE.encode(1, &sb.encode());
+        let back = Superblock::decode(&sb.encode()).unwrap();
+        assert_eq!((back.history.len(), back.forced.len()), (MAX_HISTORY, MAX_ASSERTIONS));
+    }
+
+    #[test]
+    fn truncated_content_is_an_error_at_every_length() {
+        let bytes = superblock().encode();
+        for len in 0..bytes.len() {
+            assert!(Superblock::decode(&bytes[..len]).is_err(), "length {len}");
+        }
+    }
+}
