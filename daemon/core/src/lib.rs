@@ -4,6 +4,7 @@
 pub mod config;
 pub mod event;
 pub mod format;
+pub mod planted;
 pub mod ship;
 pub mod status;
 pub mod types;

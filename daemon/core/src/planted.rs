@@ -1,0 +1,143 @@
+//! Planted bugs: places where the core can be told to break one of its own rules, so that the simulator proves that it would
+//! notice. Exists only with the feature `__planted`; without it [`planted`] is `false` at compile time and costs nothing.
+//!
+//! The switch is global to the process: one bug at a time, for every node, from [`plant`] until the next call.
+
+/// A rule that the core can be told to break.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Planted {
+    /// The primary completes a flush, and counts its own log as durable, before its own sync has succeeded.
+    AckBeforeSyncAtPrimary = 1,
+    /// The secondary acknowledges as durable what it has only written.
+    AckBeforeSyncAtSecondary,
+    /// Recovery skips the chain and identity checks of a frame, so that a stale frame of a recycled segment is accepted.
+    StaleFrameAccepted,
+    /// The floor may pass `committed`, up to `appended`.
+    FloorAboveCommitted,
+    /// Two overlapping writes below 4 KiB do not wait for each other: the later fills from content without the earlier.
+    LostSubBlockUpdate,
+    /// A BASE block of a seeding replaces newer content.
+    BaseOverNewer,
+    /// A primary that reopens serves before its tail is durable at every member of S (R7).
+    ServeBeforeRollForward,
+    /// An acknowledgement counts for a flush whatever epoch, generation and incarnation it carries.
+    IgnoreEpochInAck,
+    /// A read does not pin its segment, so that the segment may be recycled below it, and its checksum is not looked at.
+    ReadFromRecycledSegment,
+    /// A flush waits for the local disk alone, whatever S says.
+    FlushIgnoresPeer,
+    /// An opening as Primary writes no FORK record and keeps the incarnation.
+    SkipForkRecord,
+    /// A promotion keeps the old generation, so that two histories carry the same name.
+    PromoteWithoutFork,
+    /// A segment is reused before the superblock has recorded the floor that frees it.
+    TrimBeforeSuperblock,
+    /// The floor advances without a sync of the base.
+    FloorWithoutBaseSync,
+    /// A write completes before its frame is written to the log.
+    AckWriteBeforeAppend,
+    /// The checksums of payload read from the log are not compared.
+    SkipPayloadCrc,
+    /// Out-of-order completions: `appended` takes the highest written frame and not the highest gap-free one.
+    AppendedOverGap,
+    /// A failed sync is taken as a success.
+    IgnoreFailedSync,
+    /// A peer joins S without the check that it holds the primary's durable tail (R5).
+    ExpandWithoutCheck,
+    /// A message of a connection that was replaced is taken as one of the current connection.
+    StaleConnectionAccepted,
+    /// The receiver does not compare an append's envelope with its own epoch (R3).
+    AcceptOldEpoch,
+    /// FLUSH fixes L at the durable position and not at the highest completed request.
+    FlushCoversTooLittle,
+    /// A discard is forgotten by the index: reads show the old content.
+    DiscardNotIndexed,
+    /// `durable` takes what is appended when the sync *ends*, not what was when it was submitted.
+    DurableAtSyncEnd,
+}
+
+impl Planted {
+    /// Every planted bug.
+    pub const ALL: [Self; 24] = [
+        Self::AckBeforeSyncAtPrimary,
+        Self::AckBeforeSyncAtSecondary,
+        Self::StaleFrameAccepted,
+        Self::FloorAboveCommitted,
+        Self::LostSubBlockUpdate,
+        Self::BaseOverNewer,
+        Self::ServeBeforeRollForward,
+        Self::IgnoreEpochInAck,
+        Self::ReadFromRecycledSegment,
+        Self::FlushIgnoresPeer,
+        Self::SkipForkRecord,
+        Self::PromoteWithoutFork,
+        Self::TrimBeforeSuperblock,
+        Self::FloorWithoutBaseSync,
+        Self::AckWriteBeforeAppend,
+        Self::SkipPayloadCrc,
+        Self::AppendedOverGap,
+        Self::IgnoreFailedSync,
+        Self::ExpandWithoutCheck,
+        Self::StaleConnectionAccepted,
+        Self::AcceptOldEpoch,
+        Self::FlushCoversTooLittle,
+        Self::DiscardNotIndexed,
+        Self::DurableAtSyncEnd,
+    ];
+
+    /// The bug of that name, in the spelling of the variant.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| format!("{p:?}") == name)
+    }
+}
+
+#[cfg(feature = "__planted")]
+mod switch {
+    use super::Planted;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    static ACTIVE: AtomicU8 = AtomicU8::new(0);
+
+    /// Plants `bug` in every node of this process, or none.
+    pub fn plant(bug: Option<Planted>) {
+        ACTIVE.store(bug.map_or(0, |b| b as u8), Ordering::Relaxed);
+    }
+
+    /// True while `bug` is planted.
+    pub fn planted(bug: Planted) -> bool {
+        ACTIVE.load(Ordering::Relaxed) == bug as u8
+    }
+}
+
+#[cfg(not(feature = "__planted"))]
+mod switch {
+    use super::Planted;
+
+    /// Always false: no bug can be planted in this build.
+    #[inline(always)]
+    pub const fn planted(_bug: Planted) -> bool {
+        false
+    }
+}
+
+pub use switch::*;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bug_is_found_by_its_name() {
+        for bug in Planted::ALL {
+            assert_eq!(Planted::parse(&format!("{bug:?}")), Some(bug));
+        }
+        assert_eq!(Planted::parse("Nothing"), None);
+        assert_eq!(Planted::ALL.map(|b| b as u8).iter().max(), Some(&(Planted::ALL.len() as u8)));
+    }
+
+    #[test]
+    fn nothing_is_planted_by_default() {
+        assert!(!planted(Planted::AckBeforeSyncAtPrimary));
+    }
+}
