@@ -1,4 +1,6 @@
 //! The Tidemark agent: frontends, disks and peers around `tidemark-core`. Thin shells; a bug here is about a syscall.
 #![deny(unsafe_code)]
 
+pub mod catalogue;
+pub mod config;
 pub mod frontend;

@@ -1,0 +1,84 @@
+//! What has to hold between the sections of the file.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+use super::section::Section;
+use super::{Config, Security};
+
+pub(super) fn whole(config: &Config, root: &Section<'_>) {
+    pools(config, root);
+    peers(config, root);
+    peer_ports(config, root);
+    listeners(config, root);
+}
+
+fn pools(config: &Config, root: &Section<'_>) {
+    if config.pools.is_empty() {
+        root.missing("pool", "at least one section [[pool]] with name and path");
+    }
+    distinct(root, "pool", "name", config.pools.iter().map(|pool| &pool.name));
+    let places = config.pools.iter().flat_map(|pool| [Some(&pool.path), pool.log_path.as_ref()]).flatten();
+    distinct(root, "pool", "path", places.map(|path| path.display().to_string()));
+}
+
+fn peers(config: &Config, root: &Section<'_>) {
+    distinct(root, "peers", "name", config.peers.iter().map(|peer| &peer.name));
+    distinct(root, "peers", "site_id", config.peers.iter().filter_map(|peer| peer.site_id));
+    if config.peer.is_none() && !config.peers.is_empty() {
+        root.missing("peer", "a section [peer] with listen and tls, because [[peers]] are named");
+    }
+    if config.peers.len() > config.limits.peers as usize {
+        root.conflict("peers", format!("more than limits.peers = {}", config.limits.peers));
+    }
+    for (i, peer) in config.peers.iter().enumerate() {
+        if peer.site_id.is_some() && peer.site_id == config.site.id {
+            root.conflict(&format!("peers[{i}].site_id"), "is this site itself");
+        }
+        let plain = config.peer.as_ref().is_some_and(|listener| listener.security == Security::Insecure);
+        if plain && peer.ca.is_some() {
+            root.conflict(&format!("peers[{i}].ca"), "has no effect with peer.insecure = true");
+        }
+    }
+}
+
+/// Shards listen at the control port + 1 + their index.
+fn peer_ports(config: &Config, root: &Section<'_>) {
+    let Some(listener) = &config.peer else { return };
+    let port = u32::from(listener.listen.port());
+    if port == 0 || port + u32::from(config.shards) > u32::from(u16::MAX) {
+        let max = u16::MAX - config.shards;
+        root.conflict("peer.listen", format!("allowed is a port from 1 to {max}: each shard listens on one above it"));
+    }
+}
+
+fn listeners(config: &Config, root: &Section<'_>) {
+    let mut seen: BTreeMap<SocketAddr, &str> = BTreeMap::new();
+    let ports = config.peer.iter().flat_map(|peer| {
+        let data = (1..=config.shards).map(|i| (peer.listen.port().saturating_add(i), "peer.listen of a shard"));
+        std::iter::once((peer.listen.port(), "peer.listen"))
+            .chain(data)
+            .map(|(port, key)| (SocketAddr::new(peer.listen.ip(), port), key))
+    });
+    let others = [
+        (config.admin.tcp.as_ref().map(|tcp| tcp.listen), "admin.listen"),
+        (config.nbd.tcp.as_ref().map(|tcp| tcp.listen), "nbd.listen"),
+        (config.metrics, "metrics.listen"),
+    ];
+    let others = others.into_iter().filter_map(|(address, key)| address.map(|address| (address, key)));
+    for (address, key) in ports.chain(others).filter(|(address, _)| address.port() != 0) {
+        if let Some(other) = seen.insert(address, key) {
+            root.conflict(key, format!("{address} is taken by {other}"));
+        }
+    }
+}
+
+fn distinct<T: Display>(root: &Section<'_>, list: &str, key: &str, values: impl Iterator<Item = T>) {
+    let mut seen = std::collections::BTreeSet::new();
+    for value in values.map(|value| value.to_string()) {
+        if !seen.insert(value.clone()) {
+            root.conflict(&format!("{list}.{key}"), format!("{value:?} is used twice"));
+        }
+    }
+}

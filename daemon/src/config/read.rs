@@ -1,0 +1,224 @@
+//! From the file's sections to [`Config`]: which keys exist, their defaults and their own rules. What has to hold between
+//! sections is in [`super::check`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::section::Section;
+use super::value::{Listen, LogLevel, Size, SocketMode};
+use super::*;
+
+/// More serving threads than this only fight for the disk.
+const MAX_SHARDS: usize = 64;
+
+pub(super) fn root(mut root: Section<'_>, host: &Host) -> Option<Config> {
+    let state_dir = root.or("state_dir", PathBuf::from("/var/lib/tidemark"));
+    let run_dir = root.or("run_dir", PathBuf::from("/run/tidemark"));
+    let site = site(root.section("site"));
+    let node = node(root.section("node"), host);
+    let pools = each(root.list("pool"), pool);
+    let peer = root.optional_section("peer").map(peer_listener);
+    let peers = each(root.list("peers"), static_peer);
+    let admin = admin(root.section("admin"), &run_dir);
+    let nbd = nbd(root.section("nbd"), &run_dir);
+    let fuse = fuse(root.section("fuse"), &run_dir);
+    let metrics = metrics(root.section("metrics"));
+    let shards = shards(root.section("shards"), host);
+    let defaults = defaults(root.section("defaults"));
+    let log = log(root.section("log"));
+    let limits = limits(root.section("limits"));
+    let config = Config {
+        site: site?,
+        node: node?,
+        state_dir,
+        run_dir,
+        pools: pools?,
+        peer: peer.flatten(),
+        peers: peers?,
+        admin: admin?,
+        nbd: nbd?,
+        fuse,
+        metrics,
+        shards,
+        defaults,
+        log,
+        limits,
+    };
+    check::whole(&config, &root);
+    root.finish();
+    Some(config)
+}
+
+fn each<'p, T>(sections: Vec<Section<'p>>, read: impl Fn(Section<'p>) -> Option<T>) -> Option<Vec<T>> {
+    // Every section is read before the first failure is returned: all problems are to be listed.
+    sections.into_iter().map(read).collect::<Vec<_>>().into_iter().collect()
+}
+
+fn site(mut section: Section<'_>) -> Option<SiteConfig> {
+    let (name, id) = (section.need("name"), section.get("id"));
+    section.finish();
+    Some(SiteConfig { name: name?, id })
+}
+
+fn node(mut section: Section<'_>, host: &Host) -> Option<NodeConfig> {
+    let hostname = Name::parse(&host.hostname.to_ascii_lowercase()).ok();
+    let name = match hostname {
+        Some(default) => Some(section.or("name", default)),
+        None => section.need("name"),
+    };
+    let id = section.get("id");
+    section.finish();
+    Some(NodeConfig { name: name?, id })
+}
+
+fn pool(mut section: Section<'_>) -> Option<PoolConfig> {
+    let (name, path, log_path) = (section.need("name"), section.need("path"), section.get("log_path"));
+    section.finish();
+    Some(PoolConfig { name: name?, path: path?, log_path })
+}
+
+fn peer_listener(mut section: Section<'_>) -> Option<PeerListener> {
+    let (listen, security) = (section.need("listen"), security(&mut section));
+    section.finish();
+    Some(PeerListener { listen: listen?, security: security? })
+}
+
+fn static_peer(mut section: Section<'_>) -> Option<PeerConfig> {
+    let (name, address) = (section.need("name"), section.need("address"));
+    let (site_id, ca) = (section.get("site_id"), section.get("ca"));
+    section.finish();
+    Some(PeerConfig { name: name?, site_id, address: address?, ca })
+}
+
+fn admin(mut section: Section<'_>, run_dir: &Path) -> Option<AdminConfig> {
+    let socket = section.or("socket", run_dir.join("admin.sock"));
+    let SocketMode(socket_mode) = section.or("socket_mode", SocketMode(0o600));
+    let allow_uids = section.or("allow_uids", Vec::new());
+    let listen: Option<SocketAddr> = section.get("listen");
+    let allow: Option<Vec<String>> = section.get("allow");
+    let tls = section.optional_section("tls").map(tls_files);
+    let tcp = match listen {
+        Some(listen) => admin_tcp(&section, listen, allow, tls),
+        None => {
+            without_listener(&section, &[("allow", allow.is_some()), ("tls", tls.is_some())]);
+            None
+        }
+    };
+    section.finish();
+    Some(AdminConfig { socket, socket_mode, allow_uids, tcp })
+}
+
+fn admin_tcp(
+    section: &Section<'_>,
+    listen: SocketAddr,
+    allow: Option<Vec<String>>,
+    tls: Option<Option<TlsFiles>>,
+) -> Option<AdminTcp> {
+    if tls.is_none() {
+        section
+            .missing("tls", "a section with cert, key and ca: the admin API never listens on TCP without mutual TLS");
+    }
+    let allow = allow.filter(|list| !list.is_empty());
+    if allow.is_none() {
+        section.missing("allow", "the SAN URIs of the clients that may administer this agent");
+    }
+    Some(AdminTcp { listen, tls: tls??, allow: allow? })
+}
+
+fn nbd(mut section: Section<'_>, run_dir: &Path) -> Option<NbdConfig> {
+    let unix_dir = section.or("unix_dir", run_dir.join("nbd"));
+    let tcp = match section.get("listen") {
+        Some(listen) => security(&mut section).map(|security| NbdTcp { listen, security }),
+        None => {
+            let (insecure, tls) = (section.get::<bool>("insecure"), section.optional_section("tls").map(tls_files));
+            without_listener(&section, &[("insecure", insecure.is_some()), ("tls", tls.is_some())]);
+            None
+        }
+    };
+    section.finish();
+    Some(NbdConfig { unix_dir, tcp })
+}
+
+/// Complains about keys that do nothing because there is no listener.
+fn without_listener(section: &Section<'_>, keys: &[(&str, bool)]) {
+    for (key, _) in keys.iter().filter(|(_, present)| *present) {
+        section.conflict(key, "has no effect without listen");
+    }
+}
+
+fn fuse(mut section: Section<'_>, run_dir: &Path) -> FuseConfig {
+    let dir = section.or("dir", run_dir.join("fuse"));
+    section.finish();
+    FuseConfig { dir }
+}
+
+/// `insecure` and `[tls]` of a listener: exactly one of the two.
+fn security(section: &mut Section<'_>) -> Option<Security> {
+    let insecure = section.or("insecure", false);
+    let tls = section.optional_section("tls").map(tls_files);
+    match (insecure, tls) {
+        (false, Some(files)) => files.map(Security::Mutual),
+        (true, None) => Some(Security::Insecure),
+        (false, None) => {
+            section.missing("tls", "a section with cert, key and ca, or the explicit insecure = true");
+            None
+        }
+        (true, Some(_)) => {
+            section.conflict("insecure", "true contradicts the section tls: remove one of the two");
+            None
+        }
+    }
+}
+
+fn tls_files(mut section: Section<'_>) -> Option<TlsFiles> {
+    let (cert, key, ca) = (section.need("cert"), section.need("key"), section.need("ca"));
+    section.finish();
+    Some(TlsFiles { cert: cert?, key: key?, ca: ca? })
+}
+
+fn metrics(mut section: Section<'_>) -> Option<SocketAddr> {
+    let Listen(listen) = section.or("listen", Listen(Some(SocketAddr::from(([127, 0, 0, 1], 9750)))));
+    section.finish();
+    listen
+}
+
+fn shards(mut section: Section<'_>, host: &Host) -> u16 {
+    let max = (host.cpus / 2).clamp(1, MAX_SHARDS) as u32;
+    let count = section.bounded("count", 1, 1, max);
+    section.finish();
+    count as u16
+}
+
+fn defaults(mut section: Section<'_>) -> Defaults {
+    let core = Policy::default();
+    let ms = Duration::from_millis;
+    let Size(log_bytes) = section.or("log_size", Size(core.log_bytes));
+    let defaults = Defaults {
+        log_bytes,
+        retention: section.or("retention", ms(core.retention_ms)),
+        rpo_target: section.or("rpo_target", ms(core.rpo_target_ms)),
+        disk_timeout: section.or("disk_timeout", ms(core.disk_timeout_ms)),
+    };
+    section.finish();
+    defaults
+}
+
+fn log(mut section: Section<'_>) -> LogConfig {
+    let format = section.or("format", LogFormat::Text);
+    let LogLevel(level) = section.or("level", LogLevel("info".to_owned()));
+    section.finish();
+    LogConfig { format, level }
+}
+
+fn limits(mut section: Section<'_>) -> Limits {
+    let limits = Limits {
+        volumes: section.bounded("volumes", 256, 1, 4096),
+        peers: section.bounded("peers", 16, 1, 256),
+        nbd_connections: section.bounded("nbd_connections", 256, 1, 65_536),
+        stop_timeout: section.or("stop_timeout", Duration::from_secs(60)),
+        verb_timeout: section.or("verb_timeout", Duration::from_secs(600)),
+    };
+    section.finish();
+    limits
+}
