@@ -1,6 +1,10 @@
 //! Block frontends. Each turns its own protocol into [`tidemark_core::event::Request`]s and the answers back, and decides
 //! nothing else. All of them run against [`BlockTarget`], so one conformance suite can run over all of them.
 
+#[doc(hidden)]
+pub mod memory;
+pub mod nbd;
+
 use tidemark_core::event::{ReplyData, Request, RequestError};
 use tidemark_core::types::ByteRange;
 
