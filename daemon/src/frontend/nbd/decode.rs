@@ -97,8 +97,8 @@ pub enum Step {
         cookie: u64,
         /// Why.
         error: Errno,
-        /// It was a READ: the error takes the form of a READ's reply.
-        read: bool,
+        /// Its answer would have been structured: the error is, too, where structured replies were agreed on.
+        chunked: bool,
     },
     /// The client is done: answer what is under way, then close.
     Disconnect,
@@ -207,7 +207,7 @@ impl Decoder {
         match self.state {
             State::Skip { left: 0, cookie, error } => {
                 self.state = State::Header;
-                Step::Refused { cookie, error, read: false }
+                Step::Refused { cookie, error, chunked: false }
             }
             _ => Step::More,
         }
@@ -309,5 +309,184 @@ fn range_of(header: &RequestHeader) -> ByteRange {
 }
 
 fn refused(header: &RequestHeader, error: Errno) -> Step {
-    Step::Refused { cookie: header.cookie, error, read: header.command == command::READ }
+    let chunked = matches!(header.command, command::READ | command::BLOCK_STATUS);
+    Step::Refused { cookie: header.cookie, error, chunked }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::REQUEST_MAGIC;
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+    const ROOM: Room = Room { requests: 4, bytes: 64 * 1024 };
+
+    fn geometry() -> Geometry {
+        Geometry { size: SIZE, write_through: false, read_only: false }
+    }
+
+    fn decoder() -> Decoder {
+        Decoder::new(true, true, Payloads)
+    }
+
+    fn header(command: u16, flags: u16, offset: u64, len: u32) -> Vec<u8> {
+        let mut bytes = REQUEST_MAGIC.to_be_bytes().to_vec();
+        bytes.extend(flags.to_be_bytes());
+        bytes.extend(command.to_be_bytes());
+        bytes.extend(9u64.to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(len.to_be_bytes());
+        bytes
+    }
+
+    fn step(command: u16, flags: u16, offset: u64, len: u32) -> Step {
+        decoder().step(&header(command, flags, offset, len), &geometry(), ROOM).unwrap().1
+    }
+
+    fn error(command: u16, flags: u16, offset: u64, len: u32) -> Option<Errno> {
+        match step(command, flags, offset, len) {
+            Step::Refused { error, cookie: 9, .. } => Some(error),
+            _ => None,
+        }
+    }
+
+    fn accepted(command: u16, flags: u16, offset: u64, len: u32) -> Command {
+        match step(command, flags, offset, len) {
+            Step::Request { command, cookie: 9 } => command,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn commands_carry_their_flags() {
+        use command_flag::*;
+        let range = ByteRange::new(4096, 8192);
+        let read = |one_chunk| Command::Read { range, one_chunk };
+        assert_eq!(accepted(command::READ, 0, 4096, 8192), read(false));
+        assert_eq!(accepted(command::READ, DF | FUA, 4096, 8192), read(true));
+        assert_eq!(accepted(command::FLUSH, 0, 0, 0), Command::Flush);
+        let zero = |discard, fua| Command::Zero { range, discard, fua };
+        assert_eq!(accepted(command::TRIM, FUA, 4096, 8192), zero(true, true));
+        assert_eq!(accepted(command::WRITE_ZEROES, 0, 4096, 8192), zero(true, false));
+        assert_eq!(accepted(command::WRITE_ZEROES, NO_HOLE, 4096, 8192), zero(false, false));
+        let status = |one| Command::BlockStatus { range, one };
+        assert_eq!(accepted(command::BLOCK_STATUS, 0, 4096, 8192), status(false));
+        assert_eq!(accepted(command::BLOCK_STATUS, REQ_ONE, 4096, 8192), status(true));
+    }
+
+    #[test]
+    fn zeroing_inside_a_block_never_becomes_a_discard() {
+        let zero = accepted(command::WRITE_ZEROES, 0, 512, 4096);
+        assert!(matches!(zero, Command::Zero { discard: false, .. }));
+    }
+
+    #[test]
+    fn bad_places_and_lengths_are_refused() {
+        use Errno::*;
+        for (command, offset, len, expected) in [
+            (command::READ, 1, 512, Inval),
+            (command::READ, 0, 511, Inval),
+            (command::READ, 0, 0, Inval),
+            (command::READ, SIZE, 512, Inval),
+            (command::READ, SIZE - 512, 1024, Inval),
+            (command::READ, u64::MAX - 511, 512, Inval),
+            (command::READ, 0, MAX_PAYLOAD_BYTES + 512, Inval),
+            (command::TRIM, SIZE, 512, Inval),
+            (command::BLOCK_STATUS, SIZE, 512, Inval),
+            (command::WRITE_ZEROES, SIZE, 512, NoSpace),
+            (command::WRITE_ZEROES, u64::MAX - 511, 512, NoSpace),
+        ] {
+            assert_eq!(error(command, 0, offset, len), Some(expected), "{command} {offset} {len}");
+        }
+    }
+
+    #[test]
+    fn unknown_commands_and_flags_are_refused() {
+        for (command, flags) in [
+            (command::READ, command_flag::NO_HOLE),
+            (command::TRIM, command_flag::DF),
+            (command::FLUSH, 1 << 15),
+            (5, 0),
+            (8, 0),
+            (u16::MAX, 0),
+        ] {
+            assert_eq!(error(command, flags, 0, 512), Some(Errno::Inval), "{command} {flags}");
+        }
+        assert_eq!(error(command::WRITE_ZEROES, command_flag::FAST_ZERO, 0, 512), Some(Errno::NotSup));
+    }
+
+    #[test]
+    fn what_was_not_agreed_on_is_refused() {
+        let mut plain = Decoder::new(false, false, Payloads);
+        for bytes in [header(command::READ, command_flag::DF, 0, 512), header(command::BLOCK_STATUS, 0, 0, 512)] {
+            let (_, step) = plain.step(&bytes, &geometry(), ROOM).unwrap();
+            assert!(matches!(step, Step::Refused { error: Errno::Inval, .. }));
+        }
+    }
+
+    #[test]
+    fn a_read_only_export_refuses_every_change() {
+        let read_only = Geometry { read_only: true, ..geometry() };
+        for command in [command::TRIM, command::WRITE_ZEROES] {
+            let (_, step) = decoder().step(&header(command, 0, 0, 512), &read_only, ROOM).unwrap();
+            assert_eq!(step, Step::Refused { cookie: 9, error: Errno::Perm, chunked: false });
+        }
+        let mut write = header(command::WRITE, 0, 0, 512);
+        write.extend([1; 512]);
+        let (taken, step) = decoder().step(&write, &read_only, ROOM).unwrap();
+        assert_eq!((taken, step), (540, Step::Refused { cookie: 9, error: Errno::Perm, chunked: false }));
+    }
+
+    #[test]
+    fn a_payload_arrives_in_any_pieces() {
+        let data: Vec<u8> = (0..1024u32).map(|i| i as u8).collect();
+        let mut bytes = header(command::WRITE, command_flag::FUA, 512, 1024);
+        bytes.extend(&data);
+        bytes.extend(header(command::FLUSH, 0, 0, 0));
+        for piece in [1, 27, 28, 29, 500, 2000] {
+            let (mut decoder, mut at, mut end, mut commands) = (decoder(), 0, 0, Vec::new());
+            while at < bytes.len() {
+                let (taken, step) = decoder.step(&bytes[at..end], &geometry(), ROOM).unwrap();
+                at += taken;
+                match step {
+                    Step::Request { command, .. } => commands.push(command),
+                    Step::More if taken == 0 => end = bytes.len().min(end + piece),
+                    Step::More => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            let write = Command::Write { range: ByteRange::new(512, 1024), data: data.clone().into(), fua: true };
+            assert_eq!(commands, [write, Command::Flush]);
+        }
+    }
+
+    #[test]
+    fn the_payload_of_a_refused_write_is_dropped() {
+        let mut bytes = header(command::WRITE, 0, SIZE, 4096);
+        bytes.extend([7; 4096]);
+        let mut decoder = decoder();
+        assert_eq!(decoder.step(&bytes[..100], &geometry(), ROOM).unwrap(), (100, Step::More));
+        assert!(decoder.payload_mut().is_none());
+        let refused = Step::Refused { cookie: 9, error: Errno::NoSpace, chunked: false };
+        assert_eq!(decoder.step(&bytes[100..], &geometry(), ROOM).unwrap(), (4096 + 28 - 100, refused));
+    }
+
+    #[test]
+    fn an_absurd_payload_closes() {
+        let bytes = header(command::WRITE, 0, 0, MAX_PAYLOAD_SKIP_BYTES + 512);
+        let refused = decoder().step(&bytes, &geometry(), ROOM);
+        assert_eq!(refused, Err(ProtocolError::PayloadLength(MAX_PAYLOAD_SKIP_BYTES + 512)));
+    }
+
+    #[test]
+    fn requests_wait_for_room_without_being_taken() {
+        let full = Room { requests: 0, bytes: 1 << 20 };
+        let flush = header(command::FLUSH, 0, 0, 0);
+        assert_eq!(decoder().step(&flush, &geometry(), full).unwrap(), (0, Step::Full));
+        let narrow = Room { requests: 1, bytes: 4095 };
+        for command in [command::READ, command::WRITE] {
+            let bytes = header(command, 0, 0, 4096);
+            assert_eq!(decoder().step(&bytes, &geometry(), narrow).unwrap(), (0, Step::Full));
+        }
+    }
 }

@@ -361,3 +361,276 @@ fn put_context(out: &mut Vec<u8>, option: u32, id: u32, context: &MetaContext) {
     data.extend_from_slice(context.name().as_bytes());
     put_option_reply(out, option, reply::META_CONTEXT, &data);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::{OPTION_MAGIC, OPTION_REPLY_MAGIC};
+    use super::*;
+
+    struct Exports {
+        serving: bool,
+        read_only: bool,
+    }
+
+    const EXPORTS: Exports = Exports { serving: true, read_only: false };
+
+    impl Directory for Exports {
+        fn describe(&self, name: &str) -> Option<ExportInfo> {
+            let info = ExportInfo { name: "vol".into(), size: 4096, read_only: self.read_only, serving: self.serving };
+            matches!(name, "" | "vol").then_some(info)
+        }
+
+        fn list(&self) -> Vec<String> {
+            vec!["vol".into(), "other".into()]
+        }
+    }
+
+    /// One reply to an option.
+    #[derive(PartialEq, Eq, Debug)]
+    struct Reply {
+        option: u32,
+        kind: u32,
+        data: Vec<u8>,
+    }
+
+    fn replies(mut out: &[u8]) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        while !out.is_empty() {
+            let mut at = Cursor(out);
+            assert_eq!(at.u64(), Some(OPTION_REPLY_MAGIC));
+            let (option, kind, len) = (at.u32().unwrap(), at.u32().unwrap(), at.u32().unwrap());
+            replies.push(Reply { option, kind, data: at.bytes(len as usize).unwrap().to_vec() });
+            out = at.0;
+        }
+        replies
+    }
+
+    fn message(option: u32, data: &[u8]) -> Vec<u8> {
+        let mut message = OPTION_MAGIC.to_be_bytes().to_vec();
+        message.extend(option.to_be_bytes());
+        message.extend((data.len() as u32).to_be_bytes());
+        message.extend(data);
+        message
+    }
+
+    fn started_with(tls: TlsRule, client_flags: u32) -> Handshake {
+        let mut out = Vec::new();
+        let mut handshake = Handshake::new(tls, &mut out);
+        assert_eq!(handshake.step(&client_flags.to_be_bytes(), &EXPORTS, &mut out), Ok((4, Outcome::More)));
+        handshake
+    }
+
+    fn started() -> Handshake {
+        started_with(TlsRule::Off, 3)
+    }
+
+    fn send(handshake: &mut Handshake, exports: &Exports, option: u32, data: &[u8]) -> (Outcome, Vec<Reply>) {
+        let (message, mut out) = (message(option, data), Vec::new());
+        let (taken, outcome) = handshake.step(&message, exports, &mut out).unwrap();
+        assert_eq!(taken, message.len());
+        (outcome, replies(&out))
+    }
+
+    fn kinds(replies: &[Reply]) -> Vec<u32> {
+        replies.iter().map(|reply| reply.kind).collect()
+    }
+
+    const GO_VOL: &[u8] = b"\0\0\0\x03vol\0\0";
+    const ALLOCATION: &[u8] = b"\0\0\0\x03vol\0\0\0\x01\0\0\0\x0fbase:allocation";
+
+    #[test]
+    fn go_tells_size_flags_and_block_sizes() {
+        let (outcome, replies) = send(&mut started(), &EXPORTS, option::GO, GO_VOL);
+        let negotiated = Negotiated { export: "vol".into(), structured: false, contexts: vec![] };
+        assert_eq!(outcome, Outcome::Start(negotiated));
+        assert_eq!(kinds(&replies), [reply::INFO, reply::INFO, reply::ACK]);
+        assert_eq!(replies[0].data, b"\0\0\0\0\0\0\0\0\x10\0\x01\x6d");
+        assert_eq!(replies[1].data, b"\0\x03\0\0\x02\0\0\0\x10\0\x02\0\0\0");
+    }
+
+    #[test]
+    fn a_read_only_export_says_so() {
+        let exports = Exports { serving: true, read_only: true };
+        let (_, replies) = send(&mut started(), &exports, option::GO, GO_VOL);
+        assert_eq!(replies[0].data[10..], [0x01, 0x6f]);
+    }
+
+    #[test]
+    fn df_is_offered_only_with_structured_replies() {
+        let mut handshake = started();
+        send(&mut handshake, &EXPORTS, option::STRUCTURED_REPLY, b"");
+        let (_, replies) = send(&mut handshake, &EXPORTS, option::INFO, GO_VOL);
+        assert_eq!(replies[0].data[10..], [0x01, 0xed]);
+    }
+
+    #[test]
+    fn the_name_is_told_when_asked_for() {
+        let (_, replies) = send(&mut started(), &EXPORTS, option::INFO, b"\0\0\0\0\0\x01\0\x01");
+        assert_eq!(replies[2].data, b"\0\x01vol");
+    }
+
+    #[test]
+    fn a_volume_that_does_not_serve_is_refused_with_a_reason() {
+        let exports = Exports { serving: false, read_only: false };
+        let mut handshake = started();
+        let (outcome, replies) = send(&mut handshake, &exports, option::GO, GO_VOL);
+        assert_eq!((outcome, kinds(&replies)), (Outcome::More, vec![reply::ERR_SHUTDOWN]));
+        assert!(String::from_utf8_lossy(&replies[0].data).contains("not the primary"));
+        let (outcome, _) = send(&mut handshake, &EXPORTS, option::GO, GO_VOL);
+        assert!(matches!(outcome, Outcome::Start(_)), "the client may try again");
+    }
+
+    #[test]
+    fn an_unknown_export_is_refused_and_the_handshake_goes_on() {
+        let (outcome, replies) = send(&mut started(), &EXPORTS, option::GO, b"\0\0\0\x01x\0\0");
+        assert_eq!((outcome, kinds(&replies)), (Outcome::More, vec![reply::ERR_UNKNOWN]));
+    }
+
+    #[test]
+    fn malformed_data_is_refused_and_the_handshake_goes_on() {
+        let mut handshake = started();
+        for (option, data) in [
+            (option::GO, b"\0\0".as_slice()),
+            (option::INFO, b"\0\0\0\xff"),
+            (option::LIST, b"x"),
+            (option::STRUCTURED_REPLY, b"x"),
+            (option::LIST_META_CONTEXT, b"\0"),
+        ] {
+            let (outcome, replies) = send(&mut handshake, &EXPORTS, option, data);
+            assert_eq!((outcome, kinds(&replies)), (Outcome::More, vec![reply::ERR_INVALID]), "option {option}");
+        }
+    }
+
+    #[test]
+    fn unknown_options_are_unsupported() {
+        for option in [0, 4, 11, 1000] {
+            let (_, replies) = send(&mut started(), &EXPORTS, option, b"whatever");
+            assert_eq!(replies[0].kind, reply::ERR_UNSUP);
+            assert_eq!(replies[0].option, option);
+        }
+    }
+
+    #[test]
+    fn exports_are_listed() {
+        let (_, replies) = send(&mut started(), &EXPORTS, option::LIST, b"");
+        assert_eq!(kinds(&replies), [reply::SERVER, reply::SERVER, reply::ACK]);
+        assert_eq!(replies[1].data, b"\0\0\0\x05other");
+    }
+
+    #[test]
+    fn abort_is_acknowledged() {
+        let (outcome, replies) = send(&mut started(), &EXPORTS, option::ABORT, b"");
+        assert_eq!((outcome, kinds(&replies)), (Outcome::Aborted, vec![reply::ACK]));
+    }
+
+    #[test]
+    fn contexts_need_structured_replies() {
+        let mut handshake = started();
+        let (_, replies) = send(&mut handshake, &EXPORTS, option::SET_META_CONTEXT, ALLOCATION);
+        assert_eq!(kinds(&replies), [reply::ERR_INVALID]);
+        send(&mut handshake, &EXPORTS, option::STRUCTURED_REPLY, b"");
+        let (_, replies) = send(&mut handshake, &EXPORTS, option::SET_META_CONTEXT, ALLOCATION);
+        assert_eq!(kinds(&replies), [reply::META_CONTEXT, reply::ACK]);
+        assert_eq!(replies[0].data, b"\0\0\0\x01base:allocation");
+        let (outcome, _) = send(&mut handshake, &EXPORTS, option::GO, GO_VOL);
+        let contexts = vec![MetaContext::Allocation];
+        assert_eq!(outcome, Outcome::Start(Negotiated { export: "vol".into(), structured: true, contexts }));
+    }
+
+    #[test]
+    fn a_failed_choice_of_contexts_forgets_the_earlier_one() {
+        let mut handshake = started();
+        send(&mut handshake, &EXPORTS, option::STRUCTURED_REPLY, b"");
+        send(&mut handshake, &EXPORTS, option::SET_META_CONTEXT, ALLOCATION);
+        send(&mut handshake, &EXPORTS, option::SET_META_CONTEXT, b"");
+        let (outcome, _) = send(&mut handshake, &EXPORTS, option::GO, GO_VOL);
+        assert!(matches!(outcome, Outcome::Start(negotiated) if negotiated.contexts.is_empty()));
+    }
+
+    #[test]
+    fn nothing_is_answered_before_tls_where_tls_is_required() {
+        let mut handshake = started_with(TlsRule::Required, 3);
+        for option in [option::LIST, option::GO, option::INFO, option::STRUCTURED_REPLY, 77] {
+            let (_, replies) = send(&mut handshake, &EXPORTS, option, GO_VOL);
+            assert_eq!(kinds(&replies), [reply::ERR_TLS_REQD]);
+        }
+        let (outcome, replies) = send(&mut handshake, &EXPORTS, option::STARTTLS, b"");
+        assert_eq!((outcome, kinds(&replies)), (Outcome::StartTls, vec![reply::ACK]));
+        handshake.tls_established();
+        let (outcome, _) = send(&mut handshake, &EXPORTS, option::GO, GO_VOL);
+        assert!(matches!(outcome, Outcome::Start(_)));
+        let (_, replies) = send(&mut handshake, &EXPORTS, option::STARTTLS, b"");
+        assert_eq!(kinds(&replies), [reply::ERR_INVALID]);
+    }
+
+    #[test]
+    fn starttls_is_unknown_where_tls_is_off() {
+        let (_, replies) = send(&mut started(), &EXPORTS, option::STARTTLS, b"");
+        assert_eq!(kinds(&replies), [reply::ERR_UNSUP]);
+    }
+
+    #[test]
+    fn export_name_before_tls_closes() {
+        let mut handshake = started_with(TlsRule::Required, 3);
+        let refused = handshake.step(&message(option::EXPORT_NAME, b"vol"), &EXPORTS, &mut Vec::new());
+        assert_eq!(refused, Err(ProtocolError::ExportName("TLS is required")));
+    }
+
+    #[test]
+    fn export_name_answers_with_and_without_zeroes() {
+        for (flags, len) in [(3, 10), (1, 134), (0, 134)] {
+            let mut out = Vec::new();
+            let message = message(option::EXPORT_NAME, b"vol");
+            let (_, outcome) = started_with(TlsRule::Off, flags).step(&message, &EXPORTS, &mut out).unwrap();
+            assert!(matches!(outcome, Outcome::Start(_)));
+            assert_eq!(out.len(), len);
+        }
+    }
+
+    #[test]
+    fn a_client_without_fixed_newstyle_may_only_name_its_export() {
+        let refused = started_with(TlsRule::Off, 0).step(&message(option::LIST, b""), &EXPORTS, &mut Vec::new());
+        assert_eq!(refused, Err(ProtocolError::NotFixed(option::LIST)));
+    }
+
+    #[test]
+    fn unknown_client_flags_close() {
+        let mut handshake = Handshake::new(TlsRule::Off, &mut Vec::new());
+        let refused = handshake.step(&7u32.to_be_bytes(), &EXPORTS, &mut Vec::new());
+        assert_eq!(refused, Err(ProtocolError::ClientFlags(7)));
+    }
+
+    #[test]
+    fn too_much_data_is_refused_and_dropped() {
+        let mut handshake = started();
+        let message = message(option::GO, &vec![0; MAX_OPTION_BYTES + 1]);
+        let mut out = Vec::new();
+        let mut at = 0;
+        while at < message.len() {
+            let piece = &message[at..message.len().min(at + 5000)];
+            let (taken, outcome) = handshake.step(piece, &EXPORTS, &mut out).unwrap();
+            assert_eq!(outcome, Outcome::More);
+            at += taken;
+        }
+        assert_eq!(kinds(&replies(&out)), [reply::ERR_TOO_BIG]);
+        assert!(matches!(send(&mut handshake, &EXPORTS, option::GO, GO_VOL).0, Outcome::Start(_)));
+    }
+
+    #[test]
+    fn an_absurd_length_closes() {
+        let mut header = message(option::GO, b"");
+        header[12..].copy_from_slice(&u32::MAX.to_be_bytes());
+        let refused = started().step(&header, &EXPORTS, &mut Vec::new());
+        assert_eq!(refused, Err(ProtocolError::OptionLength(u32::MAX)));
+    }
+
+    #[test]
+    fn a_client_that_never_starts_is_closed() {
+        let mut handshake = started();
+        for _ in 0..MAX_OPTIONS {
+            send(&mut handshake, &EXPORTS, option::LIST, b"");
+        }
+        let refused = handshake.step(&message(option::LIST, b""), &EXPORTS, &mut Vec::new());
+        assert_eq!(refused, Err(ProtocolError::TooManyOptions));
+    }
+}

@@ -1,16 +1,18 @@
 //! The NBD frontend: a server of the fixed newstyle protocol with structured replies over unix sockets and TCP.
 //!
 //! ```text
-//! server -> negotiate -> handshake (no IO) -> conn -> decode (no IO) -> BlockTarget
-//!                                                   <- reply (no IO) <-
+//! server -> negotiate -> handshake -> conn -> decode -> outbox -> BlockTarget
+//!                                     conn <- reply  <- outbox <-
 //! ```
 //!
-//! What bytes mean is decided in `proto`, `options`, `meta`, `handshake`, `decode` and `reply`, which touch no socket: the same
+//! What bytes mean is decided in `proto`, `options`, `meta`, `handshake`, `decode`, `reply` and `outbox`, which touch no socket: the same
 //! machines run under the fuzzer. `wire`, `stage`, `negotiate`, `conn` and `server` move bytes.
 
 mod conn;
 mod decode;
 mod error;
+#[doc(hidden)]
+pub mod exercise;
 mod export;
 mod handover;
 mod handshake;
@@ -18,6 +20,7 @@ mod meta;
 mod metrics;
 mod negotiate;
 mod options;
+mod outbox;
 mod payload;
 mod proto;
 mod reply;

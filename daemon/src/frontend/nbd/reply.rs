@@ -285,3 +285,129 @@ fn is_zero(bytes: &[u8]) -> bool {
 fn wire(len: u64) -> u32 {
     u32::try_from(len).expect("no longer than the request, whose length has 32 bits")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room { requests: 8, bytes: 1 << 20 };
+
+    fn replies(structured: bool) -> Replies {
+        Replies::new(structured, vec![MetaContext::Allocation], ROOM)
+    }
+
+    /// Lets everything leave, `step` bytes at a time.
+    fn drain(replies: &mut Replies, step: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !replies.is_empty() {
+            let bytes: Vec<u8> = replies.gather(|slices| slices.iter().flat_map(|s| s.to_vec()).take(step).collect());
+            assert!(!bytes.is_empty());
+            replies.wrote(bytes.len());
+            all.extend(bytes);
+        }
+        all
+    }
+
+    fn block(fill: u8) -> Bytes {
+        vec![fill; 4096].into()
+    }
+
+    #[test]
+    fn data_and_headers_leave_in_order_whatever_the_socket_takes() {
+        let fill = |replies: &mut Replies| {
+            for cookie in 0..4 {
+                replies.admit(4608);
+                let pieces = vec![block(cookie as u8 + 1), vec![9; 100].into(), vec![8; 412].into()];
+                replies.put_read(cookie, ByteRange::new(0, 4608), pieces, true);
+                replies.admit(0);
+                replies.put_end(cookie, Ok(()), 0);
+            }
+        };
+        let mut whole = replies(false);
+        fill(&mut whole);
+        let expected = drain(&mut whole, usize::MAX);
+        assert_eq!(expected.len(), 4 * (16 + 4608 + 16));
+        for step in [1, 7, 16, 4097] {
+            let mut replies = replies(false);
+            fill(&mut replies);
+            assert_eq!(drain(&mut replies, step), expected);
+            assert_eq!(replies.room(), ROOM);
+        }
+    }
+
+    #[test]
+    fn room_comes_back_when_the_reply_has_left_whole() {
+        let mut replies = replies(false);
+        replies.admit(512);
+        assert_eq!(replies.room(), Room { requests: 7, bytes: (1 << 20) - 512 });
+        replies.put_read(1, ByteRange::new(0, 512), vec![vec![1; 512].into()], false);
+        replies.wrote(16 + 511);
+        assert_eq!(replies.room().requests, 7);
+        replies.wrote(1);
+        assert_eq!(replies.room(), ROOM);
+    }
+
+    #[test]
+    fn zeros_become_holes_unless_one_chunk_is_asked_for() {
+        let range = ByteRange::new(4096, 5 * 4096);
+        let pieces = || vec![block(1), block(0), block(0), block(2), block(0)];
+        let mut expected = Vec::new();
+        put_data_chunk(&mut expected, 3, false, 4096, 4096);
+        expected.extend([1; 4096]);
+        put_hole_chunk(&mut expected, 3, false, 2 * 4096, 2 * 4096);
+        put_data_chunk(&mut expected, 3, false, 4 * 4096, 4096);
+        expected.extend([2; 4096]);
+        put_hole_chunk(&mut expected, 3, true, 5 * 4096, 4096);
+        let mut chunked = replies(true);
+        chunked.admit(5 * 4096);
+        chunked.put_read(3, range, pieces(), false);
+        assert_eq!(drain(&mut chunked, usize::MAX), expected);
+
+        let mut whole = replies(true);
+        whole.admit(5 * 4096);
+        whole.put_read(3, range, pieces(), true);
+        assert_eq!(drain(&mut whole, usize::MAX).len(), 28 + 5 * 4096);
+    }
+
+    #[test]
+    fn a_block_that_only_starts_with_zeros_is_data() {
+        let mut piece = vec![0; 4096];
+        piece[4095] = 1;
+        assert!(!is_hole(&piece.into()));
+        assert!(is_hole(&block(0)));
+        assert!(!is_hole(&vec![0; 512].into()));
+    }
+
+    #[test]
+    fn extents_are_clipped_and_merged() {
+        let part = |offset, len, hole| (ByteRange::new(offset, len), hole);
+        let allocation = vec![part(0, 4096, false), part(4096, 4096, false), part(8192, 4096, true)];
+        let range = ByteRange::new(512, 8192);
+        assert_eq!(extents(range, &allocation, 10), [(7680, 0), (512, 3)]);
+        assert_eq!(extents(range, &allocation, 1), [(7680, 0)]);
+        assert_eq!(extents(ByteRange::new(1 << 20, 512), &allocation, 1), []);
+    }
+
+    #[test]
+    fn an_allocation_without_an_answer_is_an_error() {
+        let mut replies = replies(true);
+        replies.admit(0);
+        replies.put_status(1, ByteRange::new(0, 512), &vec![], false);
+        let mut expected = Vec::new();
+        put_error_chunk(&mut expected, 1, Errno::Io);
+        assert_eq!(drain(&mut replies, usize::MAX), expected);
+    }
+
+    #[test]
+    fn written_headers_do_not_pile_up() {
+        let mut replies = replies(false);
+        replies.admit(0);
+        replies.put_end(0, Ok(()), 0);
+        for cookie in 1..100_000 {
+            replies.admit(0);
+            replies.put_end(cookie, Ok(()), 0);
+            replies.wrote(16);
+        }
+        assert!(replies.heads.len() <= COMPACT_BYTES + 32);
+    }
+}
