@@ -4,3 +4,4 @@
 pub mod catalogue;
 pub mod config;
 pub mod frontend;
+pub mod peer;

@@ -1,0 +1,134 @@
+//! The messages with a body worth a function of its own.
+
+use bytes::Bytes;
+use tidemark_core::ship::{Ack, Append, BaseBlocks, Hello, MAX_MESSAGE_BYTES, Remembered};
+use tidemark_core::types::{BLOCK, Incarnation, Lsn};
+use tidemark_proto::peer as wire;
+
+use super::Malformed;
+use super::config::{config_in, config_out};
+use super::parts::{
+    at_most, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, id, position_in, position_out,
+    range_in, range_out, raw,
+};
+
+/// The most header bytes of a frame: descriptors of a frame of a thousand records take a tenth of it.
+pub const MAX_HEADER_BYTES: usize = 1 << 20;
+/// The most pieces of one payload: every block on its own.
+pub const MAX_PIECES: usize = MAX_MESSAGE_BYTES / BLOCK;
+
+pub(super) fn hello_out(hello: &Hello) -> wire::Hello {
+    wire::Hello {
+        version: hello.version,
+        features: hello.features,
+        volume: raw(&hello.volume.0),
+        site: raw(&hello.site.0),
+        node: raw(&hello.node.0),
+        boot: raw(&hello.boot.0),
+        size: hello.size,
+        config: Some(config_out(&hello.config)),
+        is_primary: hello.is_primary,
+        needs_seed: hello.needs_seed,
+        history: history_out(&hello.history),
+        floor: boundary_out(hello.floor),
+        tail: boundary_out(hello.tail),
+        remembered: hello.remembered.map(remembered_out),
+    }
+}
+
+pub(super) fn hello_in(hello: wire::Hello) -> Result<Hello, Malformed> {
+    Ok(Hello {
+        version: hello.version,
+        features: hello.features,
+        volume: id(&hello.volume, "volume")?,
+        site: id(&hello.site, "site")?,
+        node: id(&hello.node, "node")?,
+        boot: id(&hello.boot, "boot")?,
+        size: hello.size,
+        config: config_in(hello.config)?,
+        is_primary: hello.is_primary,
+        needs_seed: hello.needs_seed,
+        history: history_in(&hello.history)?,
+        floor: boundary_in(hello.floor)?,
+        tail: boundary_in(hello.tail)?,
+        remembered: hello.remembered.map(remembered_in).transpose()?,
+    })
+}
+
+fn remembered_out(remembered: Remembered) -> wire::Remembered {
+    wire::Remembered { position: position_out(remembered.position), boot: raw(&remembered.boot.0) }
+}
+
+fn remembered_in(remembered: wire::Remembered) -> Result<Remembered, Malformed> {
+    Ok(Remembered { position: position_in(remembered.position)?, boot: id(&remembered.boot, "boot")? })
+}
+
+pub(super) fn append_out(append: Append) -> wire::Append {
+    wire::Append { epoch: epoch_out(append.epoch), header: append.header, payload: append.payload }
+}
+
+pub(super) fn append_in(append: wire::Append) -> Result<Append, Malformed> {
+    if append.header.is_empty() {
+        return Err(Malformed::Missing { field: "header" });
+    }
+    at_most(append.header.len(), MAX_HEADER_BYTES, "header")?;
+    at_most(append.payload.len(), MAX_PIECES, "payload")?;
+    let len: usize = append.payload.iter().map(Bytes::len).sum();
+    at_most(len, MAX_MESSAGE_BYTES, "payload")?;
+    if !len.is_multiple_of(BLOCK) {
+        return Err(Malformed::NotBlocks { field: "payload", len });
+    }
+    Ok(Append { epoch: epoch_in(append.epoch)?, header: append.header, payload: append.payload })
+}
+
+pub(super) fn ack_out(ack: Ack) -> wire::Ack {
+    wire::Ack {
+        epoch: epoch_out(ack.epoch),
+        generation: raw(&ack.generation.0),
+        incarnation: ack.incarnation.0,
+        appended: ack.appended.0,
+        durable: ack.durable.0,
+        floor: ack.floor.0,
+        boot: raw(&ack.boot.0),
+    }
+}
+
+pub(super) fn ack_in(ack: wire::Ack) -> Result<Ack, Malformed> {
+    Ok(Ack {
+        epoch: epoch_in(ack.epoch)?,
+        generation: id(&ack.generation, "generation")?,
+        incarnation: Incarnation(ack.incarnation),
+        appended: Lsn(ack.appended),
+        durable: Lsn(ack.durable),
+        floor: Lsn(ack.floor),
+        boot: id(&ack.boot, "boot")?,
+    })
+}
+
+pub(super) fn base_out(base: BaseBlocks) -> wire::BaseBlocks {
+    wire::BaseBlocks {
+        resync: raw(&base.resync.0),
+        range: range_out(base.range),
+        as_of: position_out(base.as_of),
+        crcs: base.crcs,
+        data: base.data,
+    }
+}
+
+pub(super) fn base_in(base: wire::BaseBlocks) -> Result<BaseBlocks, Malformed> {
+    let range = range_in(base.range)?;
+    let blocks = if base.data.is_empty() { 0 } else { u64::from(range.count.0) };
+    if base.data.len() as u64 != blocks * BLOCK as u64 {
+        return Err(Malformed::NotBlocks { field: "data", len: base.data.len() });
+    }
+    if base.crcs.len() as u64 != blocks {
+        return Err(Malformed::Length { field: "crcs", wanted: blocks as usize, found: base.crcs.len() });
+    }
+    Ok(BaseBlocks {
+        resync: id(&base.resync, "resync")?,
+        range,
+        as_of: position_in(base.as_of)?,
+        crcs: base.crcs,
+        data: base.data,
+    })
+}
