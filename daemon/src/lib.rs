@@ -3,5 +3,6 @@
 
 pub mod catalogue;
 pub mod config;
+pub mod disk;
 pub mod frontend;
 pub mod peer;

@@ -1,0 +1,536 @@
+//! The io_uring of one shard: every read, write and sync of its volumes, and the worker for what has no opcode.
+//!
+//! ```text
+//! queue() -> backlog -> submission ring -> kernel -> completion ring -> reap()
+//!                          ^ submit(): one io_uring_enter for all of it
+//! ```
+//!
+//! Invariants:
+//! 1. `in_flight` counts the submissions whose completion was not seen; it never exceeds [`IN_FLIGHT_MAX`], which the
+//!    completion ring can hold, so no completion is ever dropped.
+//! 2. An operation stays in its cell, memory, descriptors and locks included, until the last of its submissions completed.
+//! 3. Every queued operation comes out of [`Ring::reap`] exactly once, in no particular order.
+//!
+//! Cost: a write of aligned pieces allocates nothing here once the ring is warm; a read takes one pooled buffer and one small
+//! allocation for its [`bytes::Bytes`].
+#![allow(unsafe_code)] // submission entries carry raw pointers and descriptors
+
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use io_uring::{IoUring, opcode, squeue, types};
+use libc::iovec;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tidemark_core::event::{DiskDone, DiskError, DiskOp, DiskResult, DiskToken, FileRef};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::blocking::{Task, Worker};
+use super::buffer::Pool;
+use super::data_file::{Channel, DataFile};
+use super::files::VolumeFiles;
+use super::transfer::{Direction, Step, Transfer};
+use super::{Error, disk_error};
+
+/// Submissions that one `io_uring_enter` can carry.
+pub const SUBMISSIONS_MAX: u32 = 512;
+/// Submissions between queueing and completion in the kernel; more wait in the backlog, which is bounded by what the cores
+/// have outstanding.
+pub const IN_FLIGHT_MAX: u32 = 2048;
+/// How long dropping a ring waits for the kernel. Afterwards the memory of what is in flight is leaked, not freed.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// How often a submission that the kernel has no room for is repeated when nothing in flight could make room.
+const ENTER_RETRIES_MAX: u32 = 1000;
+/// Failures are logged at most once per this time; the others are counted.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Names a volume within its shard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VolumeKey(pub u32);
+
+/// The end of an operation.
+pub type Completion = (VolumeKey, DiskToken, DiskResult);
+
+/// How the ring is set up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RingOptions {
+    /// IORING_SETUP_DEFER_TASKRUN: completions are worked on only when the shard asks. Fewer interruptions, but the measured
+    /// sequential throughput was better without. Ignored where the kernel does not know it (before 6.1).
+    pub defer_taskrun: bool,
+}
+
+/// The ring of a shard. Stays on the thread that made it.
+pub struct Ring {
+    ring: IoUring,
+    wake: Arc<EventFd>,
+    pool: Pool,
+    worker: Worker,
+    cells: Cells,
+    backlog: VecDeque<Submission>,
+    in_flight: u32,
+    /// Ended without the kernel.
+    ended: Vec<Completion>,
+    /// Emptied vectors of past transfers.
+    spare: Vec<Vec<iovec>>,
+    /// The completions being worked on; kept for its memory.
+    batch: Vec<(u64, i32)>,
+    complaints: Complaints,
+    drain: Duration,
+    /// SINGLE_ISSUER: only the creating thread may submit.
+    _not_send: PhantomData<Rc<()>>,
+}
+
+/// Rings at every completion; independent of the [`Ring`]'s own borrow, so that a task can wait while others queue.
+pub struct Bell {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl Bell {
+    /// Waits until something may have ended since the last call; reap afterwards. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    pub async fn rung(&self) -> io::Result<()> {
+        // The eventfd is polled by edge and each completion is one: its counter needs no reading.
+        self.fd.readable().await.map(|mut guard| guard.clear_ready())
+    }
+}
+
+/// One entry for the submission ring: an operation and, for a sync, which of its files.
+#[derive(Clone, Copy, Debug)]
+struct Submission {
+    cell: u32,
+    part: u32,
+}
+
+struct Op {
+    volume: VolumeKey,
+    token: DiskToken,
+    work: Work,
+}
+
+enum Work {
+    Transfer(Transfer),
+    Sync(SyncSet),
+}
+
+/// A sync of several files: done when all are, failed when one is.
+struct SyncSet {
+    files: Vec<Arc<DataFile>>,
+    left: usize,
+    errno: i32,
+}
+
+/// Operations by index; the index is what the kernel carries around.
+#[derive(Default)]
+struct Cells {
+    ops: Vec<Option<Op>>,
+    free: Vec<u32>,
+}
+
+impl Cells {
+    fn insert(&mut self, op: Op) -> u32 {
+        if let Some(cell) = self.free.pop() {
+            self.ops[cell as usize] = Some(op);
+            return cell;
+        }
+        self.ops.push(Some(op));
+        (self.ops.len() - 1) as u32
+    }
+
+    fn at(&mut self, cell: u32) -> &mut Op {
+        self.ops[cell as usize].as_mut().expect("a cell is emptied only after its last completion")
+    }
+
+    fn remove(&mut self, cell: u32) -> Op {
+        self.free.push(cell);
+        self.ops[cell as usize].take().expect("an operation ends once")
+    }
+}
+
+impl Ring {
+    /// Sets the ring up on the calling thread, which is the only one that may use it.
+    ///
+    /// # Errors
+    /// [`Error::Ring`] when the kernel has no io_uring, forbids it, or has no room.
+    pub fn new(pool: Pool, options: RingOptions) -> Result<Self, Error> {
+        let ring = build(options).map_err(failed("set up"))?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake =
+            EventFd::from_value_and_flags(0, flags).map_err(|errno| failed("make an eventfd for")(errno.into()))?;
+        ring.submitter().register_eventfd(wake.as_fd().as_raw_fd()).map_err(failed("register an eventfd with"))?;
+        let _ = ring.submitter().register_ring_fd(); // only saves a lookup per call; kernels before 5.18 cannot
+        let wake = Arc::new(wake);
+        let worker = Worker::start(pool.clone(), Arc::clone(&wake)).map_err(failed("start the worker of"))?;
+        Ok(Self {
+            ring,
+            wake,
+            pool,
+            worker,
+            cells: Cells::default(),
+            backlog: VecDeque::new(),
+            in_flight: 0,
+            ended: Vec::new(),
+            spare: Vec::new(),
+            batch: Vec::new(),
+            complaints: Complaints::default(),
+            drain: DRAIN,
+            _not_send: PhantomData,
+        })
+    }
+
+    /// What tells that there may be something to reap. Called inside a tokio runtime with I/O enabled.
+    pub fn bell(&self) -> Result<Bell, Error> {
+        let fd = self.wake.as_fd().try_clone_to_owned().map_err(failed("duplicate the eventfd of"))?;
+        // SAFETY: the descriptor is owned by the `AsyncFd`, which does not hand it out: it stays open and the same until then.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+        fd.map(|fd| Bell { fd }).map_err(|error| failed("watch the eventfd of")(error.into()))
+    }
+
+    /// The memory that reads land in and unaligned writes are copied to.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Operations of a volume that have not come out of [`Self::reap`].
+    pub fn in_flight(&self, volume: VolumeKey) -> usize {
+        let in_cells = self.cells.ops.iter().flatten().filter(|op| op.volume == volume).count();
+        let ended = self.ended.iter().filter(|(ended, ..)| *ended == volume).count();
+        in_cells + ended + self.worker.in_flight(volume)
+    }
+
+    /// Takes an operation of a volume. Nothing reaches the kernel before [`Self::submit`].
+    pub fn queue(&mut self, volume: VolumeKey, token: DiskToken, op: DiskOp, files: &VolumeFiles) {
+        let queued = match op {
+            DiskOp::Write { file, offset, bufs } => self.queue_write(volume, token, files, file, offset, bufs),
+            DiskOp::Read { file, offset, len } => self.queue_read(volume, token, files, file, offset, len),
+            DiskOp::Sync { files: set } => self.queue_sync(volume, token, files, &set),
+            other => Task::new(other, files).map(|task| self.worker.submit(volume, token, task)),
+        };
+        if let Err(error) = queued {
+            self.end(volume, token, Err(error.told(volume)));
+        }
+    }
+
+    /// Hands everything queued to the kernel, in one system call unless there is more than [`SUBMISSIONS_MAX`]; without any
+    /// when nothing is queued.
+    ///
+    /// # Errors
+    /// [`Error::Ring`]: the ring is unusable.
+    pub fn submit(&mut self) -> Result<(), Error> {
+        loop {
+            self.fill();
+            if self.ring.submission().is_empty() {
+                return Ok(());
+            }
+            if !self.enter()? || self.backlog.is_empty() || self.in_flight >= IN_FLIGHT_MAX {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Moves the results of what ended to `out`, and submits what became possible: the rest of short transfers, the backlog.
+    ///
+    /// # Errors
+    /// [`Error::Ring`]: the ring is unusable.
+    pub fn reap(&mut self, out: &mut Vec<Completion>) -> Result<(), Error> {
+        if self.ring.submission().taskrun() {
+            self.enter()?;
+        }
+        self.reap_completions(out);
+        self.worker.collect(out);
+        out.append(&mut self.ended);
+        if self.backlog.is_empty() { Ok(()) } else { self.submit() }
+    }
+
+    fn reap_completions(&mut self, out: &mut Vec<Completion>) {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
+        for (cell, result) in batch.drain(..) {
+            self.in_flight -= 1;
+            out.extend(self.on_completion(cell as u32, result));
+        }
+        self.batch = batch;
+    }
+
+    fn queue_write(
+        &mut self,
+        volume: VolumeKey,
+        token: DiskToken,
+        files: &VolumeFiles,
+        file: FileRef,
+        offset: u64,
+        bufs: Vec<bytes::Bytes>,
+    ) -> Result<(), Error> {
+        let file = files.file(file)?;
+        if bufs.iter().all(|piece| piece.is_empty()) {
+            self.end(volume, token, Ok(DiskDone::Done));
+            return Ok(());
+        }
+        let vectors = self.spare.pop().unwrap_or_default();
+        let transfer = Transfer::write(file, offset, bufs, &self.pool, vectors);
+        self.start(volume, token, Work::Transfer(transfer), 1);
+        Ok(())
+    }
+
+    fn queue_read(
+        &mut self,
+        volume: VolumeKey,
+        token: DiskToken,
+        files: &VolumeFiles,
+        file: FileRef,
+        offset: u64,
+        len: u32,
+    ) -> Result<(), Error> {
+        let file = files.file(file)?;
+        if len == 0 {
+            self.end(volume, token, Ok(DiskDone::Read(bytes::Bytes::new())));
+            return Ok(());
+        }
+        let vectors = self.spare.pop().unwrap_or_default();
+        let transfer = Transfer::read(file, offset, len, &self.pool, vectors);
+        self.start(volume, token, Work::Transfer(transfer), 1);
+        Ok(())
+    }
+
+    fn queue_sync(
+        &mut self,
+        volume: VolumeKey,
+        token: DiskToken,
+        files: &VolumeFiles,
+        set: &[FileRef],
+    ) -> Result<(), Error> {
+        let files = set.iter().map(|file| files.file(*file)).collect::<Result<Vec<_>, _>>()?;
+        if files.is_empty() {
+            self.end(volume, token, Ok(DiskDone::Done));
+            return Ok(());
+        }
+        let parts = files.len() as u32;
+        self.start(volume, token, Work::Sync(SyncSet { left: files.len(), files, errno: 0 }), parts);
+        Ok(())
+    }
+
+    fn start(&mut self, volume: VolumeKey, token: DiskToken, work: Work, parts: u32) {
+        let cell = self.cells.insert(Op { volume, token, work });
+        self.backlog.extend((0..parts).map(|part| Submission { cell, part }));
+    }
+
+    /// Ends an operation without the kernel.
+    fn end(&mut self, volume: VolumeKey, token: DiskToken, result: DiskResult) {
+        self.ended.push((volume, token, result));
+        let _ = self.wake.write(1); // fails only when the counter is full, and then it is raised
+    }
+
+    /// Moves the backlog into the submission ring as far as there is room.
+    fn fill(&mut self) {
+        while self.in_flight < IN_FLIGHT_MAX
+            && let Some(submission) = self.backlog.front().copied()
+        {
+            let entry = entry(&self.cells.at(submission.cell).work, submission);
+            // SAFETY: the entry points into memory and names descriptors that the operation in its cell owns, and the
+            // operation stays there unchanged until the entry's completion (invariant 2).
+            if unsafe { self.ring.submission().push(&entry) }.is_err() {
+                return;
+            }
+            self.backlog.pop_front();
+            self.in_flight += 1;
+        }
+    }
+
+    /// One `io_uring_enter`; false when the kernel had no room and something in flight will make some.
+    fn enter(&mut self) -> Result<bool, Error> {
+        for _ in 0..ENTER_RETRIES_MAX {
+            match self.ring.submitter().submit() {
+                Ok(_) => return Ok(true),
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
+                    if self.in_kernel() > 0 {
+                        return Ok(false);
+                    }
+                    std::thread::yield_now();
+                }
+                Err(error) => return Err(failed("enter")(error)),
+            }
+        }
+        Err(failed("enter")(io::Error::from_raw_os_error(libc::EAGAIN)))
+    }
+
+    /// Submissions that the kernel has taken and not completed.
+    fn in_kernel(&mut self) -> u32 {
+        self.in_flight - self.ring.submission().len() as u32
+    }
+
+    fn on_completion(&mut self, cell: u32, result: i32) -> Option<Completion> {
+        let op = self.cells.at(cell);
+        let (ended, errno) = match &mut op.work {
+            Work::Transfer(transfer) => match transfer.on_result(result) {
+                Step::Again => {
+                    self.backlog.push_back(Submission { cell, part: 0 });
+                    return None;
+                }
+                Step::Ended(ended, errno) => (ended, errno),
+            },
+            Work::Sync(sync) => (sync.on_result(result)?, sync.errno),
+        };
+        let op = self.cells.remove(cell);
+        if let Err(error) = ended {
+            self.complaints.raise(&op, error, errno);
+        }
+        if let Work::Transfer(transfer) = op.work {
+            self.spare.push(transfer.into_vectors());
+        }
+        Some((op.volume, op.token, ended))
+    }
+}
+
+impl SyncSet {
+    /// The result, when this was the last file.
+    fn on_result(&mut self, result: i32) -> Option<DiskResult> {
+        if result < 0 {
+            self.errno = -result;
+        }
+        self.left -= 1;
+        let failed = (self.errno != 0).then(|| disk_error(self.errno));
+        (self.left == 0).then(|| failed.map_or(Ok(DiskDone::Done), Err))
+    }
+}
+
+impl Drop for Ring {
+    /// Waits for the kernel and the worker, [`DRAIN`] at most. What was not yet submitted is dropped.
+    fn drop(&mut self) {
+        let deadline = Instant::now() + self.drain;
+        self.backlog.clear();
+        let drained = self.drain_until(deadline);
+        let stopped = self.worker.stop(deadline.saturating_duration_since(Instant::now()));
+        if !drained {
+            // The kernel may still write to this memory: it must never be used for anything else.
+            std::mem::forget(std::mem::take(&mut self.cells));
+        }
+        if !drained || !stopped {
+            tracing::error!(in_flight = self.in_flight, "the disk did not answer before the ring was closed");
+        }
+        let _ = self.ring.submitter().unregister_ring_fd(); // was perhaps never registered
+    }
+}
+
+impl Ring {
+    /// True when nothing is in flight any more.
+    fn drain_until(&mut self, deadline: Instant) -> bool {
+        let mut unwanted = Vec::new();
+        while self.in_flight > 0 {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            if patience.is_zero() || !self.wait(patience) {
+                return false;
+            }
+            self.reap_completions(&mut unwanted);
+            self.backlog.clear(); // short transfers are not continued
+            unwanted.clear();
+        }
+        true
+    }
+
+    /// Waits for a completion; false when the ring does not work.
+    fn wait(&mut self, patience: Duration) -> bool {
+        let timeout = types::Timespec::from(patience);
+        let args = types::SubmitArgs::new().timespec(&timeout);
+        match self.ring.submitter().submit_with_args(1, &args) {
+            Ok(_) => true,
+            Err(error) => matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY)),
+        }
+    }
+}
+
+/// The best ring that this kernel gives.
+fn build(options: RingOptions) -> io::Result<IoUring> {
+    let attempts = [(true, options.defer_taskrun), (true, false), (false, false)];
+    let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
+    for (modern, defer) in attempts {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(IN_FLIGHT_MAX).setup_clamp().dontfork();
+        if modern {
+            builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag();
+        }
+        if defer {
+            builder.setup_defer_taskrun();
+        }
+        match builder.build(SUBMISSIONS_MAX) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
+            other => return other,
+        }
+    }
+    Err(refused)
+}
+
+/// The submission entry of an operation, or of one file of a sync.
+fn entry(work: &Work, submission: Submission) -> squeue::Entry {
+    let entry = match work {
+        Work::Transfer(transfer) => transfer_entry(transfer),
+        Work::Sync(sync) => {
+            let fd = types::Fd(sync.files[submission.part as usize].raw_fd(Channel::Main));
+            opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
+        }
+    };
+    entry.user_data(u64::from(submission.cell))
+}
+
+fn transfer_entry(transfer: &Transfer) -> squeue::Entry {
+    let fd = types::Fd(transfer.file().raw_fd(transfer.channel()));
+    let (vectors, offset) = (transfer.vectors(), transfer.offset());
+    match (transfer.direction(), vectors) {
+        (Direction::Read, [one]) => {
+            opcode::Read::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
+        }
+        (Direction::Write, [one]) => {
+            opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
+        }
+        (Direction::Read, many) => opcode::Readv::new(fd, many.as_ptr(), many.len() as u32).offset(offset).build(),
+        (Direction::Write, many) => opcode::Writev::new(fd, many.as_ptr(), many.len() as u32).offset(offset).build(),
+    }
+}
+
+fn failed(attempt: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Ring { attempt, source }
+}
+
+/// Keeps a failing device from filling the log.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+    silent: u64,
+}
+
+impl Complaints {
+    fn raise(&mut self, op: &Op, error: DiskError, errno: i32) {
+        if matches!(error, DiskError::Missing | DiskError::Short) {
+            return; // an answer rather than a failure: the core knows what it means
+        }
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now - last < COMPLAINT_INTERVAL) {
+            self.silent += 1;
+            return;
+        }
+        self.last = Some(now);
+        let (what, file, offset) = op.work.describe();
+        let path = file.path().display();
+        let (volume, silent) = (op.volume.0, std::mem::take(&mut self.silent));
+        let cause = io::Error::from_raw_os_error(errno);
+        tracing::warn!(volume, what, %path, offset, %cause, silent, "a disk operation failed: {error}");
+    }
+}
+
+impl Work {
+    fn describe(&self) -> (&'static str, &DataFile, u64) {
+        match self {
+            Self::Transfer(transfer) if transfer.direction() == Direction::Read => {
+                ("read", transfer.file(), transfer.offset())
+            }
+            Self::Transfer(transfer) => ("write", transfer.file(), transfer.offset()),
+            Self::Sync(sync) => ("sync", &sync.files[0], 0),
+        }
+    }
+}
