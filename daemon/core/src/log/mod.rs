@@ -128,6 +128,19 @@ impl Log {
         }
     }
 
+    /// What recovery read may only be in the page cache or in a device's cache: nothing is durable before a sync of every
+    /// slot that holds a live segment.
+    pub fn after_recovery(&mut self, now: Nanos) {
+        self.durable = Lsn::ZERO;
+        self.segments.mark_all_unsynced();
+        self.unsynced_since = Some(now);
+        self.wanted = self.appended;
+        if self.segments.start().is_none() {
+            self.durable = self.appended;
+            self.unsynced_since = None;
+        }
+    }
+
     /// The volume's secret.
     pub fn secret(&self) -> &Secret {
         &self.secret
@@ -310,7 +323,8 @@ impl Log {
     pub fn poll_sync(&mut self, now: Nanos, out: &mut Outbox) {
         let covered = self.syncs.back().map_or(self.durable, |s| s.covers);
         let wanted = self.wanted > covered && self.appended > covered;
-        let due = self.appended > covered && (self.unsynced_bytes >= SYNC_BYTES || self.sync_due().is_some_and(|at| at <= now));
+        let due = self.appended > covered
+            && (self.unsynced_bytes >= SYNC_BYTES || self.sync_due().is_some_and(|at| at <= now));
         // A sync that could not cover what is wanted yet would only delay the one that can.
         let useful = self.wanted <= self.appended || self.syncs.is_empty();
         if self.failure.is_some() || !((wanted && useful) || due) || self.syncs.len() >= SYNCS_IN_FLIGHT {
@@ -381,17 +395,9 @@ impl Log {
         }
     }
 
-    /// Goes back to `to` (a boundary in the live segments): forgets frames above it, in memory and in the table. The next
-    /// frame opens a fresh segment that cuts the old one on disk. Only when nothing is on its way.
-    pub fn cut(&mut self, to: Boundary) {
-        assert!(self.is_quiet(), "a log is cut only when nothing is on its way to the disk");
-        self.tail.clear();
-        self.segments.cut(to.position.lsn);
-        self.end = to;
-        self.next = to.position.lsn.next();
-        self.appended = to.position.lsn;
-        self.durable = self.durable.min(to.position.lsn);
-        self.wanted = Lsn::ZERO;
+    /// What lies above `lsn` was sealed: it is not to be missed after a crash.
+    pub fn forget_durable_above(&mut self, lsn: Lsn) {
+        self.durable = self.durable.min(lsn);
     }
 
     /// Starts over at `at` with no frame at all (a seeding): slots become ready.

@@ -12,8 +12,8 @@
 //! A frame's own keyed hash tells a frame of this volume from anything else; its chain tells the successor of the last good
 //! frame from a stale one in a reused slot.
 
-use crate::event::{DiskOp, DiskResult, FileRef, Slot};
 use crate::event::{DiskDone, DiskError};
+use crate::event::{DiskOp, DiskResult, FileRef, Slot};
 use crate::format::block_crcs;
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
@@ -41,6 +41,8 @@ pub struct Start {
     pub durable: Lsn,
     /// Ignore all segments: the copy is being seeded and starts over.
     pub discard: bool,
+    /// End the log at this boundary although it goes on: what lies beyond was sealed.
+    pub cut: Option<Boundary>,
 }
 
 /// A log as it was found.
@@ -169,13 +171,14 @@ impl Recovery {
 
     fn open_segment(&mut self, now: Nanos, at: usize, out: &mut Outbox) -> Step {
         let Some(segment) = self.live.get(at) else { return self.finish(Vec::new()) };
-        if !self.broken && at > 0 && segment.start != self.end {
+        let (slot, start) = (segment.slot, segment.start);
+        if !self.broken && at > 0 && start != self.end {
             self.on_broken("the log does not reach the next segment");
         }
         self.phase = Phase::Segment { at };
         self.buf.clear();
         self.base = HEADER_BYTES as u64;
-        let (slot, len) = (segment.slot, CHUNK.min(self.start.slot_bytes - HEADER_BYTES as u64));
+        let len = CHUNK.min(self.start.slot_bytes - HEADER_BYTES as u64);
         read(now, slot, HEADER_BYTES as u64, len, out);
         Step::More(Vec::new())
     }
@@ -219,7 +222,7 @@ impl Recovery {
             read(now, self.live[at].slot, read_to, len, out);
             return Step::More(placed);
         }
-        if at + 1 < self.live.len() {
+        if at + 1 < self.live.len() && self.start.cut.is_none_or(|cut| cut != self.end) {
             let Step::More(mut rest) = self.open_segment(now, at + 1, out) else {
                 unreachable!("there is a next segment")
             };
@@ -232,6 +235,9 @@ impl Recovery {
 
     /// The next segment begins where this one got to: nothing further in it belongs to the log.
     fn segment_ended(&self, at: usize) -> bool {
+        if self.start.cut.is_some_and(|cut| cut == self.end) {
+            return true;
+        }
         !self.broken && self.live.get(at + 1).is_some_and(|next| next.start == self.end)
     }
 
@@ -286,6 +292,10 @@ impl Recovery {
 
     fn judge(&mut self, at: usize, used: usize, header: FrameHeader, good: bool, placed: &mut Vec<Placed>) -> Parsed {
         let total = header.padded_bytes() + header.payload_bytes();
+        if good && self.heals(&header) {
+            self.end = self.start.floor;
+            (self.broken, self.damage) = (false, None);
+        }
         let follows = header.follows(&self.end) || planted(Planted::StaleFrameAccepted);
         if self.broken || !follows || !good {
             self.note_evidence(&header);
@@ -302,6 +312,12 @@ impl Recovery {
             placed.push(Placed { header, slot: segment.slot, payload_block });
         }
         Parsed::Frame(total)
+    }
+
+    /// Damage below the floor does not matter: the base holds that part. The frame that follows the floor takes up the chain.
+    fn heals(&self, header: &FrameHeader) -> bool {
+        let floor = &self.start.floor;
+        self.broken && self.end.position.lsn < floor.position.lsn && header.follows(floor)
     }
 
     fn bad_payload(&mut self, total: usize) -> Parsed {
@@ -324,8 +340,8 @@ impl Recovery {
     /// A frame of this volume stands beyond the end: what it says was durable had to be there. Only the running incarnation
     /// counts: older ones may be left over in a reused slot.
     fn note_evidence(&mut self, header: &FrameHeader) {
-        let same = header.generation == self.end.position.generation
-            && header.incarnation == self.end.position.incarnation;
+        let same =
+            header.generation == self.end.position.generation && header.incarnation == self.end.position.incarnation;
         if same && header.first > self.end.position.lsn {
             self.required = self.required.max(header.durable);
         }
@@ -352,11 +368,17 @@ impl Recovery {
             .filter(|(slot, len)| *len == self.start.slot_bytes && !live.iter().any(|s| s.slot == *slot))
             .map(|(slot, _)| *slot)
             .collect();
+        if self.start.cut.is_some() {
+            self.required = self.required.min(end.position.lsn);
+        }
         let damaged = self.required > end.position.lsn;
+        let sealed: Vec<Slot> = self.beyond_cut(&ready);
+        let mut segments = Segments::new(self.start.slot_bytes, live, ready, self.next_sequence);
+        segments.drop_slots(&sealed);
         Step::Done(
             placed,
             Box::new(Recovered {
-                segments: Segments::new(self.start.slot_bytes, live, ready, self.next_sequence),
+                segments,
                 end,
                 cut_bytes: self.cut_bytes,
                 required: self.required,
@@ -365,12 +387,18 @@ impl Recovery {
         )
     }
 
+    /// Slots that hold nothing but what was sealed.
+    fn beyond_cut(&self, ready: &[Slot]) -> Vec<Slot> {
+        let Some(cut) = self.start.cut else { return Vec::new() };
+        let beyond = self.found.iter().filter(|(_, h)| h.start.position.lsn >= cut.position.lsn);
+        beyond.map(|(slot, _)| *slot).filter(|slot| ready.contains(slot)).collect()
+    }
+
     /// The floor must be a boundary of the log that was found, or its end.
     fn check_floor(&mut self) {
         let floor = self.start.floor;
-        let boundaries = self.live.iter().flat_map(|s| {
-            std::iter::once(s.start).chain(s.frames.iter().map(FrameRef::boundary))
-        });
+        let boundaries =
+            self.live.iter().flat_map(|s| std::iter::once(s.start).chain(s.frames.iter().map(FrameRef::boundary)));
         let mut boundaries = boundaries.filter(|b| b.position.lsn == floor.position.lsn);
         let in_reach = !self.live.is_empty() && self.end.position.lsn >= floor.position.lsn;
         if in_reach && !boundaries.any(|b| b == floor) {

@@ -188,17 +188,17 @@ impl Segments {
         let payload_block = frame.block + (header.padded_bytes() / BLOCK) as u32;
         segment.used_blocks += frame.blocks;
         segment.frames.push(frame);
-        Spot {
-            slot: segment.slot,
-            offset: u64::from(frame.block) * BLOCK as u64,
-            payload_block,
-            first_in_segment,
-        }
+        Spot { slot: segment.slot, offset: u64::from(frame.block) * BLOCK as u64, payload_block, first_in_segment }
     }
 
     /// A write to the slot completed and no sync has covered it yet.
     pub fn mark_unsynced(&mut self, slot: Slot) {
         self.unsynced.insert(slot);
+    }
+
+    /// Every live segment needs a sync.
+    pub fn mark_all_unsynced(&mut self) {
+        self.unsynced = self.live.iter().map(|s| s.slot).collect();
     }
 
     /// The slots that the next sync must cover.
@@ -287,24 +287,22 @@ impl Segments {
         freed
     }
 
-    /// Forgets frames above `lsn`; the open segment is closed. Slots of segments that keep no frame are dropped.
-    pub fn cut(&mut self, lsn: Lsn) {
-        self.is_open = false;
-        for s in &mut self.live {
-            s.frames.retain(|f| f.last <= lsn);
-        }
-        while self.live.back().is_some_and(|s| s.frames.is_empty()) {
-            if let Some(s) = self.live.pop_back() {
-                self.dropped.push(s.slot);
-            }
-        }
-    }
-
     /// Forgets all segments and slots.
     pub fn clear(&mut self) {
         self.is_open = false;
         self.dropped.extend(self.live.drain(..).map(|s| s.slot));
         self.dropped.extend(self.ready.drain(..));
+    }
+
+    /// These ready slots hold sealed records: they are made anew.
+    pub fn drop_slots(&mut self, slots: &[Slot]) {
+        self.ready.retain(|s| !slots.contains(s));
+        self.dropped.extend_from_slice(slots);
+    }
+
+    /// Slots whose files exist and stay.
+    pub fn all_slots(&self) -> Vec<Slot> {
+        self.live.iter().map(|s| s.slot).chain(self.ready.iter().copied()).collect()
     }
 
     /// The next slot whose file has to be removed.

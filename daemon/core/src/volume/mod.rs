@@ -3,4 +3,3 @@
 pub mod ack;
 pub mod index;
 pub mod order;
-pub mod reads;
