@@ -7,6 +7,7 @@ pub mod floor;
 pub mod format;
 pub mod group;
 pub mod log;
+pub mod node;
 pub mod outbox;
 pub mod planted;
 pub mod rng;

@@ -79,7 +79,7 @@ impl Node {
         self.written_at.push_back((placed.header.last(), now, self.written_bytes));
         if self.written_at.len() > MAX_WRITTEN {
             // Keep every second of the older half: the RPO is then known a little less exactly, and memory is bounded.
-            let kept: Vec<_> = self.written_at.iter().copied().enumerate();
+            let kept = self.written_at.iter().copied().enumerate();
             let half = MAX_WRITTEN / 2;
             self.written_at = kept.filter(|(i, _)| *i >= half || i % 2 == 0).map(|(_, w)| w).collect();
         }
@@ -231,7 +231,8 @@ impl Node {
     fn free_segments(&mut self) {
         let saved = self.superblock.floor.position.lsn;
         let floor = if planted(Planted::TrimBeforeSuperblock) { self.floor_limit() } else { saved };
-        let floor = floor.min(if planted(Planted::TrimBeforeSuperblock) { floor } else { self.floor.at().position.lsn });
+        let floor =
+            floor.min(if planted(Planted::TrimBeforeSuperblock) { floor } else { self.floor.at().position.lsn });
         let live = self.log.segments.live().count();
         let short = self.log.segments.ready() == 0 || live * 100 > self.slot_limit() * 80;
         let needed = match (self.superblock.peer, &self.link) {

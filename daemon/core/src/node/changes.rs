@@ -65,7 +65,8 @@ impl Node {
             return;
         }
         let nonce = self.new_nonce();
-        let larger = sites.len() > self.k.sites.len() || (sites == self.k.sites && mode > self.k.mode && sites.len() > 1);
+        let larger =
+            sites.len() > self.k.sites.len() || (sites == self.k.sites && mode > self.k.mode && sites.len() > 1);
         let config = group::joint(&self.k, self.node, nonce, Some(self.site), sites, mode);
         if self.k.sites.len() == 1 && config.sites.len() == 1 {
             self.change = Some(Change::Local);
@@ -200,7 +201,8 @@ impl Node {
         if hello.config.id() == config.id() || hello.config.epoch > config.epoch {
             return;
         }
-        let step = if config.primary.is_some() && !config.has(hello.site) { AdoptStep::Rejoin } else { AdoptStep::Same };
+        let step =
+            if config.primary.is_some() && !config.has(hello.site) { AdoptStep::Rejoin } else { AdoptStep::Same };
         let Some(link) = self.link.as_mut().filter(|l| l.telling != Some(config.id())) else { return };
         link.telling = Some(config.id());
         self.send(Message::Adopt { config, step, tail });
@@ -235,7 +237,8 @@ impl Node {
             serves: self.leads(),
             is_sound: self.is_sound(),
             durable: self.boundary_at(lsn).unwrap_or_default(),
-            holds_tail: self.boundary_at(tail.position.lsn) == Some(*tail) || tail.position.lsn <= self.floor.at().position.lsn,
+            holds_tail: self.boundary_at(tail.position.lsn) == Some(*tail)
+                || tail.position.lsn <= self.floor.at().position.lsn,
         }
     }
 

@@ -343,7 +343,8 @@ impl Node {
         self.link_refused = Some(format!("by the peer: {why}"));
         self.fetch_refused();
         self.out.push(Output::Event(Event::Link { state: format!("refused by the peer: {why}") }));
-        let transient = matches!(why, Refusal::OldEpoch | Refusal::NeedConfig | Refusal::Gap | Refusal::Payload | Refusal::Header);
+        let transient =
+            matches!(why, Refusal::OldEpoch | Refusal::NeedConfig | Refusal::Gap | Refusal::Payload | Refusal::Header);
         if transient {
             // A fresh greeting sorts it out; the shell's backoff keeps this from spinning.
             if let Some(link) = self.link.take() {
@@ -356,7 +357,8 @@ impl Node {
     fn on_ack(&mut self, ack: Ack) {
         let known = ack.appended == Lsn::ZERO
             || self.history.position(ack.appended).is_none_or(|p| {
-                p.incarnation == ack.incarnation && p.generation == ack.generation || ack.appended <= self.floor.at().position.lsn
+                p.incarnation == ack.incarnation && p.generation == ack.generation
+                    || ack.appended <= self.floor.at().position.lsn
             })
             || planted(Planted::IgnoreEpochInAck);
         let Some(link) = &mut self.link else { return };

@@ -150,6 +150,7 @@ impl Node {
             history: History::new(sb.history.clone()),
             floor: Floor::new(sb.floor),
             floor_starts: 0,
+            sample_from: 0,
             floor_retry_at: None,
             draining: None,
             committed: sb.floor.position.lsn,
@@ -176,6 +177,8 @@ impl Node {
             verify: None,
             verbs: Vec::new(),
             reseed_wanted: false,
+            closing_saved: false,
+            grow_to: 0,
             written_at: Default::default(),
             written_bytes: 0,
             counters: Counters::default(),
@@ -243,7 +246,10 @@ impl Node {
         self.required = required;
         if let Some(damage) = damage {
             self.damage = Some(damage.into());
-            self.alarm("log_damaged", format!("{damage}: records up to {required} were durable, {} found", end.position.lsn));
+            self.alarm(
+                "log_damaged",
+                format!("{damage}: records up to {required} were durable, {} found", end.position.lsn),
+            );
         }
         if self.flag() == CopyFlag::Diverged {
             self.diverged = Some("kept from an earlier contact".into());
@@ -298,8 +304,9 @@ impl Node {
     }
 
     /// A base that was never identified (new or adopted) is sampled once, so that a swap is noticed from the start.
-    fn identify_new_base(&mut self, now: Nanos) {
+    pub(super) fn identify_new_base(&mut self, now: Nanos) {
         if self.superblock.samples.is_empty() && self.flag() == CopyFlag::Complete {
+            self.sample_from = self.floor_starts;
             let len = floor::HEAD_BYTES.min(self.base_size) as u32;
             let op = DiskOp::Read { file: FileRef::Base, offset: 0, len };
             self.out.disk(now, Route::Sample { at: usize::MAX }, op);
@@ -316,7 +323,7 @@ impl Node {
         }
         if let Some(head) = head {
             // The floor may have moved between question and answer only through an advance, which samples by itself.
-            if self.superblock.samples.is_empty() && self.floor.is_idle() && self.floor_starts == 0 {
+            if self.superblock.samples.is_empty() && self.floor.is_idle() && self.sample_from == self.floor_starts {
                 self.superblock.samples = floor::head_samples(&head);
                 self.save_superblock(now);
             }

@@ -102,7 +102,8 @@ impl Node {
 
     /// The index is at its limit: frames wait until the floor has advanced.
     fn needs_index_room(&self) -> bool {
-        self.index.len() >= self.superblock.policy.index_ranges as usize && self.log.appended() >= self.log.end().position.lsn
+        self.index.len() >= self.superblock.policy.index_ranges as usize
+            && self.log.appended() >= self.log.end().position.lsn
             && self.committed > self.floor.at().position.lsn
             && !self.needs_seed()
     }

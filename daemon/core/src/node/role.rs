@@ -96,7 +96,7 @@ impl Node {
             Stage::Tail => self.settle_tail(opening),
             Stage::RollForward if self.is_everywhere(end) => self.fork(now),
             Stage::RollForward => {}
-            Stage::Fork(lsn) if self.is_everywhere(lsn) => self.open(now),
+            Stage::Fork(lsn) if self.is_everywhere(lsn) => self.serve(now),
             Stage::Fork(_) => {}
         }
     }
@@ -149,9 +149,9 @@ impl Node {
             return true;
         }
         self.k.sites.iter().filter(|s| **s != self.site).all(|site| {
-            self.link.as_ref().is_some_and(|l| {
-                l.site == *site && l.acked_epoch == self.k.epoch && l.sender.durable() >= lsn
-            })
+            self.link
+                .as_ref()
+                .is_some_and(|l| l.site == *site && l.acked_epoch == self.k.epoch && l.sender.durable() >= lsn)
         })
     }
 
@@ -159,9 +159,10 @@ impl Node {
     fn fork(&mut self, now: Nanos) {
         let end = self.log.end().position;
         if planted(Planted::SkipForkRecord) && end.lsn > Lsn::ZERO {
-            return self.open(now);
+            return self.serve(now);
         }
-        let incarnation = Incarnation(self.history.last().map_or(0, |e| e.incarnation.0) + 1).max(end.incarnation.next());
+        let incarnation =
+            Incarnation(self.history.last().map_or(0, |e| e.incarnation.0) + 1).max(end.incarnation.next());
         let keep = planted(Planted::PromoteWithoutFork) && !end.generation.is_nil();
         let generation: GenId = if keep { end.generation } else { self.k.generation };
         let fork = Fork { incarnation, fork: end.lsn, parent: end.generation, site: self.site, config: self.k.clone() };
@@ -172,7 +173,7 @@ impl Node {
     }
 
     /// The volume serves.
-    fn open(&mut self, now: Nanos) {
+    fn serve(&mut self, now: Nanos) {
         self.opening = None;
         self.required = Lsn::ZERO;
         self.damage = None;

@@ -98,8 +98,9 @@ impl Node {
 
     fn start_job(&mut self, now: Nanos, id: u64) {
         let Some(ranges) = self.reads.jobs.get(&id).map(|j| j.ranges.clone()) else { return };
-        let mut parts = Vec::new();
-        for piece in ranges.iter().flat_map(|r| self.index.lookup(*r)) {
+        let pieces: Vec<Piece> = ranges.iter().flat_map(|r| self.index.lookup(*r)).collect();
+        let mut parts = Vec::with_capacity(pieces.len());
+        for piece in pieces {
             let part = self.start_part(now, id, parts.len(), &piece);
             parts.push(part);
         }

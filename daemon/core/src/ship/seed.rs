@@ -168,6 +168,29 @@ pub struct Seeded {
     pub syncing: bool,
     /// The base was synced after the last block.
     pub synced: bool,
+    /// The superblock says "being seeded" and the base may be written.
+    pub ready: bool,
+    /// The superblock is being saved with the copy complete.
+    pub saving: bool,
+}
+
+impl Seeded {
+    /// A pass that begins.
+    pub fn new(resync: Nonce, pass: u32, is_last: bool, total_bytes: u64, ready: bool) -> Self {
+        Self {
+            resync,
+            pass,
+            is_last,
+            total_bytes,
+            done_bytes: 0,
+            writing: 0,
+            end: None,
+            syncing: false,
+            synced: false,
+            ready,
+            saving: false,
+        }
+    }
 }
 
 #[cfg(test)]
