@@ -1,1 +1,8 @@
 //! Harness of the tests of Tidemark as a whole.
+
+pub mod agents;
+pub mod dice;
+pub mod ledger;
+pub mod process;
+pub mod proxy;
+pub mod stage;

@@ -45,8 +45,6 @@ pub(super) enum Task {
     Replace { _home: Arc<Home>, path: PathBuf, data: Vec<Bytes> },
     Zero { file: Arc<DataFile>, range: ByteRange, deallocate: bool },
     Map { file: Arc<DataFile>, range: ByteRange },
-    /// Done already when it was queued.
-    Nothing,
 }
 
 struct Job {
@@ -185,11 +183,6 @@ impl Task {
             DiskOp::Zero { file, offset, len, deallocate } => {
                 Self::Zero { file: files.file(file)?, range: ByteRange::new(offset, len), deallocate }
             }
-            DiskOp::Grow { size } => {
-                // Rare and short (one truncate and one sync), and the size in `files` belongs to the ring's thread.
-                files.grow_base(size)?;
-                Self::Nothing
-            }
             DiskOp::Map { range } => Self::Map { file: files.file(FileRef::Base)?, range },
             DiskOp::Read { .. } | DiskOp::Write { .. } | DiskOp::Sync { .. } => unreachable!("done by the ring"),
         })
@@ -203,7 +196,6 @@ impl Task {
             Self::Replace { path, data, .. } => crashsafe::replace(&path, &data).map(|()| DiskDone::Done),
             Self::Zero { file, range, deallocate } => zero(&file, range, deallocate, shared).map(|()| DiskDone::Done),
             Self::Map { file, range } => map(&file, range).map(DiskDone::Mapped),
-            Self::Nothing => Ok(DiskDone::Done),
         }
     }
 }

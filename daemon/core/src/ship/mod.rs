@@ -1,8 +1,5 @@
 //! Between two copies: messages, sender, receiver.
 
 mod message;
-pub mod receiver;
-pub mod seed;
-pub mod sender;
 
 pub use message::*;

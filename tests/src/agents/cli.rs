@@ -1,0 +1,167 @@
+//! The command line as a test uses it: JSON out, refusals as values, waiting with a limit.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::process;
+
+use super::view::{Attachment, VolumeView};
+
+/// Exit code of a verb that the state does not allow.
+const REFUSED: i32 = 3;
+
+/// `tidemark`, speaking to one agent.
+#[derive(Clone, Debug)]
+pub struct Cli {
+    program: PathBuf,
+    socket: PathBuf,
+}
+
+/// A verb was refused: the state does not allow it. Found in an error with `downcast_ref`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// The reason as printed.
+    pub reason: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "refused: {}", self.reason)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// A volume to be made.
+#[derive(Clone, Debug)]
+pub struct NewVolume<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its size, such as `1Gi`.
+    pub size: &'a str,
+    /// `sync`, `receive` or `async`.
+    pub mode: &'a str,
+    /// More options, such as `--ack-on write`.
+    pub options: Vec<&'a str>,
+}
+
+impl NewVolume<'_> {
+    pub(super) fn is_sync(&self) -> bool {
+        self.mode == "sync"
+    }
+}
+
+impl Cli {
+    pub(super) fn new(program: PathBuf, socket: PathBuf) -> Self {
+        Self { program, socket }
+    }
+
+    /// Runs a verb and returns what it prints as JSON; null when it prints nothing.
+    ///
+    /// # Errors
+    /// [`Refused`] when the state does not allow it; else what went wrong.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let mut command = Command::new(&self.program);
+        command.arg("--agent").arg(format!("unix://{}", self.socket.display())).args(["--output", "json"]).args(args);
+        let output = command.output().with_context(|| format!("cannot run {}", process::line(&command)))?;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        match output.status.code() {
+            Some(0) if out.trim().is_empty() => Ok(Value::Null),
+            Some(0) => {
+                serde_json::from_str(&out).with_context(|| format!("no JSON from {}: {out}", process::line(&command)))
+            }
+            Some(REFUSED) => Err(Refused { reason: err.trim().to_owned() }.into()),
+            _ => bail!("{} ended with {}: {}", process::line(&command), output.status, err.trim()),
+        }
+    }
+
+    /// `volume create`.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn create(&self, volume: &NewVolume<'_>) -> Result<VolumeView> {
+        let peer = if self.socket.components().any(|part| part.as_os_str() == "a") { "b" } else { "a" };
+        let mut args = vec!["volume", "create", volume.name, "--size", volume.size, "--mode", volume.mode];
+        args.extend(["--pool", "main", "--peer-site", peer]);
+        args.extend(&volume.options);
+        Ok(VolumeView(self.json(&args)?))
+    }
+
+    /// `volume show`.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn show(&self, volume: &str) -> Result<VolumeView> {
+        Ok(VolumeView(self.json(&["volume", "show", volume])?))
+    }
+
+    /// `volume attach`; `frontend` is `nbd`, `fuse` or `auto`.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn attach(&self, volume: &str, frontend: &str) -> Result<Attachment> {
+        Attachment::read(&self.json(&["volume", "attach", volume, "--frontend", frontend])?)
+    }
+
+    /// `volume detach`.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn detach(&self, volume: &str) -> Result<()> {
+        self.json(&["volume", "detach", volume]).map(drop)
+    }
+
+    /// `promote`, when nothing has to be asserted.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn promote(&self, volume: &str) -> Result<Value> {
+        self.json(&["promote", volume])
+    }
+
+    /// `promote --assert-peer-fenced`: the other site is down, says the caller.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn promote_fenced(&self, volume: &str, reason: &str) -> Result<Value> {
+        self.json(&["promote", volume, "--assert-peer-fenced", "--reason", reason])
+    }
+
+    /// `verify`: true when both copies are equal.
+    ///
+    /// # Errors
+    /// As [`Cli::json`], but different copies are no error.
+    pub fn verify(&self, volume: &str) -> Result<bool> {
+        let result = self.json(&["verify", volume])?;
+        result.pointer("/equal").and_then(Value::as_bool).with_context(|| format!("verify printed {result}"))
+    }
+
+    /// Asks for the volume's status until `done` or until `patience` is over.
+    ///
+    /// # Errors
+    /// With the last status when it does not come.
+    pub fn wait_for(
+        &self,
+        volume: &str,
+        what: &str,
+        patience: Duration,
+        done: impl Fn(&VolumeView) -> bool,
+    ) -> Result<VolumeView> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let view = self.show(volume)?;
+            if done(&view) {
+                return Ok(view);
+            }
+            if Instant::now() > deadline {
+                bail!("volume {volume} after {patience:?}: no {what}; its status is {}", view.summary());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! One site with one agent: its files, its process, its health.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use crate::process;
+use crate::stage::Stage;
+
+use super::{Cli, Plan, Programs};
+
+/// An agent that does not answer after this is broken.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Above the longest graceful stop that the agents are configured for.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A site. Its agent is killed when the value is dropped.
+#[derive(Debug)]
+pub struct Site {
+    name: &'static str,
+    dir: PathBuf,
+    pool: PathBuf,
+    address: SocketAddr,
+    programs: Programs,
+    plan: Plan,
+    child: Option<Child>,
+}
+
+impl Site {
+    pub(super) fn new(
+        stage: &Stage,
+        programs: &Programs,
+        (name, address): (&'static str, SocketAddr),
+        plan: &Plan,
+        pool: Option<PathBuf>,
+    ) -> Result<Self> {
+        let dir = stage.subdir(name)?;
+        let pool = pool.unwrap_or_else(|| dir.join("pool"));
+        fs::create_dir_all(&pool)?;
+        Ok(Self { name, dir, pool, address, programs: programs.clone(), plan: plan.clone(), child: None })
+    }
+
+    /// `a` or `b`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its identity: A's is the lower one.
+    pub fn site_id(&self) -> String {
+        self.uuid("0000-4000-8000-000000000001")
+    }
+
+    /// Its node's identity.
+    pub fn node_id(&self) -> String {
+        self.uuid("0000-4000-8000-000000000002")
+    }
+
+    fn uuid(&self, rest: &str) -> String {
+        format!("{}-{rest}", self.name.repeat(8))
+    }
+
+    /// Its control address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its directory: configuration, certificates, state, sockets, log.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its pool: one directory for each volume.
+    pub fn pool(&self) -> &Path {
+        &self.pool
+    }
+
+    /// Where `/metrics`, `/healthz` and `/readyz` are.
+    pub fn metrics_address(&self) -> SocketAddr {
+        SocketAddr::new(self.address.ip(), self.address.port() + self.plan.shards + 1)
+    }
+
+    /// Its configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.join("agent.toml")
+    }
+
+    /// Its agent's log.
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// Directory with node.crt, node.key and ca.crt.
+    pub fn pki(&self) -> PathBuf {
+        self.dir.join("pki")
+    }
+
+    /// Directory of the site's CA.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.join("ca")
+    }
+
+    /// The command line, speaking to this agent.
+    pub fn cli(&self) -> Cli {
+        Cli::new(self.programs.cli.clone(), self.dir.join("run/admin.sock"))
+    }
+
+    pub(super) fn issue_certificates(&self, ips: &[IpAddr]) -> Result<()> {
+        let (site_id, node_id) = (self.site_id(), self.node_id());
+        let pki = |args: &[&str]| {
+            process::checked(Command::new(&self.programs.cli).arg("pki").args(args)).context("cannot make certificates")
+        };
+        let (ca, out) = (self.ca(), self.pki());
+        let (ca, out) = (ca.to_string_lossy(), out.to_string_lossy());
+        pki(&["init-ca", "--dir", &ca, "--site-name", self.name, "--site-id", &site_id])?;
+        let ips = ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
+        pki(&["issue", "--ca", &ca, "--node-name", "n1", "--node-id", &node_id, "--out", &out, "--ip", &ips])?;
+        Ok(())
+    }
+
+    /// Writes the configuration with `peer` reachable at `address`.
+    pub(super) fn write_config(&self, peer: &Site, address: SocketAddr) -> Result<()> {
+        fs::write(self.config_path(), self.config(peer, address)?)?;
+        Ok(())
+    }
+
+    fn config(&self, peer: &Site, address: SocketAddr) -> Result<String> {
+        let (dir, pki, peer_ca) = (self.dir.display(), self.pki(), peer.ca().join("ca.crt"));
+        let mut text = String::new();
+        writeln!(text, "state_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"")?;
+        writeln!(text, "[site]\nname = \"{}\"\nid = \"{}\"", self.name, self.site_id())?;
+        writeln!(text, "[node]\nname = \"n1\"\nid = \"{}\"", self.node_id())?;
+        writeln!(text, "[[pool]]\nname = \"main\"\npath = \"{}\"", self.pool.display())?;
+        writeln!(text, "[peer]\nlisten = \"{}\"", self.address)?;
+        if self.plan.insecure {
+            writeln!(text, "insecure = true")?;
+        } else {
+            let file = |name: &str| pki.join(name).display().to_string();
+            let (cert, key, ca) = (file("node.crt"), file("node.key"), file("ca.crt"));
+            writeln!(text, "[peer.tls]\ncert = \"{cert}\"\nkey = \"{key}\"\nca = \"{ca}\"")?;
+        }
+        writeln!(
+            text,
+            "[[peers]]\nname = \"{}\"\nsite_id = \"{}\"\naddress = \"{address}\"",
+            peer.name,
+            peer.site_id()
+        )?;
+        if !self.plan.insecure {
+            writeln!(text, "ca = \"{}\"", peer_ca.display())?;
+        }
+        writeln!(text, "[metrics]\nlisten = \"{}\"", self.metrics_address())?;
+        writeln!(text, "[shards]\ncount = {}", self.plan.shards)?;
+        writeln!(text, "[log]\nlevel = \"{}\"\n[limits]\nstop_timeout = \"30s\"", self.plan.log_level)?;
+        Ok(text)
+    }
+
+    /// Starts the agent and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time; the end of its log is in the message.
+    pub fn start(&mut self, stage: &Stage) -> Result<()> {
+        ensure!(self.child.is_none(), "agent {} runs already", self.name);
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new(&self.programs.agent);
+        command.arg("--config").arg(self.config_path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.child = Some(stage.spawn(&mut command)?);
+        self.wait_ready(START_PATIENCE)
+    }
+
+    /// Waits until `/readyz` says yes.
+    ///
+    /// # Errors
+    /// When the agent ends or `patience` is over before.
+    pub fn wait_ready(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while !self.is_ready() {
+            if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                self.child = None;
+                bail!("agent {} ended with {status}:\n{}", self.name, self.log_tail());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "agent {} is not ready after {patience:?}:\n{}",
+                self.name,
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// What `/readyz` says; no when nobody answers.
+    pub fn is_ready(&self) -> bool {
+        http(self.metrics_address(), "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// The agent's metrics as Prometheus reads them.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn metrics(&self) -> Result<String> {
+        http(self.metrics_address(), "/metrics").with_context(|| format!("metrics of agent {}", self.name))
+    }
+
+    /// Waits until the agent hears the other site.
+    ///
+    /// # Errors
+    /// When `patience` is over before.
+    pub fn wait_for_peer(&self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let peers = self.cli().json(&["peer", "list"])?;
+            if peers.to_string().contains("\"up\"") {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "agent {} does not hear its peer: {peers}\n{}",
+                self.name,
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The agent's process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> i32 {
+        self.child.as_ref().expect("the agent runs").id() as i32
+    }
+
+    /// True between start and kill or stop.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// SIGKILL, and waits for the end. Not running is no error.
+    pub fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        process::kill_all(&process::tree(child.id() as i32));
+        // It was killed: how it ended is known.
+        let _ = child.wait();
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    /// When it does not end, or not with 0.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        process::signal(child.id() as i32, Signal::SIGTERM);
+        let status: Option<ExitStatus> = process::wait_timeout(&mut child, STOP_PATIENCE)?;
+        if status.is_none() {
+            process::kill_all(&process::tree(child.id() as i32));
+            let _ = child.wait();
+        }
+        let status = status.with_context(|| format!("agent {} does not stop:\n{}", self.name, self.log_tail()))?;
+        ensure!(status.success(), "agent {} stopped with {status}:\n{}", self.name, self.log_tail());
+        Ok(())
+    }
+
+    /// Freezes the agent: it is there and says nothing.
+    pub fn freeze(&self) {
+        process::signal(self.pid(), Signal::SIGSTOP);
+    }
+
+    /// Ends [`Site::freeze`].
+    pub fn thaw(&self) {
+        process::signal(self.pid(), Signal::SIGCONT);
+    }
+
+    /// The last lines of the agent's log.
+    pub fn log_tail(&self) -> String {
+        process::tail(&self.log_path())
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn http(address: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
