@@ -6,4 +6,21 @@
 //! Two listeners (docs/protocol.md): the *control* listener of the agent carries liveness and short calls on a thread of its
 //! own, the *data* listener of a shard carries one stream per volume on that shard's runtime, so that no frame crosses a thread.
 
+mod backoff;
+mod client;
 pub mod convert;
+mod listener;
+mod refusal;
+mod server;
+mod stream;
+pub mod tls;
+mod transport;
+
+pub use backoff::{Backoff, FIRST_RETRY, LAST_RETRY, SECOND_RETRY};
+pub use client::{CONNECT_TIMEOUT, ConnectError, PeerAddress, connect_stream};
+pub use listener::ServeError;
+pub use refusal::{OnRefusal, PeerRefusal, Refusals};
+pub use server::{StreamAcceptor, serve_data};
+pub use stream::{HELLO_TIMEOUT, Inbound, MAX_QUEUED_BYTES, Outbound, PeerStream, SendError, StreamEnd};
+pub use tls::{OwnFiles, PeerIdentity, PeerTrust, Tls, TlsError};
+pub use transport::{HANDSHAKE_TIMEOUT, HandshakeError, Transport};
