@@ -3,6 +3,8 @@
 
 pub mod catalogue;
 pub mod config;
+pub mod control;
 pub mod disk;
 pub mod frontend;
 pub mod peer;
+pub mod telemetry;

@@ -159,7 +159,7 @@ pub struct AdminTcp {
     pub listen: SocketAddr,
     /// Its certificate and whose it accepts.
     pub tls: TlsFiles,
-    /// SAN URIs of the clients that may speak; never empty.
+    /// SAN URIs of the clients that may speak; empty: every admin certificate of this site.
     pub allow: Vec<String>,
 }
 

@@ -119,11 +119,7 @@ fn admin_tcp(
         section
             .missing("tls", "a section with cert, key and ca: the admin API never listens on TCP without mutual TLS");
     }
-    let allow = allow.filter(|list| !list.is_empty());
-    if allow.is_none() {
-        section.missing("allow", "the SAN URIs of the clients that may administer this agent");
-    }
-    Some(AdminTcp { listen, tls: tls??, allow: allow? })
+    Some(AdminTcp { listen, tls: tls??, allow: allow.unwrap_or_default() })
 }
 
 fn nbd(mut section: Section<'_>, run_dir: &Path) -> Option<NbdConfig> {

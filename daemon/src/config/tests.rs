@@ -67,7 +67,7 @@ fn a_full_file_is_read_as_written() {
         socket_mode = "0660"
         allow_uids = [1000]
         listen = "10.0.0.1:9760"
-        allow = ["tidemark://site-a/operator"]
+        allow = ["spiffe://tidemark/site/a/admin/ann"]
         tls = { cert = "/c", key = "/k", ca = "/ca" }
         [nbd]
         listen = "127.0.0.1:10809"
@@ -124,7 +124,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ("[peer]\nlisten = \"0.0.0.0:1\"\n[peer.tls]\ncert = \"/c\"\nkey = \"/k\"\n", &["peer.tls.ca is missing"]),
     ("[[peers]]\nname = \"b\"\naddress = \"b:1\"\n", &["peer is missing: needed is a section [peer]"]),
     ("[[peers]]\nname = \"b\"\naddress = \"b\"\n", &["peers[0].address = \"b\": allowed is host:port"]),
-    ("[admin]\nlisten = \"0.0.0.0:1\"\n", &["admin.tls is missing", "admin.allow is missing"]),
+    ("[admin]\nlisten = \"0.0.0.0:1\"\n", &["admin.tls is missing"]),
     ("[admin]\nallow = [\"x\"]\n", &["admin.allow: has no effect without listen"]),
     ("[admin]\nsocket_mode = \"0999\"\n", &["admin.socket_mode = \"0999\": allowed is octal mode bits"]),
     ("[admin]\nsocket_mode = 600\n", &["admin.socket_mode = 600: allowed is octal mode bits as a text"]),

@@ -1,0 +1,104 @@
+//! How errors leave the agent: one gRPC code for each kind, a text for people, and two metadata keys for machines.
+
+use tidemark_core::verb::VerbError;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+use super::engine::EngineError;
+use super::invalid::Invalid;
+
+/// Metadata key: the stable code of a refusal.
+pub const REASON_KEY: &str = "tidemark-reason";
+/// Metadata key: the field of a wrong argument.
+pub const FIELD_KEY: &str = "tidemark-field";
+
+/// A status with its machine-readable reason.
+pub(super) fn refusal(code: Code, reason: &'static str, text: impl Into<String>) -> Status {
+    with(Status::new(code, text), REASON_KEY, reason)
+}
+
+fn with(mut status: Status, key: &'static str, value: &'static str) -> Status {
+    status.metadata_mut().insert(key, MetadataValue::from_static(value));
+    status
+}
+
+impl From<Invalid> for Status {
+    fn from(error: Invalid) -> Self {
+        invalid(error.field, error.to_string())
+    }
+}
+
+fn invalid(field: &'static str, text: String) -> Status {
+    with(refusal(Code::InvalidArgument, "invalid", text), FIELD_KEY, field)
+}
+
+/// The status of an engine's error.
+pub(super) fn status(error: EngineError) -> Status {
+    let text = error.to_string();
+    match error {
+        EngineError::NoVolume(_) => refusal(Code::NotFound, "no-volume", text),
+        EngineError::NoPeer(_) => refusal(Code::NotFound, "no-peer", text),
+        EngineError::NoPool(_) => refusal(Code::NotFound, "no-pool", text),
+        EngineError::Exists(_) => refusal(Code::AlreadyExists, "exists", text),
+        EngineError::Refused { reason, .. } => refusal(Code::FailedPrecondition, reason, text),
+        EngineError::Invalid { field, .. } => invalid(field, text),
+        EngineError::Verb(VerbError::Invalid(_)) => refusal(Code::InvalidArgument, "invalid", text),
+        EngineError::Verb(VerbError::Interrupted(_)) => refusal(Code::Aborted, "interrupted", text),
+        EngineError::Verb(verb) => refusal(Code::FailedPrecondition, verb_reason(&verb), text),
+        EngineError::Limit { .. } => refusal(Code::ResourceExhausted, "limit", text),
+        EngineError::Stopping => refusal(Code::Unavailable, "stopping", text),
+        EngineError::Failed(_) => refusal(Code::Internal, "failed", text),
+    }
+}
+
+/// The stable code of a verb's refusal; also the label of its metric.
+pub fn verb_reason(error: &VerbError) -> &'static str {
+    match error {
+        VerbError::PeerIsPrimary { .. } => "peer-is-primary",
+        VerbError::PeerUnproven { .. } => "peer-unproven",
+        VerbError::LossTooLarge { .. } => "loss-too-large",
+        VerbError::Unproven => "unproven",
+        VerbError::CopyState { .. } => "copy-state",
+        VerbError::Role { .. } => "role",
+        VerbError::Invalid(_) => "invalid",
+        VerbError::NoPeer(_) => "no-peer-site",
+        VerbError::Interrupted(_) => "interrupted",
+    }
+}
+
+/// The reason code that `status` carries.
+pub(super) fn reason(status: &Status) -> &'static str {
+    let known = status.metadata().get(REASON_KEY).and_then(|value| value.to_str().ok());
+    known.and_then(|text| REASONS.iter().find(|reason| **reason == text).copied()).unwrap_or("other")
+}
+
+/// Every reason of this module; an engine's own refusals count as `other` unless they are here, which bounds the metric.
+const REASONS: [&str; 27] = [
+    "invalid",
+    "no-volume",
+    "no-peer",
+    "no-pool",
+    "exists",
+    "interrupted",
+    "limit",
+    "stopping",
+    "failed",
+    "deadline",
+    "permission",
+    "peer-is-primary",
+    "peer-unproven",
+    "loss-too-large",
+    "unproven",
+    "copy-state",
+    "role",
+    "no-peer-site",
+    "in-use",
+    "not-attached",
+    "attached",
+    "frontend-unavailable",
+    "no-space",
+    "peer-unreachable",
+    "from-config",
+    "named-by-volume",
+    "suspect",
+];

@@ -1,0 +1,208 @@
+//! From requests on the wire to plain values, every field checked.
+
+use std::path::PathBuf;
+
+use tidemark_core::types::{SECTOR, SiteId, VolumeId, WallMs};
+use tidemark_core::verb::{Assertion, Verb};
+use tidemark_proto::admin as wire;
+
+use super::engine::{Disposal, NewPeer, NewVolume, Origin, PeerKey, VolumeKey};
+use super::invalid::{Invalid, field};
+use super::policy::{self, Wishes};
+use crate::config::{HostPort, Name};
+
+/// The largest volume: what fits a signed 64-bit file offset.
+const MAX_SIZE: u64 = i64::MAX as u64 / SECTOR as u64 * SECTOR as u64;
+/// The longest `who` and `reason` that are recorded for good.
+const MAX_WORDS_BYTES: usize = 1024;
+/// Volumes named in one watch; more than an agent can have.
+const MAX_WATCHED: usize = 4096;
+/// The longest path.
+const MAX_PATH_BYTES: usize = 4095;
+/// The largest PEM file of authorities.
+const MAX_PEM_BYTES: usize = 256 * 1024;
+
+pub(super) fn volume(text: &str) -> Result<VolumeKey, Invalid> {
+    VolumeKey::parse(text).ok_or_else(|| field("volume", "is neither a volume's name nor an id"))
+}
+
+/// The volumes of one watch; none means all.
+pub(super) fn volumes(texts: &[String]) -> Result<Vec<VolumeKey>, Invalid> {
+    if texts.len() > MAX_WATCHED {
+        return Err(field("volumes", format!("allowed are at most {MAX_WATCHED}")));
+    }
+    texts.iter().map(|text| volume(text)).collect()
+}
+
+pub(super) fn peer(text: &str) -> Result<PeerKey, Invalid> {
+    PeerKey::parse(text).ok_or_else(|| field("peer", "is neither a peer's name nor a site id"))
+}
+
+pub(super) fn create(request: &wire::CreateVolumeRequest) -> Result<NewVolume, Invalid> {
+    let name = volume_name(&request.name)?;
+    let size = size(request.size_bytes)?;
+    let base = request.base_path.as_deref().filter(|path| !path.is_empty());
+    let base = base.map(|path| absolute("basePath", path)).transpose()?;
+    new_volume(name, Origin::Empty { size, base }, request.policy.as_ref())
+}
+
+pub(super) fn adopt(request: &wire::AdoptVolumeRequest) -> Result<NewVolume, Invalid> {
+    let name = volume_name(&request.name)?;
+    new_volume(name, Origin::Adopt { path: absolute("path", &request.path)? }, request.policy.as_ref())
+}
+
+fn new_volume(name: Name, origin: Origin, policy: Option<&wire::Policy>) -> Result<NewVolume, Invalid> {
+    let Wishes { patch, peer, pool } = policy.map(policy::wishes).transpose()?.unwrap_or_default();
+    Ok(NewVolume { name, origin, policy: patch, peer, pool })
+}
+
+/// A name that can never be taken for an id.
+fn volume_name(text: &str) -> Result<Name, Invalid> {
+    let name = Name::parse(text).map_err(|error| field("name", error))?;
+    match VolumeId::parse(text) {
+        None => Ok(name),
+        Some(_) => Err(field("name", "reads as an id: choose another")),
+    }
+}
+
+/// A size that a volume may have.
+pub(super) fn size(bytes: u64) -> Result<u64, Invalid> {
+    let fits = bytes > 0 && bytes <= MAX_SIZE && bytes.is_multiple_of(SECTOR as u64);
+    fits.then_some(bytes)
+        .ok_or_else(|| field("size", format!("is {bytes}: allowed are multiples of {SECTOR} up to {MAX_SIZE}")))
+}
+
+fn absolute(name: &'static str, text: &str) -> Result<PathBuf, Invalid> {
+    let path = PathBuf::from(text);
+    let plain = path.components().all(|part| part != std::path::Component::ParentDir);
+    let fine = path.is_absolute() && plain && text.len() <= MAX_PATH_BYTES && !text.contains('\0');
+    fine.then_some(path).ok_or_else(|| field(name, "allowed is an absolute path without '..'"))
+}
+
+pub(super) fn disposal(value: i32) -> Result<Disposal, Invalid> {
+    match wire::Disposal::try_from(value) {
+        Ok(wire::Disposal::Unspecified | wire::Disposal::Trash) => Ok(Disposal::Trash),
+        Ok(wire::Disposal::Purge) => Ok(Disposal::Purge),
+        Err(_) => Err(field("disposal", "allowed are trash, purge")),
+    }
+}
+
+pub(super) fn peer_choice(text: &str) -> Result<Option<PeerKey>, Invalid> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    PeerKey::parse(text).map(Some).ok_or_else(|| field("peerSite", "is neither a peer's name nor a site id"))
+}
+
+pub(super) fn promote(request: &wire::PromoteRequest, now: WallMs) -> Result<Verb, Invalid> {
+    let assert_peer_fenced = match request.assert_peer_fenced {
+        true => Some(assertion(&request.who, &request.reason, now)?),
+        false => None,
+    };
+    Ok(Verb::Promote {
+        assert_peer_fenced,
+        max_loss_bytes: request.max_loss_bytes,
+        max_loss_seconds: request.max_loss_seconds,
+        allow_unproven: request.allow_unproven,
+    })
+}
+
+pub(super) fn drop_peer(request: &wire::DropPeerRequest, now: WallMs) -> Result<Verb, Invalid> {
+    let given = request.assertion.as_ref().ok_or_else(|| field("assertion", "needs who and why"))?;
+    assertion(&given.who, &given.why, now).map(Verb::DropPeer)
+}
+
+fn assertion(who: &str, why: &str, now: WallMs) -> Result<Assertion, Invalid> {
+    let words = |name, text: &str| match text.trim() {
+        "" => Err(field(name, "is recorded with a human decision and must not be empty")),
+        text if text.len() > MAX_WORDS_BYTES => Err(field(name, format!("allowed are {MAX_WORDS_BYTES} bytes"))),
+        text => Ok(text.to_owned()),
+    };
+    Ok(Assertion { who: words("who", who)?, why: words("reason", why)?, at: now })
+}
+
+pub(super) fn new_peer(request: &wire::AddPeerRequest) -> Result<NewPeer, Invalid> {
+    let name = Name::parse(&request.name).map_err(|error| field("name", error))?;
+    if SiteId::parse(&request.name).is_some() {
+        return Err(field("name", "reads as an id: choose another"));
+    }
+    let address = HostPort::parse(&request.address)
+        .ok_or_else(|| field("address", format!("is {:?}: allowed is {}", request.address, HostPort::SYNTAX)))?;
+    Ok(NewPeer { name, site: site_id(&request.site_id)?, address, ca_pem: pem(&request.ca_pem)? })
+}
+
+fn site_id(text: &str) -> Result<Option<SiteId>, Invalid> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let id = SiteId::parse(text).filter(|id| !id.is_nil());
+    id.map(Some).ok_or_else(|| field("siteId", "allowed is a UUID that is not nil"))
+}
+
+fn pem(text: &str) -> Result<Option<String>, Invalid> {
+    use rustls_pki_types::{CertificateDer, pem::PemObject};
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    let certificates = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    match certificates {
+        Ok(list) if !list.is_empty() && text.len() <= MAX_PEM_BYTES => Ok(Some(text.to_owned())),
+        _ => Err(field("caPem", format!("allowed are certificates in PEM, at most {MAX_PEM_BYTES} bytes"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_positive_multiples_of_a_sector() {
+        assert!(size(512).is_ok() && size(10 << 40).is_ok());
+        for bytes in [0, 1, 511, 4097, u64::MAX, 1 << 63] {
+            assert_eq!(size(bytes).unwrap_err().field, "size", "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_never_named_by_a_path_or_an_id() {
+        for name in ["../etc", "/dev/sda", "A", "", "00000000-0000-4000-8000-00000000000b"] {
+            let request = wire::CreateVolumeRequest { name: name.to_owned(), size_bytes: 512, ..Default::default() };
+            assert_eq!(create(&request).unwrap_err().field, "name", "{name:?}");
+        }
+    }
+
+    #[test]
+    fn adopted_paths_are_absolute_and_plain() {
+        for path in ["", "x", "/a/../b", "/a\0b"] {
+            let request = wire::AdoptVolumeRequest { name: "v".into(), path: path.into(), policy: None };
+            assert_eq!(adopt(&request).unwrap_err().field, "path", "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_human_decision_needs_who_and_why() {
+        let request = wire::PromoteRequest { assert_peer_fenced: true, who: "ann".into(), ..Default::default() };
+        assert_eq!(promote(&request, WallMs(7)).unwrap_err().field, "reason");
+        let request = wire::PromoteRequest { reason: " fire ".into(), ..request };
+        let Ok(Verb::Promote { assert_peer_fenced: Some(assertion), .. }) = promote(&request, WallMs(7)) else {
+            panic!("refused");
+        };
+        assert_eq!(assertion, Assertion { who: "ann".into(), why: "fire".into(), at: WallMs(7) });
+        assert_eq!(drop_peer(&wire::DropPeerRequest::default(), WallMs(7)).unwrap_err().field, "assertion");
+    }
+
+    #[test]
+    fn a_peer_needs_a_name_an_address_and_real_certificates() {
+        let good = wire::AddPeerRequest { name: "b".into(), address: "b:9740".into(), ..Default::default() };
+        assert!(new_peer(&good).is_ok());
+        let table = [
+            (wire::AddPeerRequest { name: "/b".into(), ..good.clone() }, "name"),
+            (wire::AddPeerRequest { address: "b".into(), ..good.clone() }, "address"),
+            (wire::AddPeerRequest { site_id: "b".into(), ..good.clone() }, "siteId"),
+            (wire::AddPeerRequest { ca_pem: "hello".into(), ..good.clone() }, "caPem"),
+        ];
+        for (request, name) in table {
+            assert_eq!(new_peer(&request).unwrap_err().field, name);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! wip
+mod admin;
+pub use admin::AdminMetrics;
