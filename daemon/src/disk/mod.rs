@@ -9,6 +9,8 @@
 //! | `identity` | a name for the device or file under a base image |
 //! | `crashsafe` | the one place that knows the order of sync, rename and directory sync |
 //! | `transfer` | one read or write in progress: pieces, short results, retries |
+//! | `operation` | what the ring has under way, and its submission entries |
+//! | `complaints` | log lines about failures, at a bounded rate |
 //! | `blocking` | operations without a ring opcode, on one worker thread |
 //! | `uring` | the ring of a shard: submission, completion, draining |
 //!
@@ -18,11 +20,13 @@
 
 mod blocking;
 pub mod buffer;
+mod complaints;
 mod crashsafe;
 mod data_file;
 pub mod files;
 mod home;
 mod identity;
+mod operation;
 mod transfer;
 pub mod uring;
 

@@ -23,19 +23,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, types};
 use libc::iovec;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use tidemark_core::event::{DiskDone, DiskError, DiskOp, DiskResult, DiskToken, FileRef};
+use tidemark_core::event::{DiskDone, DiskOp, DiskResult, DiskToken, FileRef};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::Error;
 use super::blocking::{Task, Worker};
 use super::buffer::Pool;
-use super::data_file::{Channel, DataFile};
+use super::complaints::Complaints;
 use super::files::VolumeFiles;
-use super::transfer::{Direction, Step, Transfer};
-use super::{Error, disk_error};
+use super::operation::{Cells, Op, Submission, SyncSet, Work, entry};
+use super::transfer::{Step, Transfer};
 
 /// Submissions that one `io_uring_enter` can carry.
 pub const SUBMISSIONS_MAX: u32 = 512;
@@ -44,10 +45,12 @@ pub const SUBMISSIONS_MAX: u32 = 512;
 pub const IN_FLIGHT_MAX: u32 = 2048;
 /// How long dropping a ring waits for the kernel. Afterwards the memory of what is in flight is leaked, not freed.
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// Emptied vectors kept for the next transfers: as many as are usually in flight at once.
+const SPARE_MAX: usize = 256;
+/// Longer vectors are freed: few frames have that many pieces.
+const SPARE_VECTORS_MAX: usize = 256;
 /// How often a submission that the kernel has no room for is repeated when nothing in flight could make room.
 const ENTER_RETRIES_MAX: u32 = 1000;
-/// Failures are logged at most once per this time; the others are counted.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Names a volume within its shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -80,7 +83,7 @@ pub struct Ring {
     /// The completions being worked on; kept for its memory.
     batch: Vec<(u64, i32)>,
     complaints: Complaints,
-    drain: Duration,
+    pub(super) drain: Duration,
     /// SINGLE_ISSUER: only the creating thread may submit.
     _not_send: PhantomData<Rc<()>>,
 }
@@ -98,58 +101,6 @@ impl Bell {
     pub async fn rung(&self) -> io::Result<()> {
         // The eventfd is polled by edge and each completion is one: its counter needs no reading.
         self.fd.readable().await.map(|mut guard| guard.clear_ready())
-    }
-}
-
-/// One entry for the submission ring: an operation and, for a sync, which of its files.
-#[derive(Clone, Copy, Debug)]
-struct Submission {
-    cell: u32,
-    part: u32,
-}
-
-struct Op {
-    volume: VolumeKey,
-    token: DiskToken,
-    work: Work,
-}
-
-enum Work {
-    Transfer(Transfer),
-    Sync(SyncSet),
-}
-
-/// A sync of several files: done when all are, failed when one is.
-struct SyncSet {
-    files: Vec<Arc<DataFile>>,
-    left: usize,
-    errno: i32,
-}
-
-/// Operations by index; the index is what the kernel carries around.
-#[derive(Default)]
-struct Cells {
-    ops: Vec<Option<Op>>,
-    free: Vec<u32>,
-}
-
-impl Cells {
-    fn insert(&mut self, op: Op) -> u32 {
-        if let Some(cell) = self.free.pop() {
-            self.ops[cell as usize] = Some(op);
-            return cell;
-        }
-        self.ops.push(Some(op));
-        (self.ops.len() - 1) as u32
-    }
-
-    fn at(&mut self, cell: u32) -> &mut Op {
-        self.ops[cell as usize].as_mut().expect("a cell is emptied only after its last completion")
-    }
-
-    fn remove(&mut self, cell: u32) -> Op {
-        self.free.push(cell);
-        self.ops[cell as usize].take().expect("an operation ends once")
     }
 }
 
@@ -199,7 +150,7 @@ impl Ring {
 
     /// Operations of a volume that have not come out of [`Self::reap`].
     pub fn in_flight(&self, volume: VolumeKey) -> usize {
-        let in_cells = self.cells.ops.iter().flatten().filter(|op| op.volume == volume).count();
+        let in_cells = self.cells.count(volume);
         let ended = self.ended.iter().filter(|(ended, ..)| *ended == volume).count();
         in_cells + ended + self.worker.in_flight(volume)
     }
@@ -228,7 +179,7 @@ impl Ring {
             if self.ring.submission().is_empty() {
                 return Ok(());
             }
-            if !self.enter()? || self.backlog.is_empty() || self.in_flight >= IN_FLIGHT_MAX {
+            if !self.enter()? {
                 return Ok(());
             }
         }
@@ -245,7 +196,7 @@ impl Ring {
         self.reap_completions(out);
         self.worker.collect(out);
         out.append(&mut self.ended);
-        if self.backlog.is_empty() { Ok(()) } else { self.submit() }
+        self.submit()
     }
 
     fn reap_completions(&mut self, out: &mut Vec<Completion>) {
@@ -272,6 +223,8 @@ impl Ring {
             self.end(volume, token, Ok(DiskDone::Done));
             return Ok(());
         }
+        let len = bufs.iter().map(|piece| piece.len() as u64).sum();
+        check_range(files, offset, len)?;
         let vectors = self.spare.pop().unwrap_or_default();
         let transfer = Transfer::write(file, offset, bufs, &self.pool, vectors);
         self.start(volume, token, Work::Transfer(transfer), 1);
@@ -292,6 +245,7 @@ impl Ring {
             self.end(volume, token, Ok(DiskDone::Read(bytes::Bytes::new())));
             return Ok(());
         }
+        check_range(files, offset, u64::from(len))?;
         let vectors = self.spare.pop().unwrap_or_default();
         let transfer = Transfer::read(file, offset, len, &self.pool, vectors);
         self.start(volume, token, Work::Transfer(transfer), 1);
@@ -311,8 +265,14 @@ impl Ring {
             return Ok(());
         }
         let parts = files.len() as u32;
-        self.start(volume, token, Work::Sync(SyncSet { left: files.len(), files, errno: 0 }), parts);
+        self.start(volume, token, Work::Sync(SyncSet::new(files)), parts);
         Ok(())
+    }
+
+    fn keep_spare(&mut self, vectors: Vec<iovec>) {
+        if self.spare.len() < SPARE_MAX && vectors.capacity() <= SPARE_VECTORS_MAX {
+            self.spare.push(vectors);
+        }
     }
 
     fn start(&mut self, volume: VolumeKey, token: DiskToken, work: Work, parts: u32) {
@@ -344,17 +304,13 @@ impl Ring {
 
     /// One `io_uring_enter`; false when the kernel had no room and something in flight will make some.
     fn enter(&mut self) -> Result<bool, Error> {
+        let offered = self.ring.submission().len();
         for _ in 0..ENTER_RETRIES_MAX {
             match self.ring.submitter().submit() {
-                Ok(_) => return Ok(true),
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
-                    if self.in_kernel() > 0 {
-                        return Ok(false);
-                    }
-                    std::thread::yield_now();
-                }
-                Err(error) => return Err(failed("enter")(error)),
+                Ok(taken) if taken > 0 || offered == 0 => return Ok(true),
+                Err(error) if !is_temporary(&error) => return Err(failed("enter")(error)),
+                _ if self.in_kernel() > 0 => return Ok(false),
+                _ => std::thread::yield_now(),
             }
         }
         Err(failed("enter")(io::Error::from_raw_os_error(libc::EAGAIN)))
@@ -375,28 +331,16 @@ impl Ring {
                 }
                 Step::Ended(ended, errno) => (ended, errno),
             },
-            Work::Sync(sync) => (sync.on_result(result)?, sync.errno),
+            Work::Sync(sync) => (sync.on_result(result)?, sync.errno()),
         };
         let op = self.cells.remove(cell);
         if let Err(error) = ended {
             self.complaints.raise(&op, error, errno);
         }
         if let Work::Transfer(transfer) = op.work {
-            self.spare.push(transfer.into_vectors());
+            self.keep_spare(transfer.into_vectors());
         }
         Some((op.volume, op.token, ended))
-    }
-}
-
-impl SyncSet {
-    /// The result, when this was the last file.
-    fn on_result(&mut self, result: i32) -> Option<DiskResult> {
-        if result < 0 {
-            self.errno = -result;
-        }
-        self.left -= 1;
-        let failed = (self.errno != 0).then(|| disk_error(self.errno));
-        (self.left == 0).then(|| failed.map_or(Ok(DiskDone::Done), Err))
     }
 }
 
@@ -440,7 +384,7 @@ impl Ring {
         let args = types::SubmitArgs::new().timespec(&timeout);
         match self.ring.submitter().submit_with_args(1, &args) {
             Ok(_) => true,
-            Err(error) => matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY)),
+            Err(error) => is_temporary(&error) || error.raw_os_error() == Some(libc::ETIME),
         }
     }
 }
@@ -453,7 +397,7 @@ fn build(options: RingOptions) -> io::Result<IoUring> {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(IN_FLIGHT_MAX).setup_clamp().dontfork();
         if modern {
-            builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag();
+            builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
         }
         if defer {
             builder.setup_defer_taskrun();
@@ -466,71 +410,17 @@ fn build(options: RingOptions) -> io::Result<IoUring> {
     Err(refused)
 }
 
-/// The submission entry of an operation, or of one file of a sync.
-fn entry(work: &Work, submission: Submission) -> squeue::Entry {
-    let entry = match work {
-        Work::Transfer(transfer) => transfer_entry(transfer),
-        Work::Sync(sync) => {
-            let fd = types::Fd(sync.files[submission.part as usize].raw_fd(Channel::Main));
-            opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
-        }
-    };
-    entry.user_data(u64::from(submission.cell))
+/// File offsets are signed for the kernel, and -1 means "wherever the descriptor stands".
+fn check_range(files: &VolumeFiles, offset: u64, len: u64) -> Result<(), Error> {
+    let end = offset.saturating_add(len);
+    if end > i64::MAX as u64 { Err(Error::PastEnd { path: files.dir().to_owned(), end }) } else { Ok(()) }
 }
 
-fn transfer_entry(transfer: &Transfer) -> squeue::Entry {
-    let fd = types::Fd(transfer.file().raw_fd(transfer.channel()));
-    let (vectors, offset) = (transfer.vectors(), transfer.offset());
-    match (transfer.direction(), vectors) {
-        (Direction::Read, [one]) => {
-            opcode::Read::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
-        }
-        (Direction::Write, [one]) => {
-            opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
-        }
-        (Direction::Read, many) => opcode::Readv::new(fd, many.as_ptr(), many.len() as u32).offset(offset).build(),
-        (Direction::Write, many) => opcode::Writev::new(fd, many.as_ptr(), many.len() as u32).offset(offset).build(),
-    }
+/// The kernel was interrupted or has no room now.
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
 
 fn failed(attempt: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Ring { attempt, source }
-}
-
-/// Keeps a failing device from filling the log.
-#[derive(Default)]
-struct Complaints {
-    last: Option<Instant>,
-    silent: u64,
-}
-
-impl Complaints {
-    fn raise(&mut self, op: &Op, error: DiskError, errno: i32) {
-        if matches!(error, DiskError::Missing | DiskError::Short) {
-            return; // an answer rather than a failure: the core knows what it means
-        }
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now - last < COMPLAINT_INTERVAL) {
-            self.silent += 1;
-            return;
-        }
-        self.last = Some(now);
-        let (what, file, offset) = op.work.describe();
-        let path = file.path().display();
-        let (volume, silent) = (op.volume.0, std::mem::take(&mut self.silent));
-        let cause = io::Error::from_raw_os_error(errno);
-        tracing::warn!(volume, what, %path, offset, %cause, silent, "a disk operation failed: {error}");
-    }
-}
-
-impl Work {
-    fn describe(&self) -> (&'static str, &DataFile, u64) {
-        match self {
-            Self::Transfer(transfer) if transfer.direction() == Direction::Read => {
-                ("read", transfer.file(), transfer.offset())
-            }
-            Self::Transfer(transfer) => ("write", transfer.file(), transfer.offset()),
-            Self::Sync(sync) => ("sync", &sync.files[0], 0),
-        }
-    }
 }

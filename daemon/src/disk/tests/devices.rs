@@ -8,6 +8,8 @@ use tidemark_core::event::DiskError;
 use tidemark_core::types::ByteRange;
 
 use super::*;
+use crate::disk::data_file::Channel;
+use crate::disk::transfer::{Step, Transfer};
 
 fn need_root() {
     assert!(nix::unistd::geteuid().is_root(), "this test mounts file systems and sets up loop devices: run it as root");
@@ -202,4 +204,23 @@ fn a_claimed_device_is_refused() {
     umount2(at.path(), MntFlags::MNT_DETACH).unwrap();
     assert!(matches!(mounted, Err(Error::InUse { .. })), "never beside a mounted file system");
     VolumeFiles::open(&dir.path().join("one"), ANYWHERE).unwrap();
+}
+
+#[test]
+fn what_direct_io_refuses_at_an_odd_end_goes_through_the_page_cache() {
+    let dir = tempdir();
+    let fs = Mount::ext4(&dir, 16 << 20);
+    let files = volume_at(fs.path());
+    let pool = Pool::new();
+    let start = |offset, len| {
+        let base = files.file(FileRef::Base).unwrap();
+        Transfer::write(base, offset, vec![pattern(1, len)], &pool, Vec::new())
+    };
+    let mut odd = start(BASE_BYTES - 512, 512);
+    assert_eq!(odd.channel(), Channel::Main);
+    assert!(matches!(odd.on_result(-libc::EINVAL), Step::Again));
+    assert_eq!(odd.channel(), Channel::Buffered);
+    assert!(matches!(odd.on_result(-libc::EINVAL), Step::Ended(Err(DiskError::Io), _)), "once");
+    let mut whole = start(0, 4096);
+    assert!(matches!(whole.on_result(-libc::EINVAL), Step::Ended(Err(DiskError::Io), _)), "only at an odd end");
 }

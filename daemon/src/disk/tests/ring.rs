@@ -4,6 +4,7 @@ use tidemark_core::event::DiskError;
 use tidemark_core::types::ByteRange;
 
 use super::*;
+use crate::disk::transfer::{Step, Transfer};
 
 fn with_both_rings(test: impl Fn(&mut Shard, &VolumeFiles)) {
     for defer_taskrun in [false, true] {
@@ -275,6 +276,72 @@ fn dropping_the_ring_waits_for_what_is_in_flight() {
         shard.queue(files, DiskOp::Prepare { slot: Slot(1), len: 256 << 20 });
         shard.ring.submit().unwrap();
     }
+}
+
+#[test]
+fn a_disk_that_does_not_answer_keeps_its_memory_and_its_locks() {
+    let dir = tempdir();
+    let files = volume_at(dir.path());
+    let path = files.dir().to_owned();
+    let mut shard = Shard::new(RingOptions::default());
+    shard.ring.drain = Duration::ZERO;
+    let pool = shard.ring.pool().clone();
+    for _ in 0..4 {
+        shard.queue(&files, DiskOp::Read { file: FileRef::Base, offset: 0, len: 1 << 20 });
+    }
+    shard.ring.submit().unwrap();
+    files.close();
+    drop(shard);
+    assert_eq!(pool.cached_blocks(), 0, "the kernel may still write to it");
+    assert!(matches!(VolumeFiles::open(&path, ANYWHERE), Err(Error::InUse { .. })));
+}
+
+#[test]
+fn an_offset_that_the_kernel_would_misread_is_refused() {
+    with_both_rings(|shard, files| {
+        for offset in [u64::MAX, i64::MAX as u64 - 4094] {
+            let write = DiskOp::Write { file: FileRef::Base, offset, bufs: vec![pattern(1, 4096)] };
+            assert_eq!(shard.run(files, write), Err(DiskError::Short));
+            assert_eq!(
+                shard.run(files, DiskOp::Read { file: FileRef::Base, offset, len: 4096 }),
+                Err(DiskError::Short)
+            );
+        }
+        assert_eq!(files.base_size(), BASE_BYTES);
+    });
+}
+
+#[test]
+fn a_transfer_goes_on_where_it_stopped_and_gives_up_in_the_end() {
+    let dir = tempdir();
+    let files = volume_at(dir.path());
+    let bufs = || vec![placed(&pattern(1, 4096), 0), placed(&pattern(2, 8192), 0)];
+    let start = || Transfer::write(files.file(FileRef::Base).unwrap(), 4096, bufs(), &Pool::new(), Vec::new());
+    let lengths = |transfer: &Transfer| transfer.vectors().iter().map(|vector| vector.iov_len).collect::<Vec<_>>();
+
+    let mut short = start();
+    assert!(matches!(short.on_result(512), Step::Again));
+    assert_eq!((short.offset(), lengths(&short)), (4608, vec![3584, 8192]));
+    assert!(matches!(short.on_result(3584 + 4096), Step::Again));
+    assert_eq!((short.offset(), lengths(&short)), (12288, vec![4096]));
+    assert!(matches!(short.on_result(4096), Step::Ended(Ok(DiskDone::Done), 0)));
+
+    let mut busy = start();
+    let ended = (0..1000).find_map(|_| match busy.on_result(-libc::EAGAIN) {
+        Step::Again => None,
+        Step::Ended(result, errno) => Some((result, errno)),
+    });
+    assert_eq!(ended, Some((Err(DiskError::Io), libc::EAGAIN)));
+
+    for (errno, told) in
+        [(libc::ENOSPC, DiskError::NoSpace), (libc::EDQUOT, DiskError::NoSpace), (libc::EIO, DiskError::Io)]
+    {
+        assert!(matches!(start().on_result(-errno), Step::Ended(Err(error), _) if error == told));
+    }
+    assert!(
+        matches!(start().on_result(0), Step::Ended(Err(DiskError::Io), libc::EIO)),
+        "a write of nothing is a failure"
+    );
 }
 
 #[test]
