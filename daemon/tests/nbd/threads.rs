@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tidemark_agent::frontend::memory::{Answers, MemoryTarget};
 use tidemark_agent::frontend::nbd::{
-    Export, ExportInfo, ExportResolver, HandOver, NbdMetrics, Options, TcpSecurity, serve_handed_over, serve_tcp,
+    Export, ExportInfo, ExportResolver, HandOver, Options, TcpSecurity, serve_handed_over, serve_tcp,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -39,7 +39,7 @@ fn shard() -> (UnboundedSender<HandOver>, std::thread::JoinHandle<()>) {
             let target = Rc::new(MemoryTarget::new(64 << 20, Answers::AtOnce));
             while let Some(connection) = connections.recv().await {
                 assert_eq!(connection.export(), "vol");
-                let served = serve_handed_over(connection, target.clone(), NbdMetrics::default());
+                let served = serve_handed_over(connection, target.clone(), Options::default());
                 tokio::task::spawn_local(served);
             }
         });

@@ -21,7 +21,7 @@ fn run(program: &str, args: &[&str], dir: &Path) -> String {
 
 /// A file with holes, data and zeros in it.
 fn source(dir: &Path, size: u64) -> String {
-    let data: Vec<u8> = (0..3 * MIB).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+    let data: Vec<u8> = (0..3 * MIB).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
     let path = dir.join("source.img");
     std::fs::write(&path, &data).expect("source");
     std::fs::File::options().write(true).open(&path).and_then(|file| file.set_len(size)).expect("holes");

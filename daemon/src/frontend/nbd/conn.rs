@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use super::decode::{Command, Decoder, Step};
 use super::error::ConnectionError;
-use super::handshake::Negotiated;
-use super::metrics::NbdMetrics;
+use super::negotiate::Ready;
 use super::outbox::Outbox;
-use super::payload::Payloads;
+use super::server::Options;
 use super::stage::Stage;
 use super::wire::Wire;
 use crate::frontend::BlockTarget;
@@ -46,22 +45,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Goes on behind the handshake; `leftover` is what arrived after it.
-    pub fn new(
-        wire: Wire,
-        negotiated: Negotiated,
-        leftover: &[u8],
-        target: Rc<dyn BlockTarget>,
-        metrics: NbdMetrics,
-    ) -> Self {
+    /// Goes on behind the handshake.
+    pub fn new(ready: Ready, target: Rc<dyn BlockTarget>, options: &Options) -> Self {
+        let Ready { wire, negotiated, leftover } = ready;
         let has_contexts = !negotiated.contexts.is_empty();
         Self {
             wire,
-            stage: Stage::new(leftover),
-            decoder: Decoder::new(negotiated.structured, has_contexts, Payloads),
+            stage: Stage::new(&leftover),
+            decoder: Decoder::new(negotiated.structured, has_contexts, options.pool.clone()),
             reading: Reading::Open,
             target,
-            outbox: Outbox::new(negotiated.structured, negotiated.contexts, metrics),
+            outbox: Outbox::new(negotiated.structured, negotiated.contexts, options.metrics.clone()),
         }
     }
 

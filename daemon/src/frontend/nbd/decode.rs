@@ -12,11 +12,12 @@
 use bytes::Bytes;
 use tidemark_core::types::ByteRange;
 
-use super::payload::{Payload, Payloads};
+use super::payload::Payload;
 use super::proto::{
     Errno, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_SKIP_BYTES, MIN_BLOCK_BYTES, ProtocolError, REQUEST_HEADER_BYTES,
     RequestHeader, command, command_flag,
 };
+use crate::disk::Pool;
 use crate::frontend::Geometry;
 
 /// What a connection may still take in before replies have left.
@@ -112,18 +113,17 @@ enum State {
 }
 
 /// One connection's requests.
-#[derive(Debug)]
 pub struct Decoder {
     state: State,
     structured: bool,
     has_contexts: bool,
-    payloads: Payloads,
+    pool: Pool,
 }
 
 impl Decoder {
-    /// Starts at a request boundary. BLOCK_STATUS is refused unless meta contexts were chosen.
-    pub fn new(structured: bool, has_contexts: bool, payloads: Payloads) -> Self {
-        Self { state: State::Header, structured, has_contexts, payloads }
+    /// Starts at a request boundary; payloads go to buffers of `pool`. BLOCK_STATUS is refused unless meta contexts were chosen.
+    pub fn new(structured: bool, has_contexts: bool, pool: Pool) -> Self {
+        Self { state: State::Header, structured, has_contexts, pool }
     }
 
     /// The payload under way, so that a driver can read into it directly and then call [`Payload::advance`].
@@ -178,7 +178,7 @@ impl Decoder {
     }
 
     fn begin_payload(&mut self, header: &RequestHeader, input: &[u8]) -> (usize, Step) {
-        let mut payload = self.payloads.take(header.len as usize);
+        let mut payload = Payload::new(self.pool.take(header.len as usize));
         let taken = payload.copy_from(input);
         let fua = header.has(command_flag::FUA);
         self.state = State::Payload { cookie: header.cookie, range: range_of(header), fua, payload };
@@ -326,7 +326,7 @@ mod tests {
     }
 
     fn decoder() -> Decoder {
-        Decoder::new(true, true, Payloads)
+        Decoder::new(true, true, Pool::new())
     }
 
     fn header(command: u16, flags: u16, offset: u64, len: u32) -> Vec<u8> {
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn what_was_not_agreed_on_is_refused() {
-        let mut plain = Decoder::new(false, false, Payloads);
+        let mut plain = Decoder::new(false, false, Pool::new());
         for bytes in [header(command::READ, command_flag::DF, 0, 512), header(command::BLOCK_STATUS, 0, 0, 512)] {
             let (_, step) = plain.step(&bytes, &geometry(), ROOM).unwrap();
             assert!(matches!(step, Step::Refused { error: Errno::Inval, .. }));

@@ -12,6 +12,7 @@
 //! is answered once, with its cookie and in the right form; room is given back in full.
 
 use std::collections::BTreeMap;
+use std::io::IoSlice;
 use std::rc::Rc;
 
 use tidemark_core::event::RequestError;
@@ -21,18 +22,18 @@ use super::export::{Directory, ExportInfo};
 use super::handshake::{Handshake, Negotiated, Outcome, TlsRule};
 use super::metrics::NbdMetrics;
 use super::outbox::Outbox;
-use super::payload::Payloads;
 use super::proto::{
     CHUNK_MAGIC, Cursor, MAX_OPTION_BYTES, OPTION_HEADER_BYTES, ProtocolError, REQUEST_HEADER_BYTES,
     SIMPLE_REPLY_MAGIC, chunk,
 };
+use crate::disk::Pool;
 use crate::frontend::BlockTarget;
 use crate::frontend::memory::{Answers, MemoryTarget};
 
 /// Size of the volume, with a short last block.
 const VOLUME_BYTES: u64 = (1 << 20) + 512;
 /// Replies are written in pieces of this size, to meet every boundary.
-const WRITE_BYTES: usize = 1000;
+const WRITE_BYTES: usize = 9973;
 
 /// How an exercise ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,7 +134,7 @@ impl<'a> Exercise<'a> {
     fn transmission(&mut self, negotiated: Negotiated) -> End {
         assert!(self.target.is_serving(), "no transmission with a volume that does not serve");
         let outbox = Outbox::new(negotiated.structured, negotiated.contexts.clone(), NbdMetrics::default());
-        let mut decoder = Decoder::new(negotiated.structured, !negotiated.contexts.is_empty(), Payloads);
+        let mut decoder = Decoder::new(negotiated.structured, !negotiated.contexts.is_empty(), Pool::new());
         let mut ledger = Ledger::new(negotiated.structured);
         let end = self.requests(&outbox, &mut decoder, &mut ledger);
         while self.target.release(false) {}
@@ -205,12 +206,7 @@ impl Ledger {
     fn read_replies(&mut self, outbox: &Rc<Outbox>) {
         let mut replies = outbox.replies();
         while !replies.is_empty() {
-            let written = replies.gather(|slices| {
-                let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).take(WRITE_BYTES);
-                let old = self.unread.len();
-                self.unread.extend(bytes);
-                self.unread.len() - old
-            });
+            let written = replies.gather(|slices| self.receive(slices));
             replies.wrote(written);
             if self.structured {
                 while self.read_reply() {}
@@ -218,6 +214,17 @@ impl Ledger {
                 self.unread.clear();
             }
         }
+    }
+
+    /// Takes the front of what there is to write.
+    fn receive(&mut self, slices: &[IoSlice<'_>]) -> usize {
+        let mut left = WRITE_BYTES;
+        for slice in slices {
+            let len = slice.len().min(left);
+            self.unread.extend_from_slice(&slice[..len]);
+            left -= len;
+        }
+        WRITE_BYTES - left
     }
 
     /// Takes one simple reply or one chunk off the front; false while it is incomplete.

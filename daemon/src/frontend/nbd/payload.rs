@@ -1,41 +1,30 @@
-//! Buffers for the data of WRITEs: aligned in memory for the disk behind, filled once from the socket, then shared.
+//! The data of a WRITE on its way in: an aligned buffer, filled once from the socket, then shared.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
 
-/// Alignment of a payload in memory, bytes: that of O_DIRECT.
-pub const PAYLOAD_ALIGN: usize = 4096;
+use crate::disk::AlignedBuf;
 
-/// Where payload buffers come from.
-#[derive(Clone, Debug, Default)]
-pub struct Payloads;
-
-impl Payloads {
-    /// A buffer of exactly `len` initialised bytes that starts on a multiple of [`PAYLOAD_ALIGN`].
-    pub fn take(&self, len: usize) -> Payload {
-        let mut bytes = BytesMut::zeroed(len + PAYLOAD_ALIGN);
-        let start = bytes.as_ptr().align_offset(PAYLOAD_ALIGN);
-        bytes.advance(start.min(PAYLOAD_ALIGN));
-        bytes.truncate(len);
-        Payload { bytes, filled: 0 }
-    }
-}
-
-/// A payload on its way in.
+/// A payload that is arriving. Old content of a recycled buffer never gets out: it is shared only when all of it has arrived.
 #[derive(Debug)]
 pub struct Payload {
-    bytes: BytesMut,
+    buf: AlignedBuf,
     filled: usize,
 }
 
 impl Payload {
+    /// Expects as many bytes as `buf` has.
+    pub fn new(buf: AlignedBuf) -> Self {
+        Self { buf, filled: 0 }
+    }
+
     /// The part that has not arrived.
     pub fn rest_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.filled..).unwrap_or_default()
+        &mut self.buf[self.filled..]
     }
 
     /// Bytes that have not arrived.
     pub fn missing(&self) -> usize {
-        self.bytes.len() - self.filled
+        self.buf.len() - self.filled
     }
 
     /// `len` bytes have been written to the front of [`Payload::rest_mut`].
@@ -55,22 +44,28 @@ impl Payload {
     /// The whole payload, shared from now on.
     pub fn freeze(self) -> Bytes {
         assert_eq!(self.missing(), 0, "payload is complete");
-        self.bytes.freeze()
+        self.buf.freeze()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Pool;
 
     #[test]
-    fn payloads_are_aligned_and_exact() {
-        for len in [1, 512, 4096, 100_000] {
-            let mut payload = Payloads.take(len);
-            assert_eq!(payload.copy_from(&vec![7; len + 3]), len);
-            let bytes = payload.freeze();
-            assert_eq!(bytes, vec![7; len]);
-            assert_eq!(bytes.as_ptr() as usize % PAYLOAD_ALIGN, 0);
-        }
+    fn a_payload_takes_what_it_lacks_and_no_more() {
+        let mut payload = Payload::new(Pool::new().take(1000));
+        assert_eq!(payload.copy_from(&[7; 400]), 400);
+        payload.rest_mut()[..100].fill(7);
+        payload.advance(100);
+        assert_eq!(payload.copy_from(&[7; 4096]), 500);
+        assert_eq!(payload.freeze(), vec![7; 1000]);
+    }
+
+    #[test]
+    #[should_panic(expected = "payload is complete")]
+    fn an_unfinished_payload_is_never_shared() {
+        Payload::new(Pool::new().take(512)).freeze();
     }
 }

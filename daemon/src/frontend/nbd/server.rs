@@ -22,6 +22,7 @@ use super::handover::HandOver;
 use super::metrics::NbdMetrics;
 use super::negotiate::{Ready, negotiate};
 use super::wire::{Socket, Wire};
+use crate::disk::Pool;
 use crate::frontend::BlockTarget;
 
 /// How long a client may take from its connection to the first request.
@@ -34,19 +35,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// What a listener allows.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Connections open at once; further ones are closed at once.
     pub max_connections: usize,
     /// How long the handshake may take.
     pub handshake_timeout: Duration,
+    /// Where the data of WRITEs goes: the shard's pool.
+    pub pool: Pool,
     /// Where to count.
     pub metrics: NbdMetrics,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_connections: MAX_CONNECTIONS, handshake_timeout: HANDSHAKE_TIMEOUT, metrics: NbdMetrics::default() }
+        Self {
+            max_connections: MAX_CONNECTIONS,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            pool: Pool::new(),
+            metrics: NbdMetrics::default(),
+        }
     }
 }
 
@@ -122,16 +130,16 @@ pub async fn serve_tcp(
     service.accept_from(accept).await;
 }
 
-/// Serves a connection that another thread accepted. To be spawned with `spawn_local` on the volume's thread.
-pub async fn serve_handed_over(connection: HandOver, target: Rc<dyn BlockTarget>, metrics: NbdMetrics) {
+/// Serves a connection that another thread accepted. To be spawned with `spawn_local` on the volume's thread; of the options
+/// only the pool and the metrics matter here.
+pub async fn serve_handed_over(connection: HandOver, target: Rc<dyn BlockTarget>, options: Options) {
     let HandOver { stream, negotiated, leftover, permit: _permit } = connection;
-    let open = OpenGuard::new(&metrics);
+    let _open = OpenGuard::new(&options.metrics);
     let served = async {
-        let wire = stream.resume()?;
-        Connection::new(wire, negotiated, &leftover, target, metrics.clone()).run().await
+        let ready = Ready { wire: stream.resume()?, negotiated, leftover };
+        Connection::new(ready, target, &options).run().await
     };
-    note_end(&metrics, served.await);
-    drop(open);
+    note_end(&options.metrics, served.await);
 }
 
 /// What the connections of one listener share.
@@ -173,9 +181,8 @@ impl Service {
     }
 
     async fn serve(self: Rc<Self>, wire: Wire, permit: OwnedSemaphorePermit) {
-        let open = OpenGuard::new(&self.options.metrics);
+        let _open = OpenGuard::new(&self.options.metrics);
         note_end(&self.options.metrics, self.run(wire, permit).await);
-        drop(open);
     }
 
     async fn run(&self, wire: Wire, permit: OwnedSemaphorePermit) -> Result<(), ConnectionError> {
@@ -186,15 +193,14 @@ impl Service {
     }
 
     async fn start(&self, ready: Ready, permit: OwnedSemaphorePermit) -> Result<(), ConnectionError> {
-        let Ready { wire, negotiated, leftover } = ready;
-        match self.exports.resolve(&negotiated.export) {
-            None => Err(ConnectionError::Gone(negotiated.export)),
+        match self.exports.resolve(&ready.negotiated.export) {
+            None => Err(ConnectionError::Gone(ready.negotiated.export)),
             Some(Export::Here { name, target }) => {
                 tracing::debug!(export = name, "NBD connection starts");
-                let metrics = self.options.metrics.clone();
-                Connection::new(wire, negotiated, &leftover, target, metrics).run().await
+                Connection::new(ready, target, &self.options).run().await
             }
             Some(Export::Elsewhere { send, .. }) => {
+                let Ready { wire, negotiated, leftover } = ready;
                 send(HandOver { stream: wire.park()?, negotiated, leftover, permit });
                 Ok(())
             }
