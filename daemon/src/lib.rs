@@ -1,10 +1,12 @@
 //! The Tidemark agent: frontends, disks and peers around `tidemark-core`. Thin shells; a bug here is about a syscall.
 #![deny(unsafe_code)]
 
+pub mod agent;
 pub mod catalogue;
 pub mod config;
 pub mod control;
 pub mod disk;
 pub mod frontend;
 pub mod peer;
+pub mod shard;
 pub mod telemetry;

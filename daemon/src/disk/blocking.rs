@@ -40,11 +40,39 @@ const MAP_RANGES_MAX: usize = 1 << 16;
 
 /// What the worker is to do.
 pub(super) enum Task {
+<<<<<<< HEAD
     Prepare { home: Arc<Home>, slot: Slot, len: u64 },
     Remove { home: Arc<Home>, slot: Slot },
     Replace { _home: Arc<Home>, path: PathBuf, data: Vec<Bytes> },
     Zero { file: Arc<DataFile>, range: ByteRange, deallocate: bool },
     Map { file: Arc<DataFile>, range: ByteRange },
+=======
+    Prepare {
+        home: Arc<Home>,
+        slot: Slot,
+        len: u64,
+    },
+    Remove {
+        home: Arc<Home>,
+        slot: Slot,
+    },
+    Replace {
+        _home: Arc<Home>,
+        path: PathBuf,
+        data: Vec<Bytes>,
+    },
+    Zero {
+        file: Arc<DataFile>,
+        range: ByteRange,
+        deallocate: bool,
+    },
+    Map {
+        file: Arc<DataFile>,
+        range: ByteRange,
+    },
+    /// Done already when it was queued.
+    Nothing,
+>>>>>>> 30699e7 (Shard: one thread that owns ring and cores of its volumes)
 }
 
 struct Job {
@@ -272,7 +300,7 @@ fn give_up(file: &DataFile, range: ByteRange, deallocate: bool) -> Result<bool, 
     Ok(false)
 }
 
-fn map(file: &DataFile, range: ByteRange) -> Result<Vec<ByteRange>, Error> {
+pub fn map(file: &DataFile, range: ByteRange) -> Result<Vec<ByteRange>, Error> {
     let end = range.end().min(size_of(file.file(), file.path())?);
     let mut found = Vec::new();
     let mut at = range.offset;

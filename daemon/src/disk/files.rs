@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidemark_core::event::{FileRef, Slot};
-use tidemark_core::types::VolumeId;
+use tidemark_core::types::{ByteRange, VolumeId};
 
 use super::buffer::Pool;
 use super::data_file::{DataFile, Mode};
@@ -188,6 +188,12 @@ impl VolumeFiles {
         let mut buf = Pool::new().take(len);
         self.file(file)?.read_exact_at(&mut buf, offset)?;
         Ok(buf.freeze())
+    }
+
+    /// Which parts of the range of the base may hold data. Answers from the file system's memory of its extents; meant for
+    /// allocation queries, not for the data path.
+    pub fn data_ranges(&self, range: ByteRange) -> Result<Vec<ByteRange>, Error> {
+        super::blocking::map(&self.base, range)
     }
 
     /// Makes the base at least `size` bytes large; returns its size. A device must have been enlarged before.

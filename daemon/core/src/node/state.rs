@@ -1,0 +1,198 @@
+//! The status of a copy: derived, never stored.
+
+use crate::config::Mode;
+use crate::format::superblock::CopyFlag;
+use crate::node::{Node, Stage};
+use crate::ship::sender::Source;
+use crate::status::{CopyState, Counters, LinkState, Role, Status, SuspendReason};
+use crate::types::{Lsn, Nanos};
+
+impl Node {
+    /// Everything that there is to say about this copy now.
+    pub fn status(&self, now: Nanos) -> Status {
+        let why = self.not_protected_because(now);
+        let oldest = self.out.oldest().map_or(0, |at| now.since(at) / 1_000_000);
+        let (backlog_bytes, rpo_ms) = self.backlog(now);
+        let (_, syncs) = self.log.counters();
+        Status {
+            volume: self.superblock.volume,
+            site: self.site,
+            peer: self.superblock.peer,
+            role: self.role,
+            copy: self.copy_state(),
+            link: self.link_state(),
+            config: self.k.clone(),
+            policy: self.superblock.policy,
+            size: self.size,
+            floor: self.floor.at().position.lsn,
+            committed: self.committed,
+            durable: self.log.durable(),
+            appended: self.history.position(self.log.appended()).unwrap_or_default(),
+            peer_durable: self.link.as_ref().map_or(Lsn::ZERO, |l| l.sender.durable()),
+            backlog_bytes,
+            rpo_ms,
+            log_bytes: self.log.segments.slots() as u64 * self.superblock.slot_bytes,
+            log_limit_bytes: self.superblock.policy.log_bytes,
+            index_ranges: self.index.len() as u64,
+            requests: (self.acks.len() + self.parked.len() + self.held.len() + self.waiting_reads.len()) as u64,
+            protected: why.is_empty(),
+            not_protected_because: why,
+            forced_history: self.superblock.forced.clone(),
+            branches: self.superblock.branches,
+            oldest_disk_op_ms: oldest,
+            counters: Counters { syncs, ..self.counters },
+        }
+    }
+
+    /// Its role.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// What the log knows of the blocks of a range, in order: `(first, count, Some(true))` zeros, `Some(false)` data, `None`
+    /// whatever the base holds.
+    pub fn block_states(&self, range: crate::types::ByteRange) -> Vec<(u64, u64, Option<bool>)> {
+        let place = |p: crate::volume::index::Piece| {
+            let known = p.found.map(|(_, place)| place == crate::volume::index::Place::Zero);
+            (p.lba, u64::from(p.count), known)
+        };
+        self.index.lookup(super::requests::whole(range)).into_iter().map(place).collect()
+    }
+
+    /// Progress of a comparison under way: blocks compared, blocks in all.
+    pub fn verify_status(&self) -> Option<(u64, u64)> {
+        self.verify_progress()
+    }
+
+    /// True when nothing is served any more and the shell may let go of the files.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed)
+    }
+
+    pub(super) fn role_name(&self) -> &'static str {
+        match self.role {
+            Role::Secondary => "secondary",
+            Role::Primary => "primary",
+            Role::Suspended(SuspendReason::Restart) => "suspended (restart: waits for its peer)",
+            Role::Suspended(SuspendReason::Opening) => "suspended (opening)",
+            Role::Suspended(_) => "suspended",
+            Role::Fenced(_) => "fenced",
+        }
+    }
+
+    fn copy_state(&self) -> CopyState {
+        if let Some(reason) = &self.diverged {
+            return CopyState::Diverged { reason: reason.clone() };
+        }
+        let damage = self.damage.clone().unwrap_or_default();
+        match self.flag() {
+            CopyFlag::Failed => return CopyState::Failed { reason: damage },
+            CopyFlag::Suspect => return CopyState::Suspect { reason: damage },
+            CopyFlag::Seeding(_) => return self.seeding_state(),
+            CopyFlag::Released => return CopyState::Stale,
+            CopyFlag::Diverged | CopyFlag::Complete => {}
+        }
+        if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {
+            return CopyState::Opening;
+        }
+        if self.log.end().position.lsn < self.required || self.damage.is_some() {
+            return CopyState::Suspect { reason: damage };
+        }
+        let leads = self.k.primary == Some(self.site);
+        let follows_live = self.link.as_ref().is_some_and(|l| l.hello.is_some());
+        let in_step = self.log.appended() >= self.primary_appended_seen;
+        match (leads || self.k.has(self.site), follows_live, in_step) {
+            (true, _, _) => CopyState::Current,
+            (false, true, true) => CopyState::Current,
+            (false, true, false) => CopyState::CatchingUp,
+            (false, false, _) => CopyState::Stale,
+        }
+    }
+
+    fn seeding_state(&self) -> CopyState {
+        let (done, total) = self.seeded.as_ref().map_or((0, 0), |s| (s.done_bytes, s.total_bytes));
+        CopyState::Seeding { done, total }
+    }
+
+    fn link_state(&self) -> LinkState {
+        if self.superblock.peer.is_none() {
+            return LinkState::NoPeer;
+        }
+        if let Some(why) = &self.link_refused {
+            return LinkState::Refused(why.clone());
+        }
+        let Some(link) = &self.link else { return LinkState::Disconnected };
+        if self.seeder.is_some() || self.seeded.is_some() {
+            return LinkState::Seeding;
+        }
+        if link.hello.is_none() {
+            return LinkState::Handshaking;
+        }
+        match link.sender.source {
+            _ if self.k.primary != Some(self.site) => LinkState::Streaming,
+            Source::Probe => LinkState::Handshaking,
+            Source::CatchUp => LinkState::CatchingUp,
+            Source::Stream => LinkState::Streaming,
+        }
+    }
+
+    /// Progress of seeding the peer: bytes looked at in this pass, bytes of the pass, pass.
+    pub fn seeding_peer(&self) -> Option<(u64, u64, u32)> {
+        self.seeder.as_ref().map(|s| (s.done_bytes.min(s.total_bytes), s.total_bytes, s.pass))
+    }
+
+    /// Bytes and age of what the peer does not have durable.
+    fn backlog(&self, now: Nanos) -> (u64, u64) {
+        if self.superblock.peer.is_none() || self.k.primary != Some(self.site) {
+            return (0, 0);
+        }
+        match self.written_at.front() {
+            Some((_, at, before)) => {
+                let bytes = self.written_bytes - before + 1;
+                (bytes + self.log.pending_bytes(), now.since(*at) / 1_000_000)
+            }
+            None => (self.log.pending_bytes(), 0),
+        }
+    }
+
+    /// Empty when a loss of the primary's site would lose no acknowledged flush (sync), or no more than the target (async).
+    fn not_protected_because(&self, now: Nanos) -> String {
+        if self.superblock.peer.is_none() {
+            return "the volume is local: it has no peer site".into();
+        }
+        if self.k.primary != Some(self.site) {
+            return self.follower_not_protected();
+        }
+        if self.role != Role::Primary {
+            return format!("the volume is {}", self.role_name());
+        }
+        let Some(link) = &self.link else { return "the peer site is not connected".into() };
+        if self.seeder.is_some() {
+            return "the peer's copy is being seeded".into();
+        }
+        if link.sender.source == Source::Probe {
+            return self.link_refused.clone().unwrap_or_else(|| "the peer's copy is being compared".into());
+        }
+        match self.superblock.policy.mode {
+            Mode::Async => {
+                let (_, ms) = self.backlog(now);
+                let over = ms > self.superblock.policy.rpo_target_ms;
+                if over { format!("the peer is {ms} ms behind") } else { String::new() }
+            }
+            mode if self.k.mode != mode || self.k.sites.len() < 2 => "the peer is not yet a member of S".into(),
+            _ if link.acked_epoch != self.k.epoch => "the peer has not yet confirmed the configuration".into(),
+            _ => String::new(),
+        }
+    }
+
+    fn follower_not_protected(&self) -> String {
+        if !self.is_sound() {
+            return "this copy is not complete".into();
+        }
+        if self.link.is_none() {
+            return "the primary site is not connected".into();
+        }
+        let wants_s = self.superblock.policy.mode != Mode::Async;
+        if wants_s && !self.k.has(self.site) { "this copy is not a member of S".into() } else { String::new() }
+    }
+}

@@ -1,0 +1,291 @@
+//! A volume on its shard: the core, its files, and who waits for which answer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+use tidemark_core::event::{
+    CloseReason, ConnId, DiskResult, DiskToken, Event, Input, Output, Request, RequestError, RequestId, VerbId,
+};
+use tidemark_core::node::Node;
+use tidemark_core::ship::Message;
+use tidemark_core::status::{Role, Status};
+use tidemark_core::types::{ByteRange, Nanos, SiteId, VolumeId};
+use tidemark_core::verb::{Verb, VerbError, VerbOk};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Shard;
+use crate::disk::{Ring, VolumeFiles, VolumeKey};
+use crate::frontend::{Allocation, AllocationCompletion, BlockTarget, Completion, Geometry};
+
+/// A stream to the peer's copy, as the shard sees it. Dropping the outbound end closes the stream.
+pub struct PeerPipe {
+    /// What the peer's certificate proved.
+    pub site: SiteId,
+    /// Messages from the peer, in order; ends when the stream does.
+    pub inbound: mpsc::Receiver<Message>,
+    /// Messages to the peer. The core bounds what it has outstanding.
+    pub outbound: mpsc::UnboundedSender<Message>,
+}
+
+/// Called with what a core reports, on the shard's thread.
+pub type VolumeEvents = Box<dyn Fn(&Event)>;
+
+/// A volume to open on a shard.
+pub struct OpenVolume {
+    /// Its identity.
+    pub id: VolumeId,
+    /// Its core, just opened.
+    pub node: Node,
+    /// Its files.
+    pub files: VolumeFiles,
+    /// Where events go.
+    pub events: VolumeEvents,
+}
+
+/// A volume on its shard.
+pub struct Volume {
+    key: VolumeKey,
+    id: VolumeId,
+    shard: Weak<Shard>,
+    node: RefCell<Node>,
+    files: VolumeFiles,
+    requests: RefCell<BTreeMap<RequestId, Completion>>,
+    verbs: RefCell<BTreeMap<VerbId, oneshot::Sender<Result<VerbOk, VerbError>>>>,
+    streams: RefCell<BTreeMap<ConnId, mpsc::UnboundedSender<Message>>>,
+    closed: RefCell<Option<oneshot::Sender<()>>>,
+    next_id: Cell<u64>,
+    gone: Cell<bool>,
+    events: VolumeEvents,
+}
+
+impl Shard {
+    /// Takes a volume in; its recovery begins at once.
+    pub fn open(self: &Rc<Self>, open: OpenVolume) -> Rc<Volume> {
+        let volume = Rc::new(Volume {
+            key: self.new_key(),
+            id: open.id,
+            shard: Rc::downgrade(self),
+            node: RefCell::new(open.node),
+            files: open.files,
+            requests: RefCell::default(),
+            verbs: RefCell::default(),
+            streams: RefCell::default(),
+            closed: RefCell::default(),
+            next_id: Cell::new(1),
+            gone: Cell::new(false),
+            events: open.events,
+        });
+        self.volumes.borrow_mut().insert(volume.key.0, volume.clone());
+        self.rouse();
+        volume
+    }
+
+    /// The volume with this identity.
+    pub fn volume(&self, id: VolumeId) -> Option<Rc<Volume>> {
+        self.volumes.borrow().values().find(|v| v.id == id).cloned()
+    }
+
+    /// Every volume of this shard.
+    pub fn all(&self) -> Vec<Rc<Volume>> {
+        self.volumes.borrow().values().cloned().collect()
+    }
+}
+
+impl Volume {
+    /// Its name on the ring.
+    pub fn key(&self) -> VolumeKey {
+        self.key
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    /// Its files.
+    pub fn files(&self) -> &VolumeFiles {
+        &self.files
+    }
+
+    /// True when it is closed and nothing of it is on its way to the disk.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+
+    /// Its status now.
+    pub fn status(&self) -> Status {
+        self.node.borrow().status(self.now())
+    }
+
+    /// Progress of a comparison: blocks compared, blocks in all.
+    pub fn verify_status(&self) -> Option<(u64, u64)> {
+        self.node.borrow().verify_status()
+    }
+
+    fn now(&self) -> Nanos {
+        self.shard.upgrade().map_or(Nanos(1), |s| s.now())
+    }
+
+    fn next(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+
+    fn tell(&self, input: Input) {
+        let now = self.now();
+        self.node.borrow_mut().handle(now, input);
+        if let Some(shard) = self.shard.upgrade() {
+            shard.rouse();
+        }
+    }
+
+    /// Asks for a verb; the answer comes on the channel.
+    pub fn verb(&self, verb: Verb, answer: oneshot::Sender<Result<VerbOk, VerbError>>) {
+        let id = VerbId(self.next());
+        self.verbs.borrow_mut().insert(id, answer);
+        self.tell(Input::Verb(id, verb));
+    }
+
+    /// Serves a stream to the peer until either end closes it. To be spawned on the shard.
+    pub async fn serve_peer(self: Rc<Self>, mut pipe: PeerPipe) {
+        let conn = ConnId(self.next());
+        self.streams.borrow_mut().insert(conn, pipe.outbound);
+        self.tell(Input::PeerUp { conn, site: pipe.site });
+        while let Some(message) = pipe.inbound.recv().await {
+            if !self.streams.borrow().contains_key(&conn) {
+                return; // the core closed it
+            }
+            self.tell(Input::PeerMessage(conn, message));
+        }
+        self.streams.borrow_mut().remove(&conn);
+        self.tell(Input::PeerDown(conn));
+    }
+
+    pub(super) fn on_disk(&self, now: Nanos, token: DiskToken, result: DiskResult) {
+        self.node.borrow_mut().handle(now, Input::Disk(token, result));
+    }
+
+    /// Carries out what the core asks for; gives when it wants to look at the clock again.
+    pub(super) fn drive(&self, now: Nanos, ring: &RefCell<Ring>) -> Option<Nanos> {
+        let due = self.node.borrow().poll_timeout().is_some_and(|at| at <= now);
+        if due {
+            self.node.borrow_mut().handle(now, Input::Tick);
+        }
+        // The borrow ends before the output is carried out: a completion may hand in the next request.
+        loop {
+            let output = self.node.borrow_mut().poll_output(now);
+            let Some(output) = output else { break };
+            self.carry_out(output, ring);
+        }
+        let node = self.node.borrow();
+        self.gone.set(node.is_closed() && ring.borrow().in_flight(self.key) == 0);
+        if self.gone.get() {
+            self.let_go();
+        }
+        node.poll_timeout().map(|at| if at <= now { Nanos(now.0 + 1_000_000) } else { at })
+    }
+
+    fn let_go(&self) {
+        self.streams.borrow_mut().clear();
+        for (_, done) in std::mem::take(&mut *self.requests.borrow_mut()) {
+            done(Err(RequestError::NotServing));
+        }
+        if let Some(closed) = self.closed.borrow_mut().take() {
+            let _ = closed.send(()); // nobody waits any more: fine
+        }
+    }
+
+    /// Rings when the volume is closed and its files may be used by others.
+    pub fn on_gone(&self, closed: oneshot::Sender<()>) {
+        *self.closed.borrow_mut() = Some(closed);
+    }
+
+    fn carry_out(&self, output: Output, ring: &RefCell<Ring>) {
+        match output {
+            Output::Disk(token, op) => ring.borrow_mut().queue(self.key, token, op, &self.files),
+            Output::Reply(id, result) => {
+                let done = self.requests.borrow_mut().remove(&id);
+                if let Some(done) = done {
+                    done(result);
+                }
+            }
+            Output::Send(conn, message) => {
+                if let Some(stream) = self.streams.borrow().get(&conn) {
+                    let _ = stream.send(message); // a broken stream reports itself
+                }
+            }
+            Output::Close(conn, reason) => self.close_stream(conn, &reason),
+            Output::Verb(id, result) => {
+                let answer = self.verbs.borrow_mut().remove(&id);
+                if let Some(answer) = answer {
+                    let _ = answer.send(result); // the asker went away
+                }
+            }
+            Output::Event(event) => (self.events)(&event),
+        }
+    }
+
+    fn close_stream(&self, conn: ConnId, reason: &CloseReason) {
+        if self.streams.borrow_mut().remove(&conn).is_some() {
+            tracing::info!(volume = %self.id, %reason, "stream to the peer closed");
+        }
+    }
+}
+
+impl BlockTarget for Volume {
+    fn geometry(&self) -> Geometry {
+        let status = self.status();
+        let write_through = status.policy.ack_on == tidemark_core::config::AckOn::Write;
+        Geometry { size: status.size, write_through, read_only: false }
+    }
+
+    fn submit(&self, request: Request, done: Completion) {
+        let id = RequestId(self.next());
+        self.requests.borrow_mut().insert(id, done);
+        self.tell(Input::Request(id, request));
+    }
+
+    fn allocation(&self, range: ByteRange, done: AllocationCompletion) {
+        done(Ok(self.allocated(range)));
+    }
+
+    fn is_serving(&self) -> bool {
+        matches!(self.node.borrow().role(), Role::Primary | Role::Suspended(_))
+    }
+}
+
+impl Volume {
+    /// Holes of the base that the log does not cover. Without an answer from the file system everything counts as data.
+    fn allocated(&self, range: ByteRange) -> Allocation {
+        let data = self.files.data_ranges(range).unwrap_or_else(|_| vec![range]);
+        let node = self.node.borrow();
+        let mut out: Allocation = Vec::new();
+        let mut put = |from: u64, to: u64, hole: bool| {
+            let (from, to) = (from.max(range.offset), to.min(range.end()));
+            if from < to {
+                match out.last_mut() {
+                    Some((last, was)) if *was == hole => last.len += to - from,
+                    _ => out.push((ByteRange::new(from, to - from), hole)),
+                }
+            }
+        };
+        for (lba, count, in_log) in node.block_states(range) {
+            let (mut at, end) = (lba * BLOCK, (lba + count) * BLOCK);
+            if let Some(is_zero) = in_log {
+                put(at, end, is_zero);
+                continue;
+            }
+            for d in data.iter().filter(|d| d.offset < end && d.end() > lba * BLOCK) {
+                put(at, d.offset, true);
+                put(d.offset.max(at), d.end().min(end), false);
+                at = d.end().min(end);
+            }
+            put(at, end, true);
+        }
+        out
+    }
+}
+
+const BLOCK: u64 = tidemark_core::types::BLOCK as u64;
