@@ -1,1 +1,152 @@
-//! .
+//! The agent: volumes, peers and shards together. What the admin API and the peers ask is done here, on the control runtime;
+//! the data path never passes through.
+
+mod attach;
+mod engine;
+mod peers;
+pub mod record;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tidemark_core::types::{BootId, GroupId, NodeId, SiteId, VolumeId, WallMs};
+
+use crate::config::{Config, HostPort, Name};
+use crate::control::{FrontendKind, Place};
+use crate::frontend::fuse_loop::FuseLoop;
+use crate::peer::{Refusals, Tls, Transport};
+use crate::shard::ShardHandle;
+
+pub use engine::AgentEngine;
+pub use peers::{AcceptStreams, HandleControl, load_tls};
+
+/// A volume as the agent knows it.
+pub struct Entry {
+    name: Name,
+    id: VolumeId,
+    group: GroupId,
+    pool: Name,
+    dir: PathBuf,
+    base: Option<PathBuf>,
+    adopted: bool,
+    created: WallMs,
+    frontend: FrontendKind,
+    shard: u16,
+    peer_site: Option<SiteId>,
+    /// Why it is not open.
+    closed: Option<String>,
+    open: Option<Open>,
+}
+
+/// An open frontend.
+struct Open {
+    place: Place,
+    fuse: Option<FuseLoop>,
+    /// Ends the NBD listener when dropped.
+    _stop: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+/// Another site.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    name: Name,
+    site: Option<SiteId>,
+    address: HostPort,
+    ca: Option<PathBuf>,
+    from_config: bool,
+    /// Why the last contact failed; `None`: it did not, or there was none.
+    fault: Option<String>,
+    heard: Option<std::time::Instant>,
+}
+
+/// What is known and changes.
+#[derive(Default)]
+struct State {
+    volumes: BTreeMap<VolumeId, Entry>,
+    peers: BTreeMap<Name, Peer>,
+    stopping: bool,
+}
+
+/// The agent.
+pub struct Agent {
+    config: Config,
+    site: SiteId,
+    node: NodeId,
+    boot: BootId,
+    started: WallMs,
+    shards: Vec<ShardHandle>,
+    data_ports: Vec<u16>,
+    transport: Transport,
+    tls: Option<Arc<Tls>>,
+    state: Mutex<State>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// What an agent is made of.
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// Own site.
+    pub site: SiteId,
+    /// Own node.
+    pub node: NodeId,
+    /// Running shards, in order.
+    pub shards: Vec<ShardHandle>,
+    /// Port of each shard's data listener; empty without a peer listener.
+    pub data_ports: Vec<u16>,
+    /// How connections to peers are secured.
+    pub transport: Transport,
+    /// The material, when they are.
+    pub tls: Option<Arc<Tls>>,
+    /// The control runtime.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// Milliseconds since 1970.
+pub fn wall_now() -> WallMs {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    WallMs(since.map_or(0, |d| d.as_millis() as u64))
+}
+
+/// This boot of the kernel.
+pub fn boot_id() -> BootId {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    BootId::parse(text.trim()).unwrap_or_default()
+}
+
+impl Agent {
+    /// Puts an agent together. Nothing runs yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { config, site, node, shards, data_ports, transport, tls, runtime } = parts;
+        let agent = Arc::new(Self {
+            site,
+            node,
+            boot: boot_id(),
+            started: wall_now(),
+            shards,
+            data_ports,
+            transport,
+            tls,
+            state: Mutex::default(),
+            runtime,
+            config,
+        });
+        agent.load_peers();
+        agent
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard(&self, index: u16) -> &ShardHandle {
+        &self.shards[usize::from(index) % self.shards.len()]
+    }
+
+    /// Counts of refused peers.
+    pub fn refusals(&self) -> &Arc<Refusals> {
+        self.transport.refusals()
+    }
+}

@@ -8,6 +8,7 @@
 
 mod backoff;
 mod client;
+pub mod control;
 pub mod convert;
 mod listener;
 mod refusal;

@@ -19,7 +19,7 @@ use tokio::task::LocalSet;
 
 use crate::disk::{Bell, Completion, Pool, Ring, RingOptions, VolumeKey};
 
-pub use volume::{OpenVolume, PeerPipe, Volume, VolumeEvents};
+pub use volume::{OpenVolume, Volume, VolumeEvents};
 
 /// Something to do on the shard's thread.
 type Command = Box<dyn FnOnce(&Rc<Shard>) + Send>;

@@ -8,25 +8,15 @@ use tidemark_core::event::{
     CloseReason, ConnId, DiskResult, DiskToken, Event, Input, Output, Request, RequestError, RequestId, VerbId,
 };
 use tidemark_core::node::Node;
-use tidemark_core::ship::Message;
 use tidemark_core::status::{Role, Status};
 use tidemark_core::types::{ByteRange, Nanos, SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use super::Shard;
 use crate::disk::{Ring, VolumeFiles, VolumeKey};
+use crate::peer::{Outbound, PeerStream};
 use crate::frontend::{Allocation, AllocationCompletion, BlockTarget, Completion, Geometry};
-
-/// A stream to the peer's copy, as the shard sees it. Dropping the outbound end closes the stream.
-pub struct PeerPipe {
-    /// What the peer's certificate proved.
-    pub site: SiteId,
-    /// Messages from the peer, in order; ends when the stream does.
-    pub inbound: mpsc::Receiver<Message>,
-    /// Messages to the peer. The core bounds what it has outstanding.
-    pub outbound: mpsc::UnboundedSender<Message>,
-}
 
 /// Called with what a core reports, on the shard's thread.
 pub type VolumeEvents = Box<dyn Fn(&Event)>;
@@ -52,7 +42,7 @@ pub struct Volume {
     files: VolumeFiles,
     requests: RefCell<BTreeMap<RequestId, Completion>>,
     verbs: RefCell<BTreeMap<VerbId, oneshot::Sender<Result<VerbOk, VerbError>>>>,
-    streams: RefCell<BTreeMap<ConnId, mpsc::UnboundedSender<Message>>>,
+    streams: RefCell<BTreeMap<ConnId, (Outbound, Rc<Notify>)>>,
     closed: RefCell<Option<oneshot::Sender<()>>>,
     next_id: Cell<u64>,
     gone: Cell<bool>,
@@ -148,19 +138,35 @@ impl Volume {
         self.tell(Input::Verb(id, verb));
     }
 
-    /// Serves a stream to the peer until either end closes it. To be spawned on the shard.
-    pub async fn serve_peer(self: Rc<Self>, mut pipe: PeerPipe) {
+    /// Serves a stream to the peer's copy until either end closes it; `site` is the peer that the stream belongs to. To be
+    /// spawned on the shard.
+    pub async fn serve_peer(self: Rc<Self>, stream: PeerStream, site: SiteId) {
         let conn = ConnId(self.next());
-        self.streams.borrow_mut().insert(conn, pipe.outbound);
-        self.tell(Input::PeerUp { conn, site: pipe.site });
-        while let Some(message) = pipe.inbound.recv().await {
-            if !self.streams.borrow().contains_key(&conn) {
-                return; // the core closed it
+        let PeerStream { mut inbound, outbound, remote, .. } = stream;
+        let closed = Rc::new(Notify::new());
+        self.streams.borrow_mut().insert(conn, (outbound, closed.clone()));
+        self.tell(Input::PeerUp { conn, site });
+        let mut messages = Vec::new();
+        loop {
+            let received = tokio::select! {
+                received = inbound.recv_many(&mut messages, MESSAGES_AT_ONCE) => received,
+                () = closed.notified() => return,
+            };
+            for message in messages.drain(..) {
+                self.tell(Input::PeerMessage(conn, message));
             }
-            self.tell(Input::PeerMessage(conn, message));
+            if let Err(end) = received {
+                tracing::info!(volume = %self.id, %remote, %end, "stream to the peer ended");
+                break;
+            }
         }
         self.streams.borrow_mut().remove(&conn);
         self.tell(Input::PeerDown(conn));
+    }
+
+    /// True while a stream to the peer is open.
+    pub fn has_stream(&self) -> bool {
+        !self.streams.borrow().is_empty()
     }
 
     pub(super) fn on_disk(&self, now: Nanos, token: DiskToken, result: DiskResult) {
@@ -188,7 +194,9 @@ impl Volume {
     }
 
     fn let_go(&self) {
-        self.streams.borrow_mut().clear();
+        for (_, closed) in std::mem::take(&mut *self.streams.borrow_mut()).into_values() {
+            closed.notify_one();
+        }
         for (_, done) in std::mem::take(&mut *self.requests.borrow_mut()) {
             done(Err(RequestError::NotServing));
         }
@@ -212,7 +220,7 @@ impl Volume {
                 }
             }
             Output::Send(conn, message) => {
-                if let Some(stream) = self.streams.borrow().get(&conn) {
+                if let Some((stream, _)) = self.streams.borrow().get(&conn) {
                     let _ = stream.send(message); // a broken stream reports itself
                 }
             }
@@ -228,7 +236,9 @@ impl Volume {
     }
 
     fn close_stream(&self, conn: ConnId, reason: &CloseReason) {
-        if self.streams.borrow_mut().remove(&conn).is_some() {
+        let stream = self.streams.borrow_mut().remove(&conn);
+        if let Some((_, closed)) = stream {
+            closed.notify_one();
             tracing::info!(volume = %self.id, %reason, "stream to the peer closed");
         }
     }
@@ -287,5 +297,8 @@ impl Volume {
         out
     }
 }
+
+/// Messages of a peer handed to the core before the driver runs.
+const MESSAGES_AT_ONCE: usize = 256;
 
 const BLOCK: u64 = tidemark_core::types::BLOCK as u64;

@@ -1,0 +1,169 @@
+//! Frontends of volumes: opened and closed on request, reopened after a restart.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tidemark_core::event::{Request, RequestError};
+use tidemark_core::status::Role;
+use tidemark_core::types::VolumeId;
+use tokio::sync::oneshot;
+
+use super::volumes::failed;
+use super::{Agent, Open};
+use crate::control::{Attachment, EngineError, FrontendKind, Place};
+use crate::frontend::BlockTarget;
+use crate::frontend::fuse_loop::{AttachParams, FuseLoop, Remote, RemoteCompletion};
+use crate::frontend::nbd::{self, Options, SingleExport};
+use crate::shard::ShardHandle;
+
+/// Sends requests of the FUSE threads to the volume's shard.
+struct ToShard {
+    shard: ShardHandle,
+    id: VolumeId,
+}
+
+impl Remote for ToShard {
+    fn submit(&self, request: Request, done: RemoteCompletion) {
+        let id = self.id;
+        // A completion that is dropped uncalled fails its request: right for a shard that has stopped.
+        self.shard.send(move |shard| match shard.volume(id) {
+            Some(volume) => volume.submit(request, Box::new(move |result| done(result))),
+            None => done(Err(RequestError::NotServing)),
+        });
+    }
+}
+
+impl Agent {
+    /// Opens a frontend; open already: answers with what is there.
+    pub(super) async fn attach_volume(
+        self: &Arc<Self>,
+        id: VolumeId,
+        kind: FrontendKind,
+    ) -> Result<Attachment, EngineError> {
+        let (name, shard, wish) = {
+            let state = self.state();
+            let entry = state.volumes.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
+            if let Some(open) = &entry.open {
+                return Ok(Attachment { place: open.place.clone(), connections: 0 });
+            }
+            (entry.name.to_string(), entry.shard, entry.frontend)
+        };
+        let status = self.status_of(id, shard).await?;
+        if !matches!(status.role, Role::Primary | Role::Suspended(_)) {
+            return Err(EngineError::Refused {
+                reason: "not-primary",
+                text: format!("volume {name} is {:?} here: promote it first", status.role),
+            });
+        }
+        let kind = match (kind, wish) {
+            (FrontendKind::Auto, FrontendKind::Auto) => FrontendKind::Fuse,
+            (FrontendKind::Auto, wish) => wish,
+            (kind, _) => kind,
+        };
+        let open = match kind {
+            FrontendKind::Nbd => self.open_nbd(id, &name, shard).await?,
+            _ => self.open_fuse(id, &name, shard, status.size).await?,
+        };
+        let place = open.place.clone();
+        if let Some(entry) = self.state().volumes.get_mut(&id) {
+            entry.open = Some(open);
+        }
+        self.remember_attached(id, Some(kind));
+        Ok(Attachment { place, connections: 0 })
+    }
+
+    async fn open_nbd(&self, id: VolumeId, name: &str, shard: u16) -> Result<Open, EngineError> {
+        let path = nbd_socket(&self.config.nbd.unix_dir, name);
+        let (stop, stopped) = oneshot::channel();
+        let (target, export) = (path.clone(), name.to_owned());
+        let opened = self.shard(shard).ask::<Result<(), String>>(move |shard, answer| {
+            let result = match shard.volume(id) {
+                None => Err("the volume is not open".into()),
+                Some(volume) => nbd::bind_unix(&target).map_err(|e| e.to_string()).map(|listener| {
+                    let exports = Rc::new(SingleExport::new(export, volume as Rc<dyn BlockTarget>));
+                    let serve = nbd::serve_unix(listener, exports, Options::default());
+                    tokio::task::spawn_local(async move {
+                        tokio::select! {
+                            () = serve => {}
+                            _ = stopped => {}
+                        }
+                        let _ = std::fs::remove_file(&target); // gone already is as good
+                    });
+                }),
+            };
+            let _ = answer.send(result); // the asker went away
+        });
+        opened.await.map_err(|_| EngineError::Stopping)?.map_err(EngineError::Failed)?;
+        let uri = format!("nbd+unix:///{name}?socket={}", path.display());
+        Ok(Open { place: Place::Nbd { uri, tcp_uri: None }, fuse: None, _stop: Some(stop) })
+    }
+
+    async fn open_fuse(&self, id: VolumeId, name: &str, shard: u16, size: u64) -> Result<Open, EngineError> {
+        let remote = Box::new(ToShard { shard: self.shard(shard).clone(), id });
+        let params = AttachParams {
+            volume: name.to_owned(),
+            size,
+            run_dir: self.config.run_dir.clone(),
+            dev_dir: self.config.fuse.dir.clone(),
+            remote,
+        };
+        let attached = tokio::task::spawn_blocking(move || FuseLoop::attach(params)).await.map_err(failed)?;
+        let fuse = attached.map_err(failed)?;
+        let device = fuse.device().to_owned();
+        Ok(Open { place: Place::Fuse { device }, fuse: Some(fuse), _stop: None })
+    }
+
+    /// Closes the frontend on request. Not open: success.
+    pub(super) async fn detach_volume(&self, id: VolumeId, force: bool) -> Result<(), EngineError> {
+        let open = self.state().volumes.get_mut(&id).and_then(|v| v.open.take());
+        let Some(mut open) = open else { return Ok(()) };
+        if let Some(mut fuse) = open.fuse.take() {
+            let task = tokio::task::spawn_blocking(move || {
+                let result = fuse.detach(force);
+                (fuse, result)
+            });
+            let (fuse, result) = task.await.map_err(failed)?;
+            if let Err(error) = result {
+                open.fuse = Some(fuse);
+                if let Some(entry) = self.state().volumes.get_mut(&id) {
+                    entry.open = Some(open);
+                }
+                return Err(EngineError::Refused { reason: "in-use", text: error.to_string() });
+            }
+        }
+        drop(open);
+        self.remember_attached(id, None);
+        Ok(())
+    }
+
+    /// Closes the frontend for a stop; it is reopened at the next start.
+    pub(super) async fn close_frontend(&self, id: VolumeId) {
+        let open = self.state().volumes.get_mut(&id).and_then(|v| v.open.take());
+        if let Some(Open { fuse: Some(mut fuse), .. }) = open {
+            let detached = tokio::task::spawn_blocking(move || fuse.detach(false).or_else(|_| fuse.detach(true))).await;
+            if !matches!(detached, Ok(Ok(()))) {
+                tracing::warn!(%id, "the device could not be removed");
+            }
+        }
+    }
+
+    /// Opens the frontend again after a restart, as soon as the volume serves.
+    pub(super) fn reattach(self: &Arc<Self>, id: VolumeId, kind: FrontendKind) {
+        let agent = self.clone();
+        self.runtime.spawn(async move {
+            // A copy that is Secondary by now is left alone: its operator attaches where it serves.
+            for _ in 0..600 {
+                match agent.attach_volume(id, kind).await {
+                    Ok(_) | Err(EngineError::NoVolume(_) | EngineError::Stopping) => return,
+                    Err(error) => tracing::debug!(%id, %error, "frontend not open yet"),
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+        });
+    }
+}
+
+fn nbd_socket(dir: &std::path::Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.sock"))
+}

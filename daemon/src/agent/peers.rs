@@ -1,0 +1,342 @@
+//! Peers: who they are, how they are reached, the streams to their copies.
+//!
+//! The side with the lower site id dials, the other accepts. A primary whose peer has no copy yet asks it to make one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_core::status::{LinkState, Role};
+use tidemark_core::types::{SiteId, VolumeId};
+
+use super::record::{self, PeerRecord};
+use super::volumes::failed;
+use super::{Agent, Peer};
+use crate::config::{HostPort, Name, PeerConfig};
+use crate::control::{EngineError, NewPeer, PeerHealth, PeerInfo, PeerKey};
+use crate::disk::VolumeFiles;
+use crate::peer::control::{CallError, ControlAnswer, ControlHandler, NewReplica, create_replica, locate};
+use crate::peer::{Backoff, OwnFiles, PeerAddress, PeerIdentity, PeerStream, PeerTrust, StreamAcceptor, StreamEnd, Tls};
+
+/// How often a stream that stands, or a copy that is to be made, is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Loads the TLS material of the configuration with the static peers.
+///
+/// # Errors
+/// What is wrong with a file.
+pub fn load_tls(
+    identity: PeerIdentity,
+    files: &crate::config::TlsFiles,
+    peers: &[PeerConfig],
+) -> Result<Arc<Tls>, crate::peer::TlsError> {
+    let own = OwnFiles { cert: files.cert.clone(), key: files.key.clone() };
+    let trust = peers.iter().map(|p| PeerTrust {
+        site: p.site_id,
+        ca: vec![p.ca.clone().unwrap_or_else(|| files.ca.clone())],
+    });
+    Tls::load(identity, own, trust.collect())
+}
+
+impl Agent {
+    /// Peers of the configuration and those added by a verb.
+    pub(super) fn load_peers(&self) {
+        let mut peers: Vec<Peer> = self.config.peers.iter().map(peer_of).collect();
+        let added = std::fs::read_dir(self.config.state_dir.join("peers")).into_iter().flatten().flatten();
+        for path in added.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")) {
+            match record::read::<PeerRecord>(&path).map_err(failed).and_then(|r| self.peer_from(&r)) {
+                Ok(peer) => peers.push(peer),
+                Err(error) => tracing::error!(path = %path.display(), %error, "the peer's record cannot be used"),
+            }
+        }
+        let mut state = self.state();
+        for peer in peers {
+            state.peers.insert(peer.name.clone(), peer);
+        }
+        drop(state);
+        self.trust_peers();
+    }
+
+    fn peer_from(&self, record: &PeerRecord) -> Result<Peer, EngineError> {
+        let name = Name::parse(&record.name).map_err(failed)?;
+        let address = HostPort::parse(&record.address).ok_or_else(|| failed("impossible address"))?;
+        let ca = record.ca_pem.as_ref().map(|pem| {
+            let path = self.config.state_dir.join("peers").join(format!("{name}.ca.pem"));
+            std::fs::write(&path, pem).map(|()| path)
+        });
+        let ca = ca.transpose().map_err(failed)?;
+        let site = record.site_id.as_deref().and_then(SiteId::parse);
+        Ok(Peer { name, site, address, ca, from_config: false, fault: None, heard: None })
+    }
+
+    /// Tells the TLS material whom to trust now.
+    fn trust_peers(&self) {
+        let (Some(tls), Some(listener)) = (&self.tls, &self.config.peer) else { return };
+        let crate::config::Security::Mutual(files) = &listener.security else { return };
+        let trust = self.state().peers.values().map(|p| PeerTrust {
+            site: p.site,
+            ca: vec![p.ca.clone().unwrap_or_else(|| files.ca.clone())],
+        });
+        let trust: Vec<PeerTrust> = trust.collect();
+        if let Err(error) = tls.set_peers(trust) {
+            tracing::error!(%error, "the peers' authorities cannot be used; the former ones stay");
+        }
+    }
+
+    pub(super) async fn peer_added(&self, new: NewPeer) -> Result<PeerInfo, EngineError> {
+        let site = new.site.ok_or(EngineError::Invalid { field: "siteId", text: "the site id of the peer".into() })?;
+        if site == self.site {
+            return Err(EngineError::Invalid { field: "siteId", text: "this is the own site".into() });
+        }
+        let record = PeerRecord {
+            name: new.name.to_string(),
+            site_id: Some(site.to_string()),
+            address: new.address.to_string(),
+            ca_pem: new.ca_pem,
+        };
+        let path = self.config.state_dir.join("peers").join(format!("{}.toml", new.name));
+        record::write(&path, &record).map_err(failed)?;
+        let peer = self.peer_from(&record)?;
+        self.state().peers.insert(peer.name.clone(), peer);
+        self.trust_peers();
+        self.peer_infos().into_iter().find(|p| p.name == new.name).ok_or_else(|| EngineError::NoPeer(new.name.to_string()))
+    }
+
+    pub(super) fn peer_removed(&self, key: &PeerKey) -> Result<(), EngineError> {
+        let peer = self.find_peer(key)?;
+        let used = self.state().volumes.values().any(|v| peer.site.is_some() && v.peer_site == peer.site);
+        if used || peer.from_config {
+            let text = format!("peer {} is named by a volume or by the configuration file", peer.name);
+            return Err(EngineError::Refused { reason: "in-use", text });
+        }
+        record::remove(&self.config.state_dir.join("peers").join(format!("{}.toml", peer.name))).map_err(failed)?;
+        self.state().peers.remove(&peer.name);
+        self.trust_peers();
+        Ok(())
+    }
+
+    pub(super) fn find_peer(&self, key: &PeerKey) -> Result<Peer, EngineError> {
+        let state = self.state();
+        let found = state.peers.values().find(|p| match key {
+            PeerKey::Name(name) => p.name == *name,
+            PeerKey::Site(site) => p.site == Some(*site),
+        });
+        found.cloned().ok_or_else(|| EngineError::NoPeer(key.to_string()))
+    }
+
+    pub(super) fn peer_infos(&self) -> Vec<PeerInfo> {
+        let state = self.state();
+        let volumes = |site: Option<SiteId>| {
+            state.volumes.values().filter(|v| site.is_some() && v.peer_site == site).count() as u32
+        };
+        let info = |p: &Peer| PeerInfo {
+            name: p.name.clone(),
+            site: p.site,
+            address: p.address.clone(),
+            from_config: p.from_config,
+            health: match (&p.fault, p.heard) {
+                (Some(why), _) => PeerHealth::Down(why.clone()),
+                (None, Some(_)) => PeerHealth::Up,
+                (None, None) => PeerHealth::Unknown,
+            },
+            rtt_us: None,
+            last_heard_ms: p.heard.map(|at| at.elapsed().as_millis() as u64),
+            version: None,
+            volumes: volumes(p.site),
+        };
+        state.peers.values().map(info).collect()
+    }
+
+    fn address_of(&self, site: SiteId) -> Option<PeerAddress> {
+        let state = self.state();
+        let peer = state.peers.values().find(|p| p.site == Some(site))?;
+        let (host, port) = peer.address.as_str().rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some(PeerAddress { host, port: port.parse().ok()?, site: Some(site) })
+    }
+
+    fn note_contact(&self, site: SiteId, fault: Option<String>) {
+        if let Some(peer) = self.state().peers.values_mut().find(|p| p.site == Some(site)) {
+            if fault.is_none() {
+                peer.heard = Some(std::time::Instant::now());
+            }
+            peer.fault = fault;
+        }
+    }
+
+    /// Keeps a volume's stream to its peer, for as long as the volume is here.
+    pub(super) fn keep_connected(self: &Arc<Self>, id: VolumeId) {
+        let agent = self.clone();
+        self.runtime.spawn(async move {
+            let mut backoff = Backoff::default();
+            while let Some(pause) = agent.connect_once(id, &mut backoff).await {
+                tokio::time::sleep(pause).await;
+            }
+        });
+    }
+
+    /// One look at a volume's stream; gives the pause until the next, `None` when the volume is gone.
+    async fn connect_once(self: &Arc<Self>, id: VolumeId, backoff: &mut Backoff) -> Option<Duration> {
+        let (shard, peer) = {
+            let state = self.state();
+            let entry = state.volumes.get(&id).filter(|e| e.closed.is_none() && !state.stopping)?;
+            (entry.shard, entry.peer_site)
+        };
+        let Some(site) = peer else { return Some(LOOK) };
+        let Ok(status) = self.status_of(id, shard).await else { return None };
+        if status.link != LinkState::Disconnected && !matches!(status.link, LinkState::Refused(_)) {
+            backoff.reset();
+            self.note_contact(site, None);
+            return Some(LOOK);
+        }
+        let Some(address) = self.address_of(site) else {
+            return Some(Duration::from_secs(2));
+        };
+        match self.connect(id, shard, site, &address, status.role == Role::Primary).await {
+            Ok(()) => {
+                self.note_contact(site, None);
+                Some(self.pause(backoff))
+            }
+            Err(error) => {
+                tracing::debug!(%id, %site, %error, "no stream to the peer");
+                self.note_contact(site, Some(error.to_string()));
+                Some(self.pause(backoff))
+            }
+        }
+    }
+
+    fn pause(&self, backoff: &mut Backoff) -> Duration {
+        let mut random = [0; 4];
+        let _ = getrandom::fill(&mut random); // without it there is no jitter, which only costs politeness
+        backoff.next_delay(u32::from_le_bytes(random)).min(Duration::from_secs(5))
+    }
+
+    async fn connect(
+        self: &Arc<Self>,
+        id: VolumeId,
+        shard: u16,
+        site: SiteId,
+        address: &PeerAddress,
+        primary: bool,
+    ) -> Result<(), CallError> {
+        let port = match locate(address, &self.transport, id).await {
+            Err(CallError::NotFound) if primary => {
+                self.ask_replica(id, shard, address).await?;
+                locate(address, &self.transport, id).await?
+            }
+            other => other?,
+        };
+        if self.site < site {
+            self.dial(id, shard, site, address.clone(), port);
+        }
+        Ok(())
+    }
+
+    async fn ask_replica(&self, id: VolumeId, shard: u16, address: &PeerAddress) -> Result<(), CallError> {
+        let name = self.state().volumes.get(&id).map(|v| v.name.to_string());
+        let asked = self.shard(shard).ask(move |shard, answer| {
+            let replica = shard.volume(id).and_then(|v| replica_of(v.files(), &v.status()));
+            let _ = answer.send(replica); // the asker went away
+        });
+        let gone = || CallError::Refused("the volume is not open".into());
+        let replica = asked.await.map_err(|_| gone())?.ok_or_else(gone)?;
+        let replica = NewReplica { name: name.unwrap_or_default(), ..replica };
+        create_replica(address, &self.transport, &replica).await
+    }
+
+    /// Opens the stream on the volume's shard, so that no frame crosses a thread.
+    fn dial(&self, id: VolumeId, shard: u16, site: SiteId, address: PeerAddress, port: u16) {
+        let transport = self.transport.clone();
+        self.shard(shard).send(move |shard| {
+            let Some(volume) = shard.volume(id).filter(|v| !v.has_stream()) else { return };
+            tokio::task::spawn_local(async move {
+                match crate::peer::connect_stream(&address, port, &transport).await {
+                    Ok(stream) => volume.serve_peer(stream, site).await,
+                    Err(error) => tracing::info!(%id, %error, "the stream to the peer did not open"),
+                }
+            });
+        });
+    }
+}
+
+fn peer_of(config: &PeerConfig) -> Peer {
+    Peer {
+        name: config.name.clone(),
+        site: config.site_id,
+        address: config.address.clone(),
+        ca: config.ca.clone(),
+        from_config: true,
+        fault: None,
+        heard: None,
+    }
+}
+
+/// What a peer needs to make a copy of this volume.
+fn replica_of(files: &VolumeFiles, status: &tidemark_core::status::Status) -> Option<NewReplica> {
+    let bytes = files.superblock().ok()?;
+    let twin = tidemark_core::format::superblock::FILE.decode(&bytes).ok()?;
+    let sb = tidemark_core::format::superblock::Superblock::decode(twin.content).ok()?;
+    Some(NewReplica {
+        volume: sb.volume,
+        group: sb.group,
+        name: String::new(),
+        secret: sb.secret,
+        size: status.size,
+        slot_bytes: sb.slot_bytes,
+        config: status.config.clone(),
+        policy: status.policy,
+    })
+}
+
+/// Takes the streams that peers open on a shard's data listener.
+pub struct AcceptStreams {
+    /// The agent.
+    pub agent: Arc<Agent>,
+}
+
+impl StreamAcceptor for AcceptStreams {
+    fn accept(&self, id: VolumeId, stream: PeerStream) {
+        let known = {
+            let state = self.agent.state();
+            state.volumes.get(&id).filter(|v| v.closed.is_none()).map(|v| (v.shard, v.peer_site))
+        };
+        let Some((shard, Some(peer))) = known else { return stream.refuse(&StreamEnd::NoVolume) };
+        if stream.identity.is_some_and(|identity| identity.site != peer) {
+            return stream.refuse(&StreamEnd::NoVolume);
+        }
+        self.agent.note_contact(peer, None);
+        // On the shard's own listener this is the same thread; a peer that asked the wrong port costs a hop, once.
+        self.agent.shard(shard).send(move |shard| match shard.volume(id) {
+            Some(volume) => drop(tokio::task::spawn_local(volume.serve_peer(stream, peer))),
+            None => stream.refuse(&StreamEnd::NoVolume),
+        });
+    }
+}
+
+/// Answers the short calls of peers.
+pub struct HandleControl {
+    /// The agent.
+    pub agent: Arc<Agent>,
+}
+
+impl ControlHandler for HandleControl {
+    fn locate(&self, volume: VolumeId) -> Option<u16> {
+        let shard = self.agent.state().volumes.get(&volume).filter(|v| v.closed.is_none())?.shard;
+        self.agent.data_ports.get(usize::from(shard) % self.agent.data_ports.len().max(1)).copied()
+    }
+
+    fn create_replica(&self, site: Option<SiteId>, replica: NewReplica) -> ControlAnswer<u16> {
+        let agent = self.agent.clone();
+        let id = replica.volume;
+        Box::pin(async move {
+            let primary = replica.config.primary.ok_or("the configuration names no primary")?;
+            if site.is_some_and(|site| site != primary) {
+                return Err("only the primary site may ask for a copy".into());
+            }
+            if agent.find_peer(&PeerKey::Site(primary)).is_err() {
+                return Err(format!("site {primary} is not a known peer here: `tidemark peer add` it first"));
+            }
+            agent.make_replica(primary, replica).await.map_err(|e| e.to_string())?;
+            HandleControl { agent }.locate(id).ok_or_else(|| "the copy did not open".to_owned())
+        })
+    }
+}

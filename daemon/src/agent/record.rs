@@ -1,0 +1,75 @@
+//! What a volume's directory says of it besides the core's own files: `volume.toml`, and a peer's file in the state directory.
+//! Everything the agent must remember is in these small files; they are replaced whole and durably.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the file in a volume's directory.
+pub const VOLUME_FILE: &str = "volume.toml";
+
+/// A volume's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRecord {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
+    /// Its group.
+    pub group: String,
+    /// The base image when it is not `base.img` beside the log.
+    pub base: Option<PathBuf>,
+    /// The base was there before the volume.
+    pub adopted: bool,
+    /// Moment of creation, ms since 1970.
+    pub created_ms: u64,
+    /// `auto`, `nbd` or `fuse`.
+    pub frontend: String,
+    /// The frontend that is to be open, reopened after a restart.
+    #[serde(default)]
+    pub attached: Option<String>,
+}
+
+/// A peer's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerRecord {
+    /// Its name here.
+    pub name: String,
+    /// Its site, once known.
+    pub site_id: Option<String>,
+    /// Its control address.
+    pub address: String,
+    /// Its authority, PEM.
+    pub ca_pem: Option<String>,
+}
+
+/// Reads a record.
+pub fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
+    let text = std::fs::read_to_string(path)?;
+    toml::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+/// Writes a record whole: temporary file, sync, rename, directory sync.
+pub fn write<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    let text = toml::to_string(record).map_err(|error| io::Error::other(error.to_string()))?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir)?;
+    let temporary = path.with_extension("new");
+    let mut file = std::fs::File::create(&temporary)?;
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    std::fs::File::open(dir)?.sync_all()
+}
+
+/// Removes a record durably. Missing is success.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
