@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod app;
 pub mod catalogue;
 pub mod config;
 pub mod control;

@@ -108,6 +108,11 @@ pub enum DiskOp {
         /// The new content.
         data: Vec<Bytes>,
     },
+    /// Makes the base image hold at least `size` bytes; a device that is too small answers [`DiskError::NoSpace`].
+    Grow {
+        /// Bytes.
+        size: u64,
+    },
     /// Which parts of the base image in this range may hold something other than zeros. A device that cannot say answers
     /// with the whole range.
     Map {

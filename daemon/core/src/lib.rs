@@ -3,9 +3,17 @@
 
 pub mod config;
 pub mod event;
+pub mod floor;
 pub mod format;
+pub mod group;
+pub mod log;
+pub mod node;
+pub mod outbox;
 pub mod planted;
+pub mod rng;
 pub mod ship;
 pub mod status;
+pub mod timeline;
 pub mod types;
 pub mod verb;
+pub mod volume;

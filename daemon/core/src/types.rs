@@ -189,6 +189,13 @@ pub struct Boundary {
     pub chain: Chain,
 }
 
+impl Boundary {
+    /// The one with the lower lsn.
+    pub fn min_by_lsn(self, other: Self) -> Self {
+        if other.position.lsn < self.position.lsn { other } else { self }
+    }
+}
+
 /// The age of a configuration, ordered lexicographically. `major` changes by an arbiter or a recorded human decision,
 /// `minor` by joint changes of the current primary.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

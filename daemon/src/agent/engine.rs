@@ -69,7 +69,8 @@ impl Agent {
 
     async fn do_create(self: &Arc<Self>, new: NewVolume) -> Result<VolumeInfo, EngineError> {
         let peer = new.peer.as_ref().map(|key| self.find_peer(key)).transpose()?;
-        let site = peer.map(|p| p.site.ok_or_else(|| EngineError::NoPeer(format!("{} (its site id is not known)", p.name))));
+        let site =
+            peer.map(|p| p.site.ok_or_else(|| EngineError::NoPeer(format!("{} (its site id is not known)", p.name))));
         let id = self.make_primary(new, site.transpose()?).await?;
         self.info(id).await
     }
@@ -103,7 +104,13 @@ impl Agent {
         Ok(kept)
     }
 
-    async fn do_delete(&self, id: VolumeId, shard: u16, disposal: Disposal, force: bool) -> Result<Option<PathBuf>, EngineError> {
+    async fn do_delete(
+        &self,
+        id: VolumeId,
+        shard: u16,
+        disposal: Disposal,
+        force: bool,
+    ) -> Result<Option<PathBuf>, EngineError> {
         let (attached, closed) = {
             let state = self.state();
             let entry = state.volumes.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
@@ -147,7 +154,12 @@ impl Agent {
         Ok(())
     }
 
-    async fn do_verify(&self, id: VolumeId, shard: u16, progress: watch::Sender<VerifyProgress>) -> Result<Verified, EngineError> {
+    async fn do_verify(
+        &self,
+        id: VolumeId,
+        shard: u16,
+        progress: watch::Sender<VerifyProgress>,
+    ) -> Result<Verified, EngineError> {
         let verb = self.verb_on(id, shard, Verb::Verify);
         tokio::pin!(verb);
         loop {

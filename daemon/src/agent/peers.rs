@@ -15,7 +15,9 @@ use crate::config::{HostPort, Name, PeerConfig};
 use crate::control::{EngineError, NewPeer, PeerHealth, PeerInfo, PeerKey};
 use crate::disk::VolumeFiles;
 use crate::peer::control::{CallError, ControlAnswer, ControlHandler, NewReplica, create_replica, locate};
-use crate::peer::{Backoff, OwnFiles, PeerAddress, PeerIdentity, PeerStream, PeerTrust, StreamAcceptor, StreamEnd, Tls};
+use crate::peer::{
+    Backoff, OwnFiles, PeerAddress, PeerIdentity, PeerStream, PeerTrust, StreamAcceptor, StreamEnd, Tls,
+};
 
 /// How often a stream that stands, or a copy that is to be made, is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -30,10 +32,8 @@ pub fn load_tls(
     peers: &[PeerConfig],
 ) -> Result<Arc<Tls>, crate::peer::TlsError> {
     let own = OwnFiles { cert: files.cert.clone(), key: files.key.clone() };
-    let trust = peers.iter().map(|p| PeerTrust {
-        site: p.site_id,
-        ca: vec![p.ca.clone().unwrap_or_else(|| files.ca.clone())],
-    });
+    let trust =
+        peers.iter().map(|p| PeerTrust { site: p.site_id, ca: vec![p.ca.clone().unwrap_or_else(|| files.ca.clone())] });
     Tls::load(identity, own, trust.collect())
 }
 
@@ -72,11 +72,13 @@ impl Agent {
     fn trust_peers(&self) {
         let (Some(tls), Some(listener)) = (&self.tls, &self.config.peer) else { return };
         let crate::config::Security::Mutual(files) = &listener.security else { return };
-        let trust = self.state().peers.values().map(|p| PeerTrust {
-            site: p.site,
-            ca: vec![p.ca.clone().unwrap_or_else(|| files.ca.clone())],
-        });
+        let state = self.state();
+        let trust = state
+            .peers
+            .values()
+            .map(|p| PeerTrust { site: p.site, ca: vec![p.ca.clone().unwrap_or_else(|| files.ca.clone())] });
         let trust: Vec<PeerTrust> = trust.collect();
+        drop(state);
         if let Err(error) = tls.set_peers(trust) {
             tracing::error!(%error, "the peers' authorities cannot be used; the former ones stay");
         }
@@ -98,7 +100,10 @@ impl Agent {
         let peer = self.peer_from(&record)?;
         self.state().peers.insert(peer.name.clone(), peer);
         self.trust_peers();
-        self.peer_infos().into_iter().find(|p| p.name == new.name).ok_or_else(|| EngineError::NoPeer(new.name.to_string()))
+        self.peer_infos()
+            .into_iter()
+            .find(|p| p.name == new.name)
+            .ok_or_else(|| EngineError::NoPeer(new.name.to_string()))
     }
 
     pub(super) fn peer_removed(&self, key: &PeerKey) -> Result<(), EngineError> {

@@ -185,7 +185,9 @@ impl Agent {
     fn pool(&self, name: Option<&Name>) -> Result<PoolConfig, EngineError> {
         let pools = &self.config.pools;
         match name {
-            Some(name) => pools.iter().find(|p| p.name == *name).cloned().ok_or_else(|| EngineError::NoPool(name.to_string())),
+            Some(name) => {
+                pools.iter().find(|p| p.name == *name).cloned().ok_or_else(|| EngineError::NoPool(name.to_string()))
+            }
             None => pools.first().cloned().ok_or_else(|| EngineError::NoPool("(none configured)".into())),
         }
     }
@@ -202,7 +204,11 @@ impl Agent {
     }
 
     /// A new volume, Primary here.
-    pub(super) async fn make_primary(self: &Arc<Self>, new: NewVolume, peer: Option<SiteId>) -> Result<VolumeId, EngineError> {
+    pub(super) async fn make_primary(
+        self: &Arc<Self>,
+        new: NewVolume,
+        peer: Option<SiteId>,
+    ) -> Result<VolumeId, EngineError> {
         self.name_is_free(&new.name)?;
         let id = VolumeId(random()?);
         let group = GroupId(random()?);
@@ -239,7 +245,11 @@ impl Agent {
         }
         let name = Name::parse(&new.name).map_err(|_| EngineError::Failed("impossible volume name".into()))?;
         self.name_is_free(&name)?;
-        if new.size == 0 || !new.size.is_multiple_of(512) || !new.slot_bytes.is_multiple_of(4096) || new.slot_bytes < 65536 {
+        if new.size == 0
+            || !new.size.is_multiple_of(512)
+            || !new.slot_bytes.is_multiple_of(4096)
+            || new.slot_bytes < 65536
+        {
             return Err(EngineError::Failed("impossible size".into()));
         }
         let params = CreateParams {

@@ -40,13 +40,6 @@ const MAP_RANGES_MAX: usize = 1 << 16;
 
 /// What the worker is to do.
 pub(super) enum Task {
-<<<<<<< HEAD
-    Prepare { home: Arc<Home>, slot: Slot, len: u64 },
-    Remove { home: Arc<Home>, slot: Slot },
-    Replace { _home: Arc<Home>, path: PathBuf, data: Vec<Bytes> },
-    Zero { file: Arc<DataFile>, range: ByteRange, deallocate: bool },
-    Map { file: Arc<DataFile>, range: ByteRange },
-=======
     Prepare {
         home: Arc<Home>,
         slot: Slot,
@@ -72,7 +65,6 @@ pub(super) enum Task {
     },
     /// Done already when it was queued.
     Nothing,
->>>>>>> 30699e7 (Shard: one thread that owns ring and cores of its volumes)
 }
 
 struct Job {
@@ -211,6 +203,11 @@ impl Task {
             DiskOp::Zero { file, offset, len, deallocate } => {
                 Self::Zero { file: files.file(file)?, range: ByteRange::new(offset, len), deallocate }
             }
+            DiskOp::Grow { size } => {
+                // Rare and short (one truncate and one sync), and the size in `files` belongs to the ring's thread.
+                files.grow_base(size)?;
+                Self::Nothing
+            }
             DiskOp::Map { range } => Self::Map { file: files.file(FileRef::Base)?, range },
             DiskOp::Read { .. } | DiskOp::Write { .. } | DiskOp::Sync { .. } => unreachable!("done by the ring"),
         })
@@ -224,6 +221,7 @@ impl Task {
             Self::Replace { path, data, .. } => crashsafe::replace(&path, &data).map(|()| DiskDone::Done),
             Self::Zero { file, range, deallocate } => zero(&file, range, deallocate, shared).map(|()| DiskDone::Done),
             Self::Map { file, range } => map(&file, range).map(DiskDone::Mapped),
+            Self::Nothing => Ok(DiskDone::Done),
         }
     }
 }
@@ -300,7 +298,7 @@ fn give_up(file: &DataFile, range: ByteRange, deallocate: bool) -> Result<bool, 
     Ok(false)
 }
 
-pub fn map(file: &DataFile, range: ByteRange) -> Result<Vec<ByteRange>, Error> {
+pub(super) fn map(file: &DataFile, range: ByteRange) -> Result<Vec<ByteRange>, Error> {
     let end = range.end().min(size_of(file.file(), file.path())?);
     let mut found = Vec::new();
     let mut at = range.offset;

@@ -2,6 +2,8 @@
 //! nothing else. All of them run against [`BlockTarget`], so one conformance suite can run over all of them.
 
 #[doc(hidden)]
+#[cfg(feature = "fuse")]
+pub mod fuse_loop;
 pub mod memory;
 pub mod nbd;
 

@@ -160,7 +160,10 @@ fn replica_in(request: wire::CreateReplicaRequest) -> Result<NewReplica, Status>
     })
 }
 
-async fn client(peer: &PeerAddress, transport: &Transport) -> Result<ControlClient<tonic::transport::Channel>, CallError> {
+async fn client(
+    peer: &PeerAddress,
+    transport: &Transport,
+) -> Result<ControlClient<tonic::transport::Channel>, CallError> {
     let dialled = within_deadline(peer, peer.port, dial(peer, peer.port, transport)).await?;
     Ok(ControlClient::new(dialled.channel).max_decoding_message_size(MAX_CALL_BYTES))
 }

@@ -15,8 +15,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::Shard;
 use crate::disk::{Ring, VolumeFiles, VolumeKey};
-use crate::peer::{Outbound, PeerStream};
 use crate::frontend::{Allocation, AllocationCompletion, BlockTarget, Completion, Geometry};
+use crate::peer::{Outbound, PeerStream};
 
 /// Called with what a core reports, on the shard's thread.
 pub type VolumeEvents = Box<dyn Fn(&Event)>;

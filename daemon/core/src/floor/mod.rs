@@ -1,0 +1,394 @@
+//! Advancing the floor: the newest version of each block at or below a target goes from the log into the base, in address
+//! order, and only then does the floor move.
+//!
+//! Order: read the segments (checked), write the base, sync the base, read back what identifies it, save the superblock; the
+//! node then prunes the index and frees segments. A crash anywhere before the superblock redoes the whole step: the index
+//! still names the log for every block that the base may already hold.
+
+use bytes::Bytes;
+
+use crate::event::{DiskOp, FileRef, Slot};
+use crate::format::block_crcs;
+use crate::format::frame::FrameHeader;
+use crate::format::superblock::Sample;
+use crate::log::segments::{FrameRef, Segments};
+use crate::outbox::{Outbox, Route};
+use crate::types::{BLOCK, BlockRange, Boundary, Lsn, Nanos, Secret};
+use crate::volume::index::{Crcs, Index, Piece, Place};
+
+/// Bytes of log that one advance takes at most (memory while it runs).
+pub const BATCH_BYTES: u64 = 32 << 20;
+/// Base writes under way at once.
+const WRITES_IN_FLIGHT: usize = 16;
+/// Bytes of one base write.
+const WRITE_BYTES: u64 = 1 << 20;
+/// Bytes of one read of the log.
+const READ_BYTES: u64 = 4 << 20;
+/// How much of the base's beginning identifies it.
+pub const HEAD_BYTES: u64 = 1 << 20;
+/// Bytes of a sample.
+pub const SAMPLE_BYTES: u64 = 64 * 1024;
+/// Extents sampled after an advance.
+const EXTENTS: usize = 64;
+
+/// Hash of a sample.
+pub fn sample(offset: u64, data: &[u8]) -> Sample {
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&blake3::hash(data).as_bytes()[..16]);
+    Sample { offset, len: data.len() as u32, hash }
+}
+
+#[derive(Debug)]
+struct LogRead {
+    slot: Slot,
+    block: u32,
+    blocks: u32,
+    frames: Vec<FrameRef>,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Phase {
+    Idle,
+    Reading,
+    Writing,
+    Syncing,
+    Sampling,
+    Saving,
+}
+
+/// What the node has to do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing yet.
+    Wait,
+    /// The base holds everything up to the target and is synced: save the superblock.
+    Save {
+        /// The new floor.
+        to: Boundary,
+        /// Samples that identify the base now.
+        samples: Vec<Sample>,
+    },
+    /// The log could not be read as it was written.
+    Damaged,
+    /// The base could not be written or synced.
+    BaseFailed,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Floor {
+    at: Boundary,
+    phase: Phase,
+    to: Boundary,
+    reads: Vec<LogRead>,
+    next_read: usize,
+    buffers: Vec<Bytes>,
+    batch: Index,
+    writes: Vec<Piece>,
+    next_write: usize,
+    in_flight: usize,
+    failing: bool,
+    extents: Vec<Sample>,
+    resized: Option<u64>,
+    blocks: u64,
+}
+
+impl Floor {
+    /// A floor that stands at `at`.
+    pub fn new(at: Boundary) -> Self {
+        Self {
+            at,
+            phase: Phase::Idle,
+            to: at,
+            reads: Vec::new(),
+            next_read: 0,
+            buffers: Vec::new(),
+            batch: Index::default(),
+            writes: Vec::new(),
+            next_write: 0,
+            in_flight: 0,
+            failing: false,
+            extents: Vec::new(),
+            resized: None,
+            blocks: 0,
+        }
+    }
+
+    /// Where it stands.
+    pub fn at(&self) -> Boundary {
+        self.at
+    }
+
+    /// True when no advance runs.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle
+    }
+
+    /// Blocks written to the base so far.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Stands at `at` from now on (a seeding ended, a copy was restarted).
+    pub fn reset(&mut self, at: Boundary) {
+        *self = Self { blocks: self.blocks, ..Self::new(at) };
+    }
+
+    /// The highest frame boundary `<= limit` that one advance may reach.
+    pub fn reachable(&self, segments: &Segments, limit: Lsn) -> Option<Boundary> {
+        let mut bytes = 0;
+        let mut to = None;
+        for frame in self.frames_above(segments, self.at.position.lsn).map(|(_, f)| f) {
+            bytes += u64::from(frame.blocks) * BLOCK as u64;
+            if frame.last > limit || (to.is_some() && bytes > BATCH_BYTES) {
+                break;
+            }
+            to = Some(frame.boundary());
+        }
+        to
+    }
+
+    fn frames_above<'a>(
+        &self,
+        segments: &'a Segments,
+        lsn: Lsn,
+    ) -> impl Iterator<Item = (Slot, &'a FrameRef)> + use<'a> {
+        segments
+            .live()
+            .filter(move |s| s.end().position.lsn > lsn)
+            .flat_map(move |s| s.frames.iter().filter(move |f| f.last > lsn).map(move |f| (s.slot, f)))
+    }
+
+    /// Begins an advance to `to`, a boundary from [`Floor::reachable`].
+    pub fn begin(&mut self, now: Nanos, to: Boundary, segments: &Segments, out: &mut Outbox) {
+        assert!(self.is_idle() && to.position.lsn > self.at.position.lsn, "one advance at a time, forward only");
+        let mut reads: Vec<LogRead> = Vec::new();
+        for (slot, frame) in self.frames_above(segments, self.at.position.lsn) {
+            if frame.last > to.position.lsn {
+                break;
+            }
+            match reads.last_mut() {
+                Some(r)
+                    if r.slot == slot
+                        && r.block + r.blocks == frame.block
+                        && u64::from(r.blocks + frame.blocks) * BLOCK as u64 <= READ_BYTES =>
+                {
+                    r.blocks += frame.blocks;
+                    r.frames.push(*frame);
+                }
+                _ => reads.push(LogRead { slot, block: frame.block, blocks: frame.blocks, frames: vec![*frame] }),
+            }
+        }
+        (self.to, self.reads, self.next_read, self.phase) = (to, reads, 0, Phase::Reading);
+        self.read_next(now, out);
+    }
+
+    fn read_next(&mut self, now: Nanos, out: &mut Outbox) {
+        let r = &self.reads[self.next_read];
+        let (file, offset) = (FileRef::Log(r.slot), u64::from(r.block) * BLOCK as u64);
+        out.disk(now, Route::FloorRead, DiskOp::Read { file, offset, len: r.blocks * BLOCK as u32 });
+    }
+
+    /// A read of the log ended.
+    pub fn on_read(&mut self, now: Nanos, data: Option<Bytes>, secret: &Secret, size: u64, out: &mut Outbox) -> Step {
+        let Some(data) = data else { return self.stop(Step::Damaged) };
+        if !self.take_frames(&data, secret) {
+            return self.stop(Step::Damaged);
+        }
+        self.buffers.push(data);
+        self.next_read += 1;
+        if self.next_read < self.reads.len() {
+            self.read_next(now, out);
+            return Step::Wait;
+        }
+        self.phase = Phase::Writing;
+        let size = self.resized.unwrap_or(size);
+        let blocks = size.div_ceil(BLOCK as u64);
+        let entries: Vec<(u64, u64)> = self.batch.iter().map(|(lba, count, _)| (lba, count)).collect();
+        self.writes = entries
+            .into_iter()
+            .filter(|(lba, _)| *lba < blocks)
+            .flat_map(|(lba, count)| self.batch.lookup(BlockRange::new(lba, count.min(blocks - lba) as u32)))
+            .collect();
+        self.next_write = 0;
+        self.write_more(now, size, out)
+    }
+
+    fn take_frames(&mut self, data: &Bytes, secret: &Secret) -> bool {
+        let buffer = Slot(self.buffers.len() as u32);
+        let frames = std::mem::take(&mut self.reads[self.next_read].frames);
+        let mut at = 0;
+        for frame in &frames {
+            let Ok(header) = FrameHeader::decode(&data[at..], secret) else { return false };
+            let payload = at + header.padded_bytes();
+            let end = payload + header.payload_bytes();
+            if header.chain != frame.chain || end > data.len() {
+                return false;
+            }
+            if !block_crcs(&data[payload..end]).eq(header.crcs.iter().copied()) {
+                return false;
+            }
+            self.resized = apply(&mut self.batch, &header, buffer, (payload / BLOCK) as u32).or(self.resized);
+            at = end;
+        }
+        true
+    }
+
+    /// Submits base writes up to the limit.
+    fn write_more(&mut self, now: Nanos, size: u64, out: &mut Outbox) -> Step {
+        while self.in_flight < WRITES_IN_FLIGHT && self.next_write < self.writes.len() {
+            let op = self.next_op(size);
+            self.in_flight += 1;
+            out.disk(now, Route::FloorWrite, op);
+        }
+        if self.in_flight == 0 {
+            self.phase = Phase::Syncing;
+            out.disk(now, Route::FloorSync, DiskOp::Sync { files: vec![FileRef::Base] });
+        }
+        Step::Wait
+    }
+
+    /// The next run of adjacent blocks as one operation.
+    fn next_op(&mut self, size: u64) -> DiskOp {
+        let first = self.writes[self.next_write].clone();
+        let offset = first.lba * BLOCK as u64;
+        if let Some((_, Place::Zero)) = first.found {
+            self.next_write += 1;
+            self.blocks += u64::from(first.count);
+            let len = (u64::from(first.count) * BLOCK as u64).min(size - offset);
+            return DiskOp::Zero { file: FileRef::Base, offset, len, deallocate: true };
+        }
+        let (mut bufs, mut end) = (Vec::new(), first.lba);
+        while let Some(piece) = self.writes.get(self.next_write) {
+            let Some((_, Place::Log { slot, block, .. })) = &piece.found else { break };
+            let bytes = (piece.lba + u64::from(piece.count) - first.lba) * BLOCK as u64;
+            if piece.lba != end || (end > first.lba && bytes > WRITE_BYTES) {
+                break;
+            }
+            let (from, len) = (*block as usize * BLOCK, piece.count as usize * BLOCK);
+            bufs.push(self.buffers[slot.0 as usize].slice(from..from + len));
+            end = piece.lba + u64::from(piece.count);
+            self.next_write += 1;
+        }
+        self.blocks += end - first.lba;
+        clamp(&mut bufs, (end - first.lba) * BLOCK as u64, size - offset);
+        self.remember_extent(offset, &bufs);
+        DiskOp::Write { file: FileRef::Base, offset, bufs }
+    }
+
+    fn remember_extent(&mut self, offset: u64, bufs: &[Bytes]) {
+        let Some(first) = bufs.first() else { return };
+        let len = first.len().min(SAMPLE_BYTES as usize);
+        if self.extents.len() == EXTENTS {
+            self.extents.remove(0);
+        }
+        self.extents.push(sample(offset, &first[..len]));
+    }
+
+    /// A base write ended.
+    pub fn on_written(&mut self, now: Nanos, ok: bool, size: u64, out: &mut Outbox) -> Step {
+        self.in_flight -= 1;
+        self.failing |= !ok;
+        if self.failing {
+            // The next attempt must not meet writes of this one: wait for all of them.
+            return if self.in_flight == 0 { self.stop(Step::BaseFailed) } else { Step::Wait };
+        }
+        let size = self.resized.unwrap_or(size);
+        self.write_more(now, size, out)
+    }
+
+    /// The base sync ended: reads the head back for identification.
+    pub fn on_synced(&mut self, now: Nanos, ok: bool, base_bytes: u64, out: &mut Outbox) -> Step {
+        if !ok {
+            return self.stop(Step::BaseFailed);
+        }
+        self.phase = Phase::Sampling;
+        let len = HEAD_BYTES.min(base_bytes) as u32;
+        out.disk(now, Route::Sample { at: usize::MAX }, DiskOp::Read { file: FileRef::Base, offset: 0, len });
+        Step::Wait
+    }
+
+    /// The head of the base was read (or could not be: then it is not sampled).
+    pub fn on_head(&mut self, head: Option<Bytes>) -> Step {
+        self.phase = Phase::Saving;
+        let mut samples = head_samples(head.as_deref().unwrap_or_default());
+        samples.extend(self.extents.iter().copied().filter(|s| s.offset >= HEAD_BYTES));
+        Step::Save { to: self.to, samples }
+    }
+
+    /// The superblock with the new floor is durable: gives the ranges that left the log.
+    pub fn on_saved(&mut self) -> (Boundary, Vec<BlockRange>) {
+        assert_eq!(self.phase, Phase::Saving, "saved what was asked to be saved");
+        self.at = self.to;
+        let ranges = self.batch.iter().map(|(lba, count, _)| BlockRange::new(lba, count as u32)).collect();
+        self.clear();
+        (self.at, ranges)
+    }
+
+    fn clear(&mut self) {
+        self.phase = Phase::Idle;
+        self.failing = false;
+        self.reads.clear();
+        self.buffers.clear();
+        self.batch.clear();
+        self.writes.clear();
+        self.extents.clear();
+        self.resized = None;
+    }
+
+    fn stop(&mut self, why: Step) -> Step {
+        self.clear();
+        why
+    }
+
+    /// True when the head of the base is being read back.
+    pub fn is_sampling(&self) -> bool {
+        self.phase == Phase::Sampling
+    }
+
+    /// True when the superblock with this advance is being saved.
+    pub fn is_saving(&self) -> bool {
+        self.phase == Phase::Saving
+    }
+
+    /// The size in bytes that the batch sets, when it holds a RESIZE.
+    pub fn resized(&self) -> Option<u64> {
+        self.resized
+    }
+}
+
+/// Samples over the first MiB.
+pub fn head_samples(head: &[u8]) -> Vec<Sample> {
+    head.chunks(SAMPLE_BYTES as usize).enumerate().map(|(i, piece)| sample(i as u64 * SAMPLE_BYTES, piece)).collect()
+}
+
+/// Cuts the pieces to `limit` bytes in all, when they are `len` bytes.
+fn clamp(bufs: &mut [Bytes], len: u64, limit: u64) {
+    if len > limit {
+        if let Some(last) = bufs.last_mut() {
+            last.truncate(last.len() - (len - limit) as usize);
+        }
+    }
+}
+
+/// Puts a frame's records into an index whose places are `(slot, block)`; gives the size that a RESIZE sets.
+pub fn apply(index: &mut Index, header: &FrameHeader, slot: Slot, payload_block: u32) -> Option<u64> {
+    use crate::format::record::Kind;
+    let (mut block, mut crc, mut size) = (payload_block, 0usize, None);
+    for (i, record) in header.records.iter().enumerate() {
+        let lsn = header.first.advance(i as u64);
+        let n = record.payload_blocks();
+        match (record.kind, record.range()) {
+            (Kind::Write, Some(range)) => {
+                let crcs = Crcs::of(&header.crcs[crc..crc + n as usize]);
+                index.insert(range, lsn, Place::Log { slot, block, crcs });
+            }
+            (_, Some(range)) => index.insert(range, lsn, Place::Zero),
+            (Kind::Resize, None) => size = Some(record.lba),
+            _ => {}
+        }
+        block += n;
+        crc += n as usize;
+    }
+    size
+}

@@ -1,0 +1,425 @@
+//! Recovery: from the slots on disk back to a log.
+//!
+//! Facts become one decision per log:
+//!
+//! | fact | decision |
+//! |---|---|
+//! | every frame verifies up to an end, nothing proves that more was durable | clean or torn tail: cut there |
+//! | a frame fails and a later one, or the superblock, says that its place was durable | damaged: refuse to serve, repair from the peer |
+//! | the segment that holds the floor is missing or does not contain it | damaged |
+//! | a later segment begins inside an earlier one | the earlier one is cut there (a sealed suffix) |
+//!
+//! A frame's own keyed hash tells a frame of this volume from anything else; its chain tells the successor of the last good
+//! frame from a stale one in a reused slot.
+
+use crate::event::{DiskDone, DiskError};
+use crate::event::{DiskOp, DiskResult, FileRef, Slot};
+use crate::format::block_crcs;
+use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind};
+use crate::format::segment::{HEADER_BYTES, SegmentHeader};
+use crate::log::Placed;
+use crate::log::segments::{FrameRef, Segment, Segments};
+use crate::outbox::{Outbox, Route};
+use crate::planted::{Planted, planted};
+use crate::types::{BLOCK, Boundary, Lsn, Nanos, Secret, VolumeId};
+
+/// Bytes read at a time.
+const CHUNK: u64 = 4 << 20;
+
+/// What recovery starts from: the superblock's word.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its secret.
+    pub secret: Secret,
+    /// Bytes of a slot.
+    pub slot_bytes: u64,
+    /// What the base holds.
+    pub floor: Boundary,
+    /// Known durable.
+    pub durable: Lsn,
+    /// Ignore all segments: the copy is being seeded and starts over.
+    pub discard: bool,
+    /// End the log at this boundary although it goes on: what lies beyond was sealed.
+    pub cut: Option<Boundary>,
+}
+
+/// A log as it was found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The table of segments.
+    pub segments: Segments,
+    /// The end of the log.
+    pub end: Boundary,
+    /// Bytes behind the end that were cut.
+    pub cut_bytes: u64,
+    /// Records up to here were durable once; when it is above `end`, the log is damaged.
+    pub required: Lsn,
+    /// What is damaged, for people.
+    pub damage: Option<&'static str>,
+}
+
+/// What a completed read led to.
+#[derive(Debug)]
+pub enum Step {
+    /// Frames above the floor, in order; more to come.
+    More(Vec<Placed>),
+    /// The last frames, and the log.
+    Done(Vec<Placed>, Box<Recovered>),
+    /// A read failed.
+    Failed(DiskError),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Headers { next: usize },
+    Segment { at: usize },
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Recovery {
+    start: Start,
+    slots: Vec<(Slot, u64)>,
+    found: Vec<(Slot, SegmentHeader)>,
+    live: Vec<Segment>,
+    phase: Phase,
+    buf: Vec<u8>,
+    /// Offset in the slot of `buf[0]`.
+    base: u64,
+    end: Boundary,
+    damage: Option<&'static str>,
+    required: Lsn,
+    cut_bytes: u64,
+    broken: bool,
+    next_sequence: u64,
+}
+
+impl Recovery {
+    /// Begins: reads the slots' headers.
+    pub fn begin(now: Nanos, start: Start, slots: Vec<(Slot, u64)>, out: &mut Outbox) -> (Self, Option<Step>) {
+        let (end, required) = (start.floor, start.durable);
+        let mut recovery = Self {
+            start,
+            slots,
+            found: Vec::new(),
+            live: Vec::new(),
+            phase: Phase::Headers { next: 0 },
+            buf: Vec::new(),
+            base: 0,
+            end,
+            damage: None,
+            required,
+            cut_bytes: 0,
+            broken: false,
+            next_sequence: 1,
+        };
+        let step = recovery.next_header(now, out);
+        (recovery, step)
+    }
+
+    fn next_header(&mut self, now: Nanos, out: &mut Outbox) -> Option<Step> {
+        let Phase::Headers { next } = &mut self.phase else { return None };
+        while let Some((slot, len)) = self.slots.get(*next).copied() {
+            *next += 1;
+            if len == self.start.slot_bytes {
+                read(now, slot, 0, HEADER_BYTES as u64, out);
+                return None;
+            }
+        }
+        self.choose();
+        Some(self.open_segment(now, 0, out))
+    }
+
+    /// Picks the live segments: backwards by sequence, each beginning before its successor, until one holds the floor.
+    fn choose(&mut self) {
+        self.next_sequence = self.found.iter().map(|(_, h)| h.sequence + 1).max().unwrap_or(1);
+        self.found.sort_by_key(|(_, h)| h.sequence);
+        let mut limit = Lsn(u64::MAX);
+        let mut chosen = Vec::new();
+        let floor = self.start.floor.position.lsn;
+        for (slot, header) in self.found.iter().rev() {
+            if self.start.discard || limit <= floor {
+                break;
+            }
+            if header.start.position.lsn < limit {
+                limit = header.start.position.lsn;
+                chosen.push(Segment {
+                    slot: *slot,
+                    sequence: header.sequence,
+                    start: header.start,
+                    frames: Vec::new(),
+                    used_blocks: (HEADER_BYTES / BLOCK) as u32,
+                    opened_at: Nanos::default(),
+                    pins: 0,
+                });
+            }
+        }
+        chosen.reverse();
+        match chosen.first() {
+            Some(first) if first.start.position.lsn > floor => {
+                self.damage = Some("the segment that follows the floor is missing");
+                self.required = self.required.max(first.start.position.lsn);
+                self.broken = true;
+            }
+            Some(first) => self.end = first.start,
+            None => {}
+        }
+        self.live = chosen;
+    }
+
+    fn open_segment(&mut self, now: Nanos, at: usize, out: &mut Outbox) -> Step {
+        let Some(segment) = self.live.get(at) else { return self.finish(Vec::new()) };
+        let (slot, start) = (segment.slot, segment.start);
+        if !self.broken && at > 0 && start != self.end {
+            self.on_broken("the log does not reach the next segment");
+        }
+        self.phase = Phase::Segment { at };
+        self.buf.clear();
+        self.base = HEADER_BYTES as u64;
+        let len = CHUNK.min(self.start.slot_bytes - HEADER_BYTES as u64);
+        read(now, slot, HEADER_BYTES as u64, len, out);
+        Step::More(Vec::new())
+    }
+
+    fn on_broken(&mut self, why: &'static str) {
+        self.broken = true;
+        self.damage.get_or_insert(why);
+    }
+
+    /// A read ended.
+    pub fn on_read(&mut self, now: Nanos, result: DiskResult, out: &mut Outbox) -> Option<Step> {
+        let bytes = match result {
+            Ok(DiskDone::Read(bytes)) => bytes,
+            Ok(_) => return Some(Step::Failed(DiskError::Io)),
+            Err(e) => return Some(Step::Failed(e)),
+        };
+        match self.phase {
+            Phase::Headers { next } => {
+                let slot = self.slots[next - 1].0;
+                let header = SegmentHeader::decode(&bytes, &self.start.secret);
+                if let Ok(h) = header.as_ref().copied() {
+                    if h.volume == self.start.volume && h.slot_bytes == self.start.slot_bytes {
+                        self.found.push((slot, h));
+                    }
+                }
+                self.next_header(now, out)
+            }
+            Phase::Segment { at } => {
+                self.buf.extend_from_slice(&bytes);
+                let placed = self.parse(at);
+                Some(self.go_on(now, at, placed, out))
+            }
+        }
+    }
+
+    fn go_on(&mut self, now: Nanos, at: usize, placed: Vec<Placed>, out: &mut Outbox) -> Step {
+        let read_to = self.base + self.buf.len() as u64;
+        let ended = self.segment_ended(at);
+        if read_to < self.start.slot_bytes && !ended {
+            let len = CHUNK.min(self.start.slot_bytes - read_to);
+            read(now, self.live[at].slot, read_to, len, out);
+            return Step::More(placed);
+        }
+        if at + 1 < self.live.len() && self.start.cut.is_none_or(|cut| cut != self.end) {
+            let Step::More(mut rest) = self.open_segment(now, at + 1, out) else {
+                unreachable!("there is a next segment")
+            };
+            let mut placed = placed;
+            placed.append(&mut rest);
+            return Step::More(placed);
+        }
+        self.finish(placed)
+    }
+
+    /// The next segment begins where this one got to: nothing further in it belongs to the log.
+    fn segment_ended(&self, at: usize) -> bool {
+        if self.start.cut.is_some_and(|cut| cut == self.end) {
+            return true;
+        }
+        !self.broken && self.live.get(at + 1).is_some_and(|next| next.start == self.end)
+    }
+
+    /// Takes what is whole in the buffer.
+    fn parse(&mut self, at: usize) -> Vec<Placed> {
+        let mut placed = Vec::new();
+        let mut used = 0;
+        while !self.segment_ended(at) {
+            match self.parse_one(at, used, &mut placed) {
+                Parsed::Frame(len) => used += len,
+                Parsed::Skip => used += BLOCK,
+                Parsed::NeedMore => break,
+                Parsed::End => {
+                    used = self.buf.len() / BLOCK * BLOCK;
+                    break;
+                }
+            }
+        }
+        self.buf.drain(..used);
+        self.base += used as u64;
+        placed
+    }
+
+    fn parse_one(&mut self, at: usize, used: usize, placed: &mut Vec<Placed>) -> Parsed {
+        let rest = &self.buf[used..];
+        let to_end = self.start.slot_bytes - self.base - used as u64;
+        if rest.len() < BLOCK {
+            return if to_end < BLOCK as u64 { Parsed::End } else { Parsed::NeedMore };
+        }
+        let Ok(header_bytes) = FrameHeader::peek_used(rest) else { return self.no_frame(used) };
+        let need = (header_bytes.div_ceil(BLOCK) * BLOCK) as u64;
+        if need > to_end {
+            return self.no_frame(used);
+        }
+        if (rest.len() as u64) < need {
+            return Parsed::NeedMore;
+        }
+        let header = match FrameHeader::decode(rest, &self.start.secret) {
+            Ok(h) if h.volume == self.start.volume && h.kind == FrameKind::Log => h,
+            _ => return self.no_frame(used),
+        };
+        let total = header.padded_bytes() + header.payload_bytes();
+        if total as u64 > to_end {
+            return self.no_frame(used);
+        }
+        if rest.len() < total {
+            return Parsed::NeedMore;
+        }
+        let good = block_crcs(&rest[header.padded_bytes()..total]).eq(header.crcs.iter().copied());
+        self.judge(at, used, header, good, placed)
+    }
+
+    fn judge(&mut self, at: usize, used: usize, header: FrameHeader, good: bool, placed: &mut Vec<Placed>) -> Parsed {
+        let total = header.padded_bytes() + header.payload_bytes();
+        if good && self.heals(&header) {
+            self.end = self.start.floor;
+            (self.broken, self.damage) = (false, None);
+        }
+        let follows = header.follows(&self.end) || planted(Planted::StaleFrameAccepted);
+        if self.broken || !follows || !good {
+            self.note_evidence(&header);
+            return if self.broken || !follows { self.no_frame(used) } else { self.bad_payload(total) };
+        }
+        let block = ((self.base + used as u64) / BLOCK as u64) as u32;
+        let frame = FrameRef::of(&header, block);
+        let segment = &mut self.live[at];
+        segment.used_blocks = frame.block + frame.blocks;
+        segment.frames.push(frame);
+        self.end = header.boundary();
+        if header.first > self.start.floor.position.lsn {
+            let payload_block = block + (header.padded_bytes() / BLOCK) as u32;
+            placed.push(Placed { header, slot: segment.slot, payload_block });
+        }
+        Parsed::Frame(total)
+    }
+
+    /// Damage below the floor does not matter: the base holds that part. The frame that follows the floor takes up the chain.
+    fn heals(&self, header: &FrameHeader) -> bool {
+        let floor = &self.start.floor;
+        self.broken && self.end.position.lsn < floor.position.lsn && header.follows(floor)
+    }
+
+    fn bad_payload(&mut self, total: usize) -> Parsed {
+        self.on_broken("a frame's payload does not match its checksums");
+        self.cut_bytes += total as u64;
+        Parsed::Skip
+    }
+
+    /// There is no (further) frame of the log here; goes on looking for evidence of what once was durable.
+    fn no_frame(&mut self, used: usize) -> Parsed {
+        if !self.broken {
+            self.on_broken("no frame continues the log");
+        }
+        if self.buf[used..used + BLOCK].iter().any(|b| *b != 0) {
+            self.cut_bytes += BLOCK as u64;
+        }
+        Parsed::Skip
+    }
+
+    /// A frame of this volume stands beyond the end: what it says was durable had to be there. Only the running incarnation
+    /// counts: older ones may be left over in a reused slot.
+    fn note_evidence(&mut self, header: &FrameHeader) {
+        let same =
+            header.generation == self.end.position.generation && header.incarnation == self.end.position.incarnation;
+        if same && header.first > self.end.position.lsn {
+            self.required = self.required.max(header.durable);
+        }
+    }
+
+    fn finish(&mut self, placed: Vec<Placed>) -> Step {
+        let floor = self.start.floor;
+        if !self.start.discard && self.end.position.lsn < floor.position.lsn {
+            self.on_broken("the log ends below the floor");
+        }
+        self.check_floor();
+        if self.live.is_empty() || self.end.position.lsn < floor.position.lsn {
+            self.end = floor;
+            self.live.clear();
+        }
+        let end = self.end;
+        while self.live.last().is_some_and(|s| s.frames.is_empty()) {
+            self.live.pop();
+        }
+        let live = std::mem::take(&mut self.live);
+        let ready: Vec<Slot> = self
+            .slots
+            .iter()
+            .filter(|(slot, len)| *len == self.start.slot_bytes && !live.iter().any(|s| s.slot == *slot))
+            .map(|(slot, _)| *slot)
+            .collect();
+        if self.start.cut.is_some() {
+            self.required = self.required.min(end.position.lsn);
+        }
+        let damaged = self.required > end.position.lsn;
+        let sealed: Vec<Slot> = self.beyond_cut(&ready);
+        let mut segments = Segments::new(self.start.slot_bytes, live, ready, self.next_sequence);
+        segments.drop_slots(&sealed);
+        Step::Done(
+            placed,
+            Box::new(Recovered {
+                segments,
+                end,
+                cut_bytes: self.cut_bytes,
+                required: self.required,
+                damage: if damaged { self.damage.or(Some("durable records are missing")) } else { None },
+            }),
+        )
+    }
+
+    /// Slots that hold nothing but what was sealed.
+    fn beyond_cut(&self, ready: &[Slot]) -> Vec<Slot> {
+        let Some(cut) = self.start.cut else { return Vec::new() };
+        let beyond = self.found.iter().filter(|(_, h)| h.start.position.lsn >= cut.position.lsn);
+        beyond.map(|(slot, _)| *slot).filter(|slot| ready.contains(slot)).collect()
+    }
+
+    /// The floor must be a boundary of the log that was found, or its end.
+    fn check_floor(&mut self) {
+        let floor = self.start.floor;
+        let boundaries =
+            self.live.iter().flat_map(|s| std::iter::once(s.start).chain(s.frames.iter().map(FrameRef::boundary)));
+        let mut boundaries = boundaries.filter(|b| b.position.lsn == floor.position.lsn);
+        let in_reach = !self.live.is_empty() && self.end.position.lsn >= floor.position.lsn;
+        if in_reach && !boundaries.any(|b| b == floor) {
+            self.damage = Some("the floor is not a boundary of the log");
+            self.required = self.required.max(self.end.position.lsn.next());
+        }
+    }
+}
+
+enum Parsed {
+    Frame(usize),
+    Skip,
+    NeedMore,
+    End,
+}
+
+fn read(now: Nanos, slot: Slot, offset: u64, len: u64, out: &mut Outbox) {
+    out.disk(now, Route::Recovery, DiskOp::Read { file: FileRef::Log(slot), offset, len: len as u32 });
+}
+
+/// The smallest slot that recovery and the log can work with.
+pub const MIN_SLOT_BYTES: u64 = 64 * 1024;
+
+const _: () = assert!(FIXED_BYTES < BLOCK);

@@ -1,0 +1,297 @@
+//! Changes of K by the primary while it serves: EXPAND (R5), RELEASE, a change of mode; and the follower's answers.
+
+use crate::config::{Config, Mode};
+use crate::event::ConnId;
+use crate::group::{self, Acceptor};
+use crate::node::meta::AfterK;
+use crate::node::{Node, Stage};
+use crate::planted::{Planted, planted};
+use crate::ship::sender::Source;
+use crate::ship::{AdoptStep, Hello, Message, Refusal};
+use crate::status::Role;
+use crate::types::{Boundary, Epoch, Lsn, Nanos, Nonce, SiteId};
+
+/// EXPAND starts when the peer is no further behind than this.
+const EXPAND_LAG_BYTES: u64 = 64 << 20;
+
+/// A change under way.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    /// K with a larger S (or a stronger mode) is persisted here, then the peer has to hold `tail` and persist it too.
+    Expand { config: Config, tail: Option<Boundary>, asked: bool },
+    /// The peer leaves S (or the mode is weakened): it persists K first.
+    Release { config: Config },
+    /// Only this copy is concerned.
+    Local,
+}
+
+impl Node {
+    /// What the operator's policy asks K to be, here and now.
+    fn wanted(&self) -> (Vec<SiteId>, Mode) {
+        let mode = self.superblock.policy.mode;
+        match (mode, self.superblock.peer) {
+            (Mode::Async, _) | (_, None) => (vec![self.site], mode),
+            (_, Some(peer)) => (vec![self.site, peer], mode),
+        }
+    }
+
+    pub(super) fn new_nonce(&mut self) -> Nonce {
+        Nonce(self.rng.id())
+    }
+
+    /// Starts or continues a change of K.
+    pub(super) fn pump_change(&mut self, now: Nanos) {
+        if self.role != Role::Primary || self.is_persisting_k() || !matches!(self.stage, Stage::Running) {
+            return;
+        }
+        match self.change.clone() {
+            None => self.begin_change(now),
+            Some(Change::Expand { config, tail, asked: false }) => self.continue_expand(config, tail),
+            Some(_) => {}
+        }
+    }
+
+    fn begin_change(&mut self, now: Nanos) {
+        let (sites, mode) = self.wanted();
+        let unconfirmed = self.link.as_ref().is_some_and(|l| {
+            self.k.has(l.site) && l.sender.source == Source::Stream && l.sender.confirmed != self.k.epoch
+        });
+        if unconfirmed {
+            // K lists the peer and the peer has not persisted it: it still has to be asked.
+            self.change = Some(Change::Expand { config: self.k.clone(), tail: None, asked: false });
+            return;
+        }
+        if sites == self.k.sites && mode == self.k.mode {
+            return;
+        }
+        let nonce = self.new_nonce();
+        let larger =
+            sites.len() > self.k.sites.len() || (sites == self.k.sites && mode > self.k.mode && sites.len() > 1);
+        let config = group::joint(&self.k, self.node, nonce, Some(self.site), sites, mode);
+        if self.k.sites.len() == 1 && config.sites.len() == 1 {
+            self.change = Some(Change::Local);
+            self.persist_k(now, config, AfterK::Change);
+        } else if larger && self.peer_is_close() {
+            self.change = Some(Change::Expand { config: config.clone(), tail: None, asked: false });
+            self.persist_k(now, config, AfterK::Change);
+        } else if !larger && self.peer_is_confirmed() {
+            self.change = Some(Change::Release { config: config.clone() });
+            self.pause(true);
+            let tail = self.log.end();
+            self.send(Message::Adopt { config, step: AdoptStep::Release, tail });
+        }
+    }
+
+    fn peer_is_confirmed(&self) -> bool {
+        self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe && l.sender.confirmed == self.k.epoch)
+    }
+
+    fn peer_is_close(&self) -> bool {
+        let lag = self.link.as_ref().map_or(u64::MAX, |l| l.sender.outstanding_bytes());
+        let streams = self.link.as_ref().is_some_and(|l| l.sender.source == Source::Stream);
+        streams && self.peer_is_confirmed() && self.seeder.is_none() && lag <= EXPAND_LAG_BYTES
+    }
+
+    fn pause(&mut self, paused: bool) {
+        if let Some(link) = &mut self.link {
+            link.sender.paused = paused;
+        }
+    }
+
+    /// K is persisted here: the peer is asked as soon as it holds the durable tail of this moment.
+    fn continue_expand(&mut self, config: Config, tail: Option<Boundary>) {
+        let Some(tail) = tail.or_else(|| self.boundary_below(self.log.durable())) else { return };
+        let Some(link) = self.link.as_ref().filter(|l| l.sender.source != Source::Probe) else { return };
+        let ready = link.sender.durable() >= tail.position.lsn || planted(Planted::ExpandWithoutCheck);
+        self.change = Some(Change::Expand { config: config.clone(), tail: Some(tail), asked: ready });
+        if ready {
+            self.pause(true);
+            self.send(Message::Expand { config, tail });
+        }
+    }
+
+    fn boundary_below(&self, lsn: Lsn) -> Option<Boundary> {
+        self.log.segments.boundary_below(lsn).or_else(|| self.boundary_at(lsn))
+    }
+
+    /// What a change waits for at the peer.
+    pub(super) fn change_wants(&self) -> Option<Lsn> {
+        match &self.change {
+            Some(Change::Expand { tail: Some(tail), .. }) => Some(tail.position.lsn),
+            _ => None,
+        }
+    }
+
+    pub(super) fn change_lost(&mut self) {
+        // An EXPAND that was persisted here is in force: the peer is asked again at the next contact.
+        self.change = None;
+    }
+
+    /// The peer answered a K.
+    pub(super) fn on_config_answer(&mut self, now: Nanos, epoch: Epoch, nonce: Nonce, result: Result<(), Refusal>) {
+        if self.promotion_answered(now, epoch, nonce, &result) {
+            return;
+        }
+        match (self.change.take(), result) {
+            (Some(Change::Expand { config, .. }), Ok(())) if config.nonce == nonce => self.peer_confirmed(config.epoch),
+            (Some(Change::Release { config }), Ok(())) if config.nonce == nonce => {
+                self.change = Some(Change::Local);
+                self.persist_k(now, config, AfterK::Change);
+            }
+            (Some(Change::Expand { config, .. } | Change::Release { config }), Err(why)) if config.nonce == nonce => {
+                self.hang_up(why);
+            }
+            (other, result) => {
+                self.change = other;
+                self.told_k(now, nonce, result);
+            }
+        }
+    }
+
+    fn peer_confirmed(&mut self, epoch: Epoch) {
+        self.pause(false);
+        if let Some(link) = &mut self.link {
+            link.sender.confirmed = epoch;
+            if let Some(hello) = &mut link.hello {
+                hello.config = self.k.clone();
+            }
+        }
+    }
+
+    /// A K was persisted: go on.
+    pub(super) fn run_after_k(&mut self, now: Nanos, then: AfterK) {
+        match then {
+            AfterK::Change => {
+                if matches!(self.change, Some(Change::Local)) {
+                    self.change = None;
+                    self.pause(false);
+                    self.match_peer(now);
+                }
+            }
+            AfterK::Answer { conn, config } => self.on_k_adopted(now, conn, &config),
+            AfterK::Adopted => {
+                self.greet();
+                self.match_peer(now);
+            }
+            AfterK::Open => {
+                self.begin_opening(now);
+                self.greet();
+                self.match_peer(now);
+            }
+            AfterK::Demoted(id) => self.on_demoted(now, id),
+        }
+    }
+
+    /// Tells the peer K before anything is streamed; true when it knows it, or learns it by an EXPAND later.
+    pub(super) fn tell_k_first(&mut self, hello: &Hello) -> bool {
+        if hello.config.id() == self.k.id() {
+            return true;
+        }
+        let same_s = hello.config.since == self.k.since;
+        if self.k.has(hello.site) && !same_s {
+            return true;
+        }
+        self.tell_k(hello);
+        false
+    }
+
+    /// Sends K to a peer that does not know it.
+    pub(super) fn tell_k(&mut self, hello: &Hello) {
+        let (config, tail) = (self.k.clone(), self.log.end());
+        if hello.config.id() == config.id() || hello.config.epoch > config.epoch {
+            return;
+        }
+        let step =
+            if config.primary.is_some() && !config.has(hello.site) { AdoptStep::Rejoin } else { AdoptStep::Same };
+        let Some(link) = self.link.as_mut().filter(|l| l.telling != Some(config.id())) else { return };
+        link.telling = Some(config.id());
+        self.send(Message::Adopt { config, step, tail });
+    }
+
+    fn told_k(&mut self, now: Nanos, nonce: Nonce, result: Result<(), Refusal>) {
+        let k = self.k.clone();
+        let Some(link) = self.link.as_mut().filter(|l| l.telling.is_some_and(|t| t.nonce == nonce)) else { return };
+        link.telling = None;
+        match result {
+            Ok(()) => {
+                if let Some(hello) = &mut link.hello {
+                    hello.config = k;
+                }
+                self.match_peer(now);
+            }
+            Err(why) => {
+                self.link_refused = Some(format!("by the peer: {why}"));
+                self.counters.refusals += 1;
+            }
+        }
+    }
+
+    // ---- the follower -------------------------------------------------------------------------------------------------
+
+    fn acceptor(&self, peer: SiteId, tail: &Boundary) -> Acceptor<'_> {
+        let lsn = self.log.durable();
+        Acceptor {
+            me: self.site,
+            peer,
+            mine: &self.k,
+            serves: self.leads(),
+            is_sound: self.is_sound(),
+            durable: self.boundary_at(lsn).unwrap_or_default(),
+            holds_tail: self.boundary_at(tail.position.lsn) == Some(*tail)
+                || tail.position.lsn <= self.floor.at().position.lsn,
+        }
+    }
+
+    pub(super) fn on_expand(&mut self, now: Nanos, config: Config, tail: Boundary) {
+        let Some(link) = &self.link else { return };
+        let (conn, site) = (link.conn, link.site);
+        let mut acceptor = self.acceptor(site, &tail);
+        if planted(Planted::ExpandWithoutCheck) {
+            acceptor.durable = Boundary { position: tail.position, ..acceptor.durable };
+            (acceptor.holds_tail, acceptor.is_sound) = (true, true);
+        }
+        let verdict = acceptor.expand(&config, &tail);
+        self.answer_k(now, conn, config, verdict);
+    }
+
+    pub(super) fn on_adopt(&mut self, now: Nanos, config: Config, step: AdoptStep, tail: Boundary) {
+        let Some(link) = &self.link else { return };
+        let (conn, site) = (link.conn, link.site);
+        let verdict = match &self.diverged {
+            Some(_) => Err(Refusal::Diverged),
+            None => self.acceptor(site, &tail).adopt(&config, step, &tail),
+        };
+        self.answer_k(now, conn, config, verdict);
+    }
+
+    fn answer_k(&mut self, now: Nanos, conn: ConnId, config: Config, verdict: Result<(), Refusal>) {
+        let busy = self.is_persisting_k() || self.sealing.is_some() || self.promotion_pending();
+        let verdict = if busy { Err(Refusal::State) } else { verdict };
+        match verdict {
+            Ok(()) if config.id() != self.k.id() => {
+                self.persist_k(now, config.clone(), AfterK::Answer { conn, config });
+            }
+            result => {
+                let (epoch, nonce) = (config.epoch, config.nonce);
+                self.send(Message::ConfigAnswer { epoch, nonce, result });
+            }
+        }
+    }
+
+    fn on_k_adopted(&mut self, now: Nanos, conn: ConnId, config: &Config) {
+        if self.k.primary != Some(self.site) {
+            self.opening = None;
+            self.set_role(Role::Secondary);
+            self.fail_waiting();
+        }
+        let (epoch, nonce) = (config.epoch, config.nonce);
+        if let Some(link) = self.link.as_mut().filter(|l| l.conn == conn) {
+            link.told = None;
+            if let Some(hello) = &mut link.hello {
+                hello.config = config.clone();
+            }
+            self.send(Message::ConfigAnswer { epoch, nonce, result: Ok(()) });
+        }
+        self.match_peer(now);
+    }
+}

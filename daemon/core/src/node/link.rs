@@ -1,0 +1,405 @@
+//! The stream to the peer: greeting, comparing, and what each message is handed to.
+
+use std::collections::VecDeque;
+
+use crate::event::{CloseReason, ConnId, Event, Output};
+use crate::format::superblock::CopyFlag;
+use crate::group::{self, Contact};
+use crate::node::{Node, Stage};
+use crate::planted::{Planted, planted};
+use crate::ship::sender::{Sender, Source};
+use crate::ship::{Ack, Hello, Message, Refusal};
+use crate::status::{Role, SuspendReason};
+use crate::timeline::Relation;
+use crate::types::{Boundary, Epoch, Lsn, Nanos, SiteId, WallMs};
+
+/// Version of the wire that this core speaks.
+pub const WIRE_VERSION: u32 = 1;
+/// The oldest version it can speak to.
+pub const WIRE_OLDEST: u32 = 1;
+/// An idle primary tells its peer what is committed this often.
+const IDLE_MS: u64 = 500;
+
+/// A stream.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub conn: ConnId,
+    pub site: SiteId,
+    pub hello: Option<Box<Hello>>,
+    pub sender: Sender,
+    /// Epoch of the last acknowledgement.
+    pub acked_epoch: Epoch,
+    /// Received and not yet processed: waits for a slot. Bounded by the sender's window.
+    pub backlog: VecDeque<Message>,
+    /// What was last acknowledged to the peer.
+    pub told: Option<(Epoch, Lsn, Lsn)>,
+    /// The peer asked for this to be durable.
+    pub sync_wanted: Lsn,
+    pub told_committed: Lsn,
+    pub idle_at: Nanos,
+    pub fetching: bool,
+    /// The K that the peer was told and has not answered yet.
+    pub telling: Option<crate::config::Since>,
+}
+
+impl Node {
+    pub(super) fn on_peer_up(&mut self, now: Nanos, conn: ConnId, site: SiteId) {
+        if self.superblock.peer != Some(site) {
+            return self.out.push(Output::Close(conn, CloseReason::Refused(Refusal::Identity)));
+        }
+        if let Some(old) = self.link.take() {
+            self.out.push(Output::Close(old.conn, CloseReason::Replaced));
+            self.on_link_lost();
+        }
+        self.link = Some(Link {
+            conn,
+            site,
+            hello: None,
+            sender: Sender::new(Epoch::default()),
+            acked_epoch: Epoch::default(),
+            backlog: VecDeque::new(),
+            told: None,
+            sync_wanted: Lsn::ZERO,
+            told_committed: Lsn::ZERO,
+            idle_at: now,
+            fetching: false,
+            telling: None,
+        });
+        self.link_refused = None;
+        self.greet();
+    }
+
+    pub(super) fn on_peer_down(&mut self, conn: ConnId) {
+        if self.link.as_ref().is_some_and(|l| l.conn == conn) {
+            self.link = None;
+            self.on_link_lost();
+        }
+    }
+
+    fn on_link_lost(&mut self) {
+        self.seeder = None;
+        self.verify_lost();
+        self.change_lost();
+        self.opening_lost_link();
+    }
+
+    /// Says who this copy is and what it has; again whenever that changed.
+    pub(super) fn greet(&mut self) {
+        let running = matches!(self.stage, Stage::Running);
+        let Some(conn) = self.link.as_ref().map(|l| l.conn).filter(|_| running) else { return };
+        let hello = self.hello();
+        self.out.push(Output::Send(conn, Message::Hello(Box::new(hello))));
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            version: WIRE_VERSION,
+            features: 0,
+            volume: self.superblock.volume,
+            site: self.site,
+            node: self.node,
+            boot: self.boot,
+            size: self.size,
+            config: self.k.clone(),
+            is_primary: self.leads(),
+            needs_seed: self.needs_seed(),
+            history: self.history.entries().to_vec(),
+            floor: self.floor.at(),
+            tail: self.log.end(),
+            remembered: self.superblock.remembered,
+        }
+    }
+
+    /// Serves, or may come to serve without asking anybody.
+    pub(super) fn leads(&self) -> bool {
+        match self.role {
+            Role::Primary => true,
+            Role::Suspended(SuspendReason::Restart | SuspendReason::Failed) => false,
+            Role::Suspended(_) => true,
+            _ => false,
+        }
+    }
+
+    /// The copy has nothing that the peer could continue.
+    pub(super) fn needs_seed(&self) -> bool {
+        matches!(self.flag(), CopyFlag::Seeding(_) | CopyFlag::Suspect) || self.reseed_wanted
+    }
+
+    pub(super) fn send(&mut self, message: Message) {
+        if let Some(link) = &self.link {
+            self.out.push(Output::Send(link.conn, message));
+        }
+    }
+
+    pub(super) fn refuse(&mut self, why: Refusal) {
+        self.counters.refusals += 1;
+        self.link_refused = Some(why.to_string());
+        self.out.push(Output::Event(Event::Link { state: format!("refused: {why}") }));
+        self.send(Message::Refused(why));
+    }
+
+    /// Refuses and ends the stream; the shell comes back after its backoff.
+    pub(super) fn hang_up(&mut self, why: Refusal) {
+        self.refuse(why);
+        if let Some(link) = self.link.take() {
+            self.out.push(Output::Close(link.conn, CloseReason::Refused(why)));
+            self.on_link_lost();
+        }
+    }
+
+    pub(super) fn on_peer_message(&mut self, now: Nanos, conn: ConnId, message: Message) {
+        let current = self.link.as_ref().is_some_and(|l| l.conn == conn);
+        if !current && !(planted(Planted::StaleConnectionAccepted) && self.link.is_some()) {
+            return;
+        }
+        match message {
+            Message::Hello(hello) => self.on_hello(now, hello),
+            Message::Append(_)
+            | Message::Sync { .. }
+            | Message::TailEnd
+            | Message::VerifyRange { .. }
+            | Message::SeedBegin { .. }
+            | Message::Base(_)
+            | Message::SeedEnd { .. } => self.enqueue(now, message),
+            Message::Ack(ack) => self.on_ack(ack),
+            Message::Committed { epoch, committed, appended, at } => {
+                self.on_committed(now, epoch, committed, appended, at);
+            }
+            Message::FetchTail { from } => self.on_fetch_tail(now, from),
+            Message::SeedAck { resync, pass, bytes, done } => self.on_seed_ack(resync, pass, bytes, done),
+            Message::Expand { config, tail } => self.on_expand(now, config, tail),
+            Message::Adopt { config, step, tail } => self.on_adopt(now, config, step, tail),
+            Message::ConfigAnswer { epoch, nonce, result } => self.on_config_answer(now, epoch, nonce, result),
+            Message::Refused(why) => self.on_refused(why),
+            Message::Fenced(config) => self.on_fenced(now, &config),
+            Message::Policy(policy) => self.on_peer_policy(now, policy),
+            Message::Grow { size } => self.on_grow(now, size),
+            Message::GrowAnswer { size } => self.on_grow_answer(now, size),
+            Message::VerifyAnswer { id, verdict } => self.on_verify_verdict(id, verdict),
+            Message::Goodbye => self.on_peer_down(conn),
+        }
+    }
+
+    fn on_hello(&mut self, now: Nanos, hello: Box<Hello>) {
+        if hello.version < WIRE_OLDEST {
+            return self.hang_up(Refusal::Version);
+        }
+        let peer = self.superblock.peer;
+        if hello.volume != self.superblock.volume || Some(hello.site) != peer || hello.site == self.site {
+            return self.hang_up(Refusal::Identity);
+        }
+        if let Some(link) = &mut self.link {
+            link.hello = Some(hello);
+        }
+        self.match_peer(now);
+    }
+
+    /// Concludes from both greetings what goes on. Called again whenever one of them changed.
+    pub(super) fn match_peer(&mut self, now: Nanos) {
+        if !matches!(self.stage, Stage::Running) || self.is_persisting_k() || self.sealing.is_some() {
+            return;
+        }
+        let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) else { return };
+        match group::contact(self.site, &self.k, hello.site, &hello.config) {
+            Contact::SplitBrain => self.on_split_brain(),
+            Contact::PeerLeads => self.follow(now, &hello, true),
+            Contact::AdoptTheirs => self.adopt_theirs(now, hello.config.clone()),
+            Contact::Same | Contact::MineIsNewer => match self.k.primary {
+                Some(site) if site == self.site => self.lead(now, &hello),
+                Some(_) => self.follow(now, &hello, false),
+                None => self.tell_k(&hello),
+            },
+        }
+    }
+
+    fn on_split_brain(&mut self) {
+        self.diverged = Some("both sides were promoted without an arbiter".into());
+        self.refuse(Refusal::SplitBrain);
+    }
+
+    /// The peer holds a K that this copy proposed and never heard of again.
+    fn adopt_theirs(&mut self, now: Nanos, config: crate::config::Config) {
+        if self.change.is_none() {
+            self.persist_k(now, config, super::meta::AfterK::Adopted);
+        }
+    }
+
+    fn relation(&self, hello: &Hello) -> Relation {
+        let theirs = crate::timeline::History::new(hello.history.clone());
+        self.history.compare(self.log.end().position.lsn, &theirs, hello.tail.position.lsn)
+    }
+
+    /// The primary's side.
+    fn lead(&mut self, now: Nanos, hello: &Hello) {
+        if self.role == Role::Suspended(SuspendReason::Restart) {
+            if hello.is_primary {
+                return self.refuse(Refusal::SplitBrain);
+            }
+            self.begin_opening(now);
+        }
+        if hello.needs_seed {
+            return self.want_seeding(hello);
+        }
+        match self.relation(hello) {
+            Relation::Unrelated => self.refuse(Refusal::Unrelated),
+            Relation::Common { common, theirs_has_more: true, .. } => self.peer_has_more(common.lsn),
+            Relation::Common { common, .. } => self.continue_peer(hello, common.lsn),
+        }
+    }
+
+    /// The peer has records that this copy lacks: before the fork they are fetched (R7a), afterwards the peer seals them and
+    /// greets again.
+    fn peer_has_more(&mut self, common: Lsn) {
+        let end = self.log.end();
+        if self.wants_tail() && common == end.position.lsn {
+            if let Some(link) = self.link.as_mut().filter(|l| !l.fetching) {
+                link.fetching = true;
+                self.send(Message::FetchTail { from: end });
+            }
+        }
+    }
+
+    /// The peer's log is a prefix of this one: go on from its end.
+    fn continue_peer(&mut self, hello: &Hello, common: Lsn) {
+        let Some(boundary) = self.boundary_at(common) else {
+            return self.want_seeding(hello);
+        };
+        if boundary != hello.tail {
+            return self.refuse(Refusal::Chain);
+        }
+        if !self.tell_k_first(hello) {
+            return;
+        }
+        let epoch = hello.config.epoch;
+        self.start_sender(common, epoch);
+    }
+
+    /// Starts streaming after `from` under the K that the receiver confirmed.
+    pub(super) fn start_sender(&mut self, from: Lsn, epoch: Epoch) {
+        if let Some(link) = &mut self.link {
+            if link.sender.source == Source::Probe || link.sender.next <= from || link.sender.appended() > from {
+                link.sender.start(from);
+            }
+            link.sender.confirmed = epoch;
+        }
+        self.seeder = None;
+        let policy = self.superblock.policy;
+        self.send(Message::Policy(policy));
+    }
+
+    /// A frame boundary of the log or the floor.
+    pub(super) fn boundary_at(&self, lsn: Lsn) -> Option<Boundary> {
+        let floor = self.floor.at();
+        if floor.position.lsn == lsn && self.log.segments.start().is_none_or(|s| s.position.lsn >= lsn) {
+            return Some(floor);
+        }
+        if self.log.end().position.lsn == lsn {
+            return Some(self.log.end());
+        }
+        self.log.segments.boundary_at(lsn)
+    }
+
+    /// The follower's side: seal what the leader does not have, then let it continue.
+    fn follow(&mut self, now: Nanos, hello: &Hello, fenced: bool) {
+        if fenced {
+            self.fence(hello.config.epoch);
+        }
+        if self.needs_seed() {
+            return;
+        }
+        match self.relation(hello) {
+            Relation::Unrelated => self.refuse(Refusal::Unrelated),
+            Relation::Common { common, mine_has_more: true, theirs_has_more } => {
+                let boundary_differs = common.lsn == hello.tail.position.lsn;
+                // The leader ends where I go on: while it opens it fetches my suffix; once it serves it has forked.
+                if theirs_has_more || hello.is_primary || !boundary_differs {
+                    self.begin_sealing(now, hello, common.lsn);
+                }
+            }
+            Relation::Common { .. } => {}
+        }
+    }
+
+    pub(super) fn fence(&mut self, epoch: Epoch) {
+        if matches!(self.role, Role::Primary | Role::Suspended(_)) {
+            self.opening = None;
+            self.seeder = None;
+            self.change = None;
+            self.set_role(Role::Fenced(epoch));
+            self.fail_waiting();
+        }
+    }
+
+    fn on_fenced(&mut self, now: Nanos, config: &crate::config::Config) {
+        let Some(peer) = self.superblock.peer else { return };
+        if group::contact(self.site, &self.k, peer, config) == Contact::PeerLeads {
+            self.fence(config.epoch);
+        }
+        self.match_peer(now);
+    }
+
+    fn on_refused(&mut self, why: Refusal) {
+        self.counters.refusals += 1;
+        self.link_refused = Some(format!("by the peer: {why}"));
+        self.fetch_refused();
+        self.out.push(Output::Event(Event::Link { state: format!("refused by the peer: {why}") }));
+        let transient =
+            matches!(why, Refusal::OldEpoch | Refusal::NeedConfig | Refusal::Gap | Refusal::Payload | Refusal::Header);
+        if transient {
+            // A fresh greeting sorts it out; the shell's backoff keeps this from spinning.
+            if let Some(link) = self.link.take() {
+                self.out.push(Output::Close(link.conn, CloseReason::Refused(why)));
+                self.on_link_lost();
+            }
+        }
+    }
+
+    fn on_ack(&mut self, ack: Ack) {
+        let known = ack.appended == Lsn::ZERO
+            || self.history.position(ack.appended).is_none_or(|p| {
+                p.incarnation == ack.incarnation && p.generation == ack.generation
+                    || ack.appended <= self.floor.at().position.lsn
+            })
+            || planted(Planted::IgnoreEpochInAck);
+        let Some(link) = &mut self.link else { return };
+        if link.sender.source == Source::Probe || !known {
+            return;
+        }
+        if !link.sender.on_ack(&ack) {
+            return self.hang_up(Refusal::Gap);
+        }
+        link.acked_epoch = ack.epoch;
+        let position = crate::types::Position {
+            generation: ack.generation,
+            incarnation: ack.incarnation,
+            lsn: link.sender.durable(),
+        };
+        self.superblock.remembered = Some(crate::ship::Remembered { position, boot: ack.boot });
+    }
+
+    fn on_committed(&mut self, now: Nanos, epoch: Epoch, committed: Lsn, appended: Lsn, _at: WallMs) {
+        if epoch == self.k.epoch && self.k.primary != Some(self.site) && !self.needs_seed() {
+            self.committed = self.committed.max(committed.min(self.log.durable()));
+            self.primary_appended_seen = appended;
+            self.primary_heard_at = Some(now);
+        }
+    }
+
+    /// Tells an idle follower what is committed.
+    pub(super) fn pump_idle(&mut self, now: Nanos) {
+        let (committed, appended, epoch) = (self.committed, self.log.appended(), self.k.epoch);
+        let at = self.wall_at(now);
+        let Some(link) = &mut self.link else { return };
+        let streaming = link.sender.source != Source::Probe && link.sender.confirmed == epoch;
+        if self.role == Role::Primary && streaming && now >= link.idle_at {
+            link.idle_at = now.after_ms(IDLE_MS);
+            link.told_committed = committed;
+            self.send(Message::Committed { epoch, committed, appended, at });
+        }
+    }
+
+    pub(super) fn link_timeout(&self) -> Option<Nanos> {
+        let link = self.link.as_ref()?;
+        (self.role == Role::Primary && link.sender.source != Source::Probe).then_some(link.idle_at)
+    }
+}

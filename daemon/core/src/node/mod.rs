@@ -1,0 +1,363 @@
+//! One copy of one volume at one site: owns the machines, routes inputs to them, collects what they want done. Nothing else
+//! knows two machines.
+//!
+//! `handle` only takes a fact in; the work that follows from several facts at once (building frames, syncs, sending, the
+//! floor) happens in `pump`, which `poll_output` runs when nothing else is left to hand out. Handing in a batch of inputs
+//! before draining is what makes group commit.
+
+mod acks;
+mod changes;
+mod link;
+mod meta;
+mod open;
+mod receive;
+mod requests;
+mod role;
+mod seal;
+mod seeding;
+mod sending;
+mod state;
+mod verbs;
+mod verify;
+mod volume_reads;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::config::{Config, Policy};
+use crate::event::{DiskResult, DiskToken, Event, Input, Output, Request, RequestId, Slot, VerbId};
+use crate::floor::Floor;
+use crate::format::superblock::{CopyFlag, Superblock};
+use crate::log::Log;
+use crate::log::recovery::Recovery;
+use crate::outbox::{Outbox, Route};
+use crate::rng::Rng;
+use crate::ship::seed::{Seeded, Seeder};
+use crate::status::{Counters, Role};
+use crate::timeline::History;
+use crate::types::{BootId, GenId, GroupId, Lsn, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs};
+use crate::verb::VerbError;
+use crate::volume::ack::Acks;
+use crate::volume::index::Index;
+use crate::volume::order::Order;
+
+pub use open::OpenError;
+
+/// Bytes of recent frames kept in memory per volume, for shipping and for reads of what was just written.
+pub const TAIL_BYTES: u64 = 64 << 20;
+
+/// What a new volume copy begins as.
+#[derive(Clone, Debug)]
+pub enum CreateKind {
+    /// The first copy: it is Primary.
+    Primary {
+        /// Its first generation.
+        generation: GenId,
+        /// Nonce of its first K.
+        nonce: Nonce,
+    },
+    /// A replica that will be seeded; K is the primary's.
+    Replica {
+        /// The primary's K.
+        config: Config,
+    },
+}
+
+/// How a new volume copy is made.
+#[derive(Clone, Debug)]
+pub struct CreateParams {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its group.
+    pub group: GroupId,
+    /// Own site.
+    pub site: SiteId,
+    /// Own node.
+    pub node: NodeId,
+    /// The volume's secret, the same on every copy.
+    pub secret: Secret,
+    /// Size in bytes, a multiple of 512.
+    pub size: u64,
+    /// Bytes of a log slot, a multiple of 4096; the same on every copy.
+    pub slot_bytes: u64,
+    /// Policy.
+    pub policy: Policy,
+    /// Peer site, if any.
+    pub peer: Option<SiteId>,
+    /// First copy or replica.
+    pub kind: CreateKind,
+    /// The base holds data already.
+    pub adopted: bool,
+}
+
+/// First content of a new copy's small files.
+#[derive(Clone, Debug)]
+pub struct NewVolume {
+    /// The `superblock` file.
+    pub superblock: Bytes,
+    /// The `config` file.
+    pub config: Bytes,
+}
+
+/// What a copy is opened with.
+#[derive(Clone, Debug)]
+pub struct OpenParams {
+    /// The volume expected.
+    pub volume: VolumeId,
+    /// Own site.
+    pub site: SiteId,
+    /// Own node.
+    pub node: NodeId,
+    /// This boot of the kernel.
+    pub boot: BootId,
+    /// 256 random bits.
+    pub rng_seed: [u8; 32],
+    /// Wall clock now.
+    pub wall: WallMs,
+    /// The whole `superblock` file.
+    pub superblock: Bytes,
+    /// The whole `config` file.
+    pub config: Bytes,
+    /// Log slots found, with their lengths in bytes.
+    pub slots: Vec<(Slot, u64)>,
+    /// Size of the base in bytes.
+    pub base_size: u64,
+}
+
+/// Where the node is in its life.
+#[derive(Debug)]
+enum Stage {
+    Recovering(Box<Recovery>),
+    CheckingBase { left: usize, wrong: bool },
+    Running,
+    Closing(VerbId),
+    Closed,
+}
+
+/// A changing request that waits for its turn or for its edge blocks.
+#[derive(Debug)]
+struct Parked {
+    request: Request,
+}
+
+/// One copy of one volume.
+#[derive(Debug)]
+pub struct Node {
+    out: Outbox,
+    rng: Rng,
+    site: SiteId,
+    node: NodeId,
+    boot: BootId,
+    opened_at: Nanos,
+    wall: WallMs,
+    base_size: u64,
+    size: u64,
+    stage: Stage,
+    pumped: bool,
+
+    superblock: Superblock,
+    superblock_file: meta::TwinFile,
+    after_superblock: Vec<(u64, meta::AfterSuperblock)>,
+    k: Config,
+    k_next: Option<Config>,
+    k_file: meta::TwinFile,
+    after_k: Vec<meta::AfterK>,
+
+    role: Role,
+    opening: Option<role::Opening>,
+    log: Log,
+    index: Index,
+    history: History,
+    floor: Floor,
+    floor_starts: u64,
+    sample_from: u64,
+    floor_retry_at: Option<Nanos>,
+    draining: Option<Lsn>,
+    committed: Lsn,
+    required: Lsn,
+    damage: Option<String>,
+    diverged: Option<String>,
+    primary_durable_seen: Lsn,
+    primary_appended_seen: Lsn,
+    primary_heard_at: Option<Nanos>,
+
+    parked: BTreeMap<RequestId, Parked>,
+    order: Order,
+    acks: Acks,
+    held: VecDeque<(RequestId, Request)>,
+    waiting_reads: VecDeque<(RequestId, Request)>,
+    reads: volume_reads::Reads,
+    full_since: Option<Nanos>,
+
+    link: Option<link::Link>,
+    catch_up: Option<sending::CatchUp>,
+    link_refused: Option<String>,
+    seeder: Option<Seeder>,
+    seeded: Option<Seeded>,
+    change: Option<changes::Change>,
+    sealing: Option<seal::Sealing>,
+    verify: Option<verify::Verify>,
+    verbs: Vec<verbs::PendingVerb>,
+    reseed_wanted: bool,
+    closing_saved: bool,
+    grow_to: u64,
+    written_at: VecDeque<(Lsn, Nanos, u64)>,
+    written_bytes: u64,
+    counters: Counters,
+}
+
+impl Node {
+    /// Takes one fact in.
+    pub fn handle(&mut self, now: Nanos, input: Input) {
+        self.pumped = false;
+        if matches!(self.stage, Stage::Closed) {
+            return self.refuse_closed(input);
+        }
+        match input {
+            Input::Request(id, request) => self.on_request(now, id, request),
+            Input::Disk(token, result) => self.on_disk(now, token, result),
+            Input::PeerUp { conn, site } => self.on_peer_up(now, conn, site),
+            Input::PeerMessage(conn, message) => self.on_peer_message(now, conn, message),
+            Input::PeerDown(conn) => self.on_peer_down(conn),
+            Input::Verb(id, verb) => self.on_verb(now, id, verb),
+            Input::Tick => {}
+        }
+    }
+
+    fn refuse_closed(&mut self, input: Input) {
+        match input {
+            Input::Request(id, _) => {
+                self.out.push(Output::Reply(id, Err(crate::event::RequestError::NotServing)));
+            }
+            Input::Verb(id, _) => {
+                let error = VerbError::Interrupted("the copy is closed".into());
+                self.out.push(Output::Verb(id, Err(error)));
+            }
+            _ => {}
+        }
+    }
+
+    /// The next thing to do. Ends with `None` when everything that can be decided is decided.
+    pub fn poll_output(&mut self, now: Nanos) -> Option<Output> {
+        if let Some(output) = self.out.pop() {
+            return Some(output);
+        }
+        if !self.pumped {
+            self.pumped = true;
+            self.pump(now);
+        }
+        self.out.pop()
+    }
+
+    /// Everything that follows from the facts taken in.
+    fn pump(&mut self, now: Nanos) {
+        if !matches!(self.stage, Stage::Running | Stage::Closing(_)) {
+            return;
+        }
+        self.pump_log(now);
+        self.pump_change(now);
+        self.pump_opening(now);
+        self.pump_log(now);
+        self.pump_sender(now);
+        self.pump_acks(now);
+        self.pump_receiver(now);
+        self.pump_seeding(now);
+        self.pump_sealing(now);
+        self.pump_verify(now);
+        self.pump_floor(now);
+        self.pump_verbs(now);
+        self.pump_closing(now);
+    }
+
+    /// The next moment at which the clock alone changes something.
+    pub fn poll_timeout(&self) -> Option<Nanos> {
+        let times = [
+            self.log.timeout(),
+            self.floor_retry_at,
+            self.link_timeout(),
+            self.verbs.iter().map(|v| v.deadline).min(),
+            self.out.oldest().map(|at| at.after_ms(self.superblock.policy.disk_timeout_ms)),
+            self.full_since.map(|at| at.after_ms(requests::FULL_MS)),
+            self.retention_due(),
+        ];
+        times.into_iter().flatten().min()
+    }
+
+    fn on_disk(&mut self, now: Nanos, token: DiskToken, result: DiskResult) {
+        let Some(route) = self.out.take_route(token) else { return };
+        let ok = result.is_ok();
+        match route {
+            Route::Frame => self.on_frame_written(now, token, ok),
+            Route::LogSync => self.on_log_synced(token, ok),
+            Route::Prepare => self.log.on_prepared(now, ok),
+            Route::Remove { slot } => self.log.segments.on_removed(slot),
+            Route::Recovery => self.on_recovery_read(now, result),
+            Route::Read { job, part } => self.on_read_part(now, job, part, result),
+            Route::CatchUp => self.on_catch_up_read(now, result),
+            Route::SeedMap => self.on_seed_mapped(now, result),
+            Route::SeedWrite { bytes } => self.on_seed_written(now, bytes, ok),
+            Route::SeedSync => self.on_seed_synced(now, ok),
+            Route::FloorRead => self.on_floor_read(now, result),
+            Route::FloorWrite => self.on_floor_written(now, result),
+            Route::FloorSync => self.on_floor_synced(now, ok),
+            Route::SuperblockWrite | Route::SuperblockSync => self.on_superblock(now, route, ok),
+            Route::ConfigWrite | Route::ConfigSync => self.on_config_file(now, route, ok),
+            Route::BranchRead => self.on_branch_read(now, result),
+            Route::BranchWrite => self.on_branch_written(now, ok),
+            Route::Sample { at } => self.on_sample(now, at, result),
+            Route::Grow => self.on_grown(now, ok),
+            Route::Footer | Route::Ignore => {}
+        }
+    }
+
+    fn wall_at(&self, now: Nanos) -> WallMs {
+        WallMs(self.wall.0 + now.since(self.opened_at) / 1_000_000)
+    }
+
+    fn alarm(&mut self, code: &'static str, detail: impl Into<String>) {
+        self.out.push(Output::Event(Event::Alarm { code, detail: detail.into() }));
+    }
+
+    fn set_role(&mut self, role: Role) {
+        if self.role != role {
+            let (from, to) = (format!("{:?}", self.role), format!("{role:?}"));
+            self.out.push(Output::Event(Event::Role { from, to }));
+            self.role = role;
+        }
+    }
+
+    fn flag(&self) -> CopyFlag {
+        self.superblock.flag
+    }
+
+    /// The copy holds everything that it ever held durable and nothing speaks against it.
+    fn is_sound(&self) -> bool {
+        self.flag() == CopyFlag::Complete
+            && self.diverged.is_none()
+            && self.log.durable() >= self.required
+            && self.log.appended() >= self.superblock.visible_at
+            && self.log.failure().is_none()
+    }
+
+    /// Invariants of the whole; the machines check their own.
+    pub fn check(&self) {
+        if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {
+            return;
+        }
+        self.log.check();
+        self.index.check();
+        self.history.check();
+        let floor = self.floor.at().position.lsn;
+        assert!(floor <= self.log.end().position.lsn, "I5: the floor is not above the log");
+        assert!(
+            self.flag() != CopyFlag::Complete || floor <= self.committed.max(self.superblock.floor.position.lsn),
+            "I5: floor {floor} above committed {}",
+            self.committed
+        );
+        assert!(self.committed <= self.log.durable().max(self.committed_elsewhere()), "committed is durable");
+        if self.role == Role::Primary {
+            assert_eq!(self.k.primary, Some(self.site), "I1: a primary is named by its own K");
+        }
+    }
+}

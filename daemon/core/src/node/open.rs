@@ -1,0 +1,390 @@
+//! Birth and recovery of a copy: the small files, the log, the identity of the base, and then the role to begin with.
+
+use crate::event::{DiskDone, DiskOp, DiskResult, Event, FileRef};
+use crate::floor::{self, Floor};
+use crate::format::config as k_format;
+use crate::format::frame::chain_origin;
+use crate::format::record::Kind;
+use crate::format::superblock::{self, CopyFlag, Superblock};
+use crate::format::{FormatError, superblock::Sample};
+use crate::group;
+use crate::log::recovery::{MIN_SLOT_BYTES, Recovered, Recovery, Start, Step};
+use crate::log::{Log, Placed, Segments};
+use crate::node::meta::TwinFile;
+use crate::node::{CreateKind, CreateParams, NewVolume, Node, OpenParams, Stage, TAIL_BYTES};
+use crate::outbox::{Outbox, Route};
+use crate::rng::Rng;
+use crate::status::{Counters, Role, SuspendReason};
+use crate::timeline::History;
+use crate::types::{BLOCK, BlockRange, BootId, Boundary, Lsn, Nanos, Nonce, Position, SECTOR, VolumeId};
+use crate::volume::ack::Acks;
+use crate::volume::index::Index;
+use crate::volume::order::Order;
+
+/// Why a copy cannot even be opened for inspection: nothing is served, nothing is changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The superblock cannot be read.
+    #[error("superblock: {0}")]
+    Superblock(FormatError),
+    /// K cannot be read.
+    #[error("configuration: {0}")]
+    Config(FormatError),
+    /// The files belong to another volume.
+    #[error("the files belong to volume {found}, not {expected}")]
+    WrongVolume {
+        /// Named by the caller.
+        expected: VolumeId,
+        /// Found in the superblock.
+        found: VolumeId,
+    },
+    /// The files belong to another site.
+    #[error("the files belong to another site's copy: {0}")]
+    WrongSite(crate::types::SiteId),
+    /// The base is smaller than the volume.
+    #[error("the base image has {found} bytes, the volume {expected}")]
+    BaseTooSmall {
+        /// Bytes of the volume.
+        expected: u64,
+        /// Bytes of the base.
+        found: u64,
+    },
+    /// The copy was released: the base is the volume now.
+    #[error("the volume was released: its base image is to be used directly")]
+    Released,
+}
+
+impl Node {
+    /// First content of the small files of a new copy. The shell writes and syncs both before it opens the copy.
+    ///
+    /// # Panics
+    /// When size or slot size are not what [`CreateParams`] asks for: the shell validates.
+    pub fn create(params: &CreateParams) -> NewVolume {
+        assert!(params.size > 0 && params.size.is_multiple_of(SECTOR as u64), "size is whole sectors");
+        assert!(
+            params.slot_bytes >= MIN_SLOT_BYTES && params.slot_bytes.is_multiple_of(BLOCK as u64),
+            "slots are whole blocks"
+        );
+        let (k, flag, generation) = match &params.kind {
+            CreateKind::Primary { generation, nonce } => {
+                let k = group::genesis(params.site, params.node, *nonce, *generation, params.policy.mode);
+                (k, CopyFlag::Complete, *generation)
+            }
+            CreateKind::Replica { config } => (config.clone(), CopyFlag::Seeding(Nonce::NIL), config.generation),
+        };
+        let _ = generation;
+        let origin = Boundary { position: Position::default(), chain: chain_origin(&params.secret, params.volume) };
+        let superblock = Superblock {
+            volume: params.volume,
+            group: params.group,
+            site: params.site,
+            node: params.node,
+            peer: params.peer,
+            secret: params.secret.clone(),
+            size: params.size,
+            slot_bytes: params.slot_bytes,
+            adopted: params.adopted,
+            flag,
+            floor: origin,
+            floor_target: Lsn::ZERO,
+            visible_at: Lsn::ZERO,
+            durable: Lsn::ZERO,
+            clean: true,
+            boot: BootId::NIL,
+            history: Vec::new(),
+            remembered: None,
+            branches: 0,
+            policy: params.policy,
+            forced: Vec::new(),
+            samples: Vec::new(),
+        };
+        NewVolume {
+            superblock: superblock::FILE.file(1, &superblock.encode()),
+            config: k_format::FILE.file(1, &k_format::encode_file(&k)),
+        }
+    }
+
+    /// Opens a copy: decodes the small files and begins recovery of the log. The copy serves nothing before it is recovered.
+    pub fn open(now: Nanos, params: OpenParams) -> Result<Self, OpenError> {
+        let twin = superblock::FILE.decode(&params.superblock).map_err(OpenError::Superblock)?;
+        let sb = Superblock::decode(twin.content).map_err(OpenError::Superblock)?;
+        let k_twin = k_format::FILE.decode(&params.config).map_err(OpenError::Config)?;
+        let k = k_format::decode_file(k_twin.content).map_err(OpenError::Config)?;
+        check_identity(&params, &sb)?;
+        let mut out = Outbox::default();
+        let discard = matches!(sb.flag, CopyFlag::Seeding(_));
+        let start = Start {
+            volume: sb.volume,
+            secret: sb.secret.clone(),
+            slot_bytes: sb.slot_bytes,
+            floor: sb.floor,
+            durable: if discard { Lsn::ZERO } else { sb.durable },
+            discard,
+            cut: None,
+        };
+        let (recovery, step) = Recovery::begin(now, start, params.slots.clone(), &mut out);
+        let segments = Segments::new(sb.slot_bytes, Vec::new(), Vec::new(), 1);
+        let log = Log::new(sb.volume, sb.secret.clone(), segments, sb.floor, TAIL_BYTES);
+        let mut node = Self {
+            out,
+            rng: Rng::new(params.rng_seed),
+            site: params.site,
+            node: params.node,
+            boot: params.boot,
+            opened_at: now,
+            wall: params.wall,
+            base_size: params.base_size,
+            size: sb.size,
+            stage: Stage::Recovering(Box::new(recovery)),
+            pumped: false,
+            superblock_file: TwinFile::new(twin.counter),
+            after_superblock: Vec::new(),
+            k,
+            k_next: None,
+            k_file: TwinFile::new(k_twin.counter),
+            after_k: Vec::new(),
+            role: Role::Secondary,
+            opening: None,
+            log,
+            index: Index::default(),
+            history: History::new(sb.history.clone()),
+            floor: Floor::new(sb.floor),
+            floor_starts: 0,
+            sample_from: 0,
+            floor_retry_at: None,
+            draining: None,
+            committed: sb.floor.position.lsn,
+            required: sb.durable,
+            damage: None,
+            diverged: None,
+            primary_durable_seen: Lsn::ZERO,
+            primary_appended_seen: Lsn::ZERO,
+            primary_heard_at: None,
+            parked: Default::default(),
+            order: Order::default(),
+            acks: Acks::default(),
+            held: Default::default(),
+            waiting_reads: Default::default(),
+            reads: Default::default(),
+            full_since: None,
+            link: None,
+            catch_up: None,
+            link_refused: None,
+            seeder: None,
+            seeded: None,
+            change: None,
+            sealing: None,
+            verify: None,
+            verbs: Vec::new(),
+            reseed_wanted: false,
+            closing_saved: false,
+            grow_to: 0,
+            written_at: Default::default(),
+            written_bytes: 0,
+            counters: Counters::default(),
+            superblock: sb,
+        };
+        if let Some(step) = step {
+            node.on_recovery_step(now, step);
+        }
+        Ok(node)
+    }
+
+    pub(super) fn on_recovery_read(&mut self, now: Nanos, result: DiskResult) {
+        let Stage::Recovering(recovery) = &mut self.stage else { return };
+        if let Some(step) = recovery.on_read(now, result, &mut self.out) {
+            self.on_recovery_step(now, step);
+        }
+    }
+
+    pub(super) fn on_recovery_step(&mut self, now: Nanos, step: Step) {
+        match step {
+            Step::More(placed) => self.replay(placed),
+            Step::Done(placed, recovered) => {
+                self.replay(placed);
+                self.on_log_recovered(now, *recovered);
+            }
+            Step::Failed(_) => {
+                self.stage = Stage::Running;
+                self.fail_copy("the log cannot be read");
+            }
+        }
+    }
+
+    /// Puts recovered frames into index and history.
+    fn replay(&mut self, placed: Vec<Placed>) {
+        for p in placed {
+            self.learn_frame(&p);
+        }
+    }
+
+    /// What every frame teaches, recovered, built or received: index, history, size, committed.
+    pub(super) fn learn_frame(&mut self, p: &Placed) {
+        let h = &p.header;
+        if h.records.iter().any(|r| r.kind == Kind::Fork) {
+            self.history.fork(crate::ship::ChainEntry {
+                generation: h.generation,
+                incarnation: h.incarnation,
+                fork: h.first.prev(),
+            });
+            self.primary_durable_seen = Lsn::ZERO;
+        }
+        if let Some(size) = floor::apply(&mut self.index, h, p.slot, p.payload_block) {
+            self.size = size;
+        }
+        self.primary_durable_seen = self.primary_durable_seen.max(h.durable);
+        self.committed = self.committed.max(h.committed);
+    }
+
+    fn on_log_recovered(&mut self, now: Nanos, found: Recovered) {
+        let Recovered { segments, end, cut_bytes, required, damage } = found;
+        self.history.cut_after(end.position.lsn);
+        let records = end.position.lsn.since(self.floor.at().position.lsn);
+        let (volume, secret) = (self.superblock.volume, self.superblock.secret.clone());
+        self.log = Log::new(volume, secret, segments, end, TAIL_BYTES);
+        self.log.after_recovery(now);
+        self.required = required;
+        if let Some(damage) = damage {
+            self.damage = Some(damage.into());
+            self.alarm(
+                "log_damaged",
+                format!("{damage}: records up to {required} were durable, {} found", end.position.lsn),
+            );
+        }
+        if self.flag() == CopyFlag::Diverged {
+            self.diverged = Some("kept from an earlier contact".into());
+        }
+        self.out.push(crate::event::Output::Event(Event::Recovered { records, cut_bytes }));
+        self.check_base(now);
+    }
+
+    /// Compares the base with what identified it when the floor last moved, except where the log has newer blocks: an
+    /// interrupted advance may have written those.
+    fn check_base(&mut self, now: Nanos) {
+        let samples = self.superblock.samples.clone();
+        let mut left = 0;
+        let skip = self.flag() != CopyFlag::Complete;
+        for (at, s) in samples.iter().enumerate() {
+            if skip || self.index.touches(blocks_of(s)) || s.offset + u64::from(s.len) > self.base_size {
+                continue;
+            }
+            left += 1;
+            let op = DiskOp::Read { file: FileRef::Base, offset: s.offset, len: s.len };
+            self.out.disk(now, Route::Sample { at }, op);
+        }
+        self.stage = Stage::CheckingBase { left, wrong: false };
+        self.base_checked(now);
+    }
+
+    pub(super) fn on_sample(&mut self, now: Nanos, at: usize, result: DiskResult) {
+        if at == usize::MAX {
+            return self.on_base_head(now, result);
+        }
+        let expected = self.superblock.samples[at];
+        let same = matches!(&result, Ok(DiskDone::Read(data)) if floor::sample(expected.offset, data) == expected);
+        if let Stage::CheckingBase { left, wrong } = &mut self.stage {
+            *left -= 1;
+            *wrong |= !same;
+        }
+        self.base_checked(now);
+    }
+
+    fn base_checked(&mut self, now: Nanos) {
+        let Stage::CheckingBase { left: 0, wrong } = self.stage else { return };
+        if wrong {
+            self.suspect("the base image is not as it was left: mounted, swapped or written by somebody else");
+        }
+        self.stage = Stage::Running;
+        self.identify_new_base(now);
+        if !self.end_of_sealing() {
+            self.begin_role(now);
+        }
+        self.greet();
+        self.match_peer(now);
+    }
+
+    /// A base that was never identified (new or adopted) is sampled once, so that a swap is noticed from the start.
+    pub(super) fn identify_new_base(&mut self, now: Nanos) {
+        if self.superblock.samples.is_empty() && self.flag() == CopyFlag::Complete {
+            self.sample_from = self.floor_starts;
+            let len = floor::HEAD_BYTES.min(self.base_size) as u32;
+            let op = DiskOp::Read { file: FileRef::Base, offset: 0, len };
+            self.out.disk(now, Route::Sample { at: usize::MAX }, op);
+        }
+    }
+
+    fn on_base_head(&mut self, now: Nanos, result: DiskResult) {
+        let head = match result {
+            Ok(DiskDone::Read(data)) => Some(data),
+            _ => None,
+        };
+        if self.floor.is_sampling() {
+            return self.on_floor_head(now, head);
+        }
+        if let Some(head) = head {
+            // The floor may have moved between question and answer only through an advance, which samples by itself.
+            if self.superblock.samples.is_empty() && self.floor.is_idle() && self.sample_from == self.floor_starts {
+                self.superblock.samples = floor::head_samples(&head);
+                self.save_superblock(now);
+            }
+        }
+    }
+
+    /// Not to be trusted: serves nothing until repaired.
+    pub(super) fn suspect(&mut self, why: &str) {
+        self.damage = Some(why.into());
+        self.superblock.flag = CopyFlag::Suspect;
+        self.alarm("suspect", why);
+    }
+
+    /// A device error ended the copy (R9).
+    pub(super) fn fail_copy(&mut self, why: &str) {
+        if self.superblock.flag != CopyFlag::Failed {
+            self.superblock.flag = CopyFlag::Failed;
+            self.damage = Some(why.into());
+            self.alarm("copy_failed", why);
+        }
+        if matches!(self.role, Role::Primary | Role::Suspended(_)) {
+            self.set_role(Role::Suspended(SuspendReason::Failed));
+        }
+        self.opening = None;
+    }
+
+    /// The role to begin with.
+    fn begin_role(&mut self, now: Nanos) {
+        if self.k.primary != Some(self.site) || self.flag() == CopyFlag::Released {
+            return;
+        }
+        if self.diverged.is_some() {
+            return self.set_role(Role::Fenced(self.k.epoch));
+        }
+        self.set_role(Role::Suspended(SuspendReason::Restart));
+        let alone = self.k.sites == [self.site];
+        let local = self.superblock.peer.is_none();
+        if alone && (local || self.k.mode == crate::config::Mode::Async) {
+            self.begin_opening(now);
+        }
+    }
+}
+
+fn check_identity(params: &OpenParams, sb: &Superblock) -> Result<(), OpenError> {
+    if sb.volume != params.volume {
+        return Err(OpenError::WrongVolume { expected: params.volume, found: sb.volume });
+    }
+    if sb.site != params.site {
+        return Err(OpenError::WrongSite(sb.site));
+    }
+    if sb.flag == CopyFlag::Released {
+        return Err(OpenError::Released);
+    }
+    if params.base_size < sb.size {
+        return Err(OpenError::BaseTooSmall { expected: sb.size, found: params.base_size });
+    }
+    Ok(())
+}
+
+fn blocks_of(s: &Sample) -> BlockRange {
+    let first = s.offset / BLOCK as u64;
+    let end = (s.offset + u64::from(s.len)).div_ceil(BLOCK as u64);
+    BlockRange::new(first, (end - first) as u32)
+}

@@ -1,0 +1,155 @@
+//! The follower's side of the stream: frames judged, taken and acknowledged, in order.
+
+use crate::event::Output;
+use crate::node::Node;
+use crate::planted::{Planted, planted};
+use crate::ship::receiver::{Against, judge};
+use crate::ship::{Ack, Append, Message, Refusal};
+use crate::types::{Lsn, Nanos};
+
+impl Node {
+    /// Stream messages are processed strictly in order; a frame that finds no slot waits, and all that follow with it.
+    pub(super) fn enqueue(&mut self, now: Nanos, message: Message) {
+        if let Some(link) = &mut self.link {
+            link.backlog.push_back(message);
+        }
+        self.drain_backlog(now);
+    }
+
+    fn drain_backlog(&mut self, now: Nanos) {
+        while let Some(message) = self.link.as_mut().and_then(|l| l.backlog.pop_front()) {
+            if let Some(again) = self.on_stream(now, message) {
+                if let Some(link) = &mut self.link {
+                    link.backlog.push_front(again);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Processes one message; gives it back when it has to wait.
+    fn on_stream(&mut self, now: Nanos, message: Message) -> Option<Message> {
+        match message {
+            Message::Append(append) => return self.on_append(now, append).map(Message::Append),
+            Message::Sync { epoch, lsn } => self.on_sync_asked(epoch, lsn),
+            Message::TailEnd => self.on_tail_end(now),
+            Message::VerifyRange { id, range, lsn, hash } => self.on_verify_range(now, id, range, lsn, hash),
+            Message::SeedBegin { resync, pass, total_bytes, last, live_from } => {
+                return self.on_seed_begin(now, resync, pass, total_bytes, last, live_from);
+            }
+            Message::Base(blocks) => return self.on_base_blocks(now, blocks).map(Message::Base),
+            Message::SeedEnd { resync, pass, visible_at, history } => {
+                self.on_seed_end(now, resync, pass, visible_at, history);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn may_receive(&self) -> bool {
+        let fetching = self.wants_tail() && self.link.as_ref().is_some_and(|l| l.fetching);
+        (fetching || !self.leads()) && self.log.failure().is_none() && self.sealing.is_none() && !self.is_persisting_k()
+    }
+
+    fn on_append(&mut self, now: Nanos, append: Append) -> Option<Append> {
+        if self.is_persisting_k() || self.is_seed_beginning() {
+            return Some(append);
+        }
+        if !self.may_receive() || (self.needs_seed() && !self.takes_live_frames()) {
+            self.refuse(Refusal::State);
+            return None;
+        }
+        if self.needs_index_room() {
+            return Some(append);
+        }
+        let (volume, secret) = (self.superblock.volume, self.superblock.secret.clone());
+        let against = Against {
+            volume,
+            secret: &secret,
+            // The answer to FetchTail carries the peer's own epoch: it is asked for, and judged by the chain.
+            epoch: if self.leads() || planted(Planted::AcceptOldEpoch) { append.epoch } else { self.k.epoch },
+            end: self.log.end(),
+            durable: self.log.durable(),
+            frame_bytes: self.superblock.slot_bytes - crate::format::segment::HEADER_BYTES as u64,
+        };
+        let kept = append.clone();
+        match judge(append, &against) {
+            Ok(None) => None,
+            Ok(Some(a)) => match self.log.take(now, a.header, a.bytes, a.payload, &mut self.out) {
+                Some(placed) => {
+                    self.on_placed(now, &placed);
+                    None
+                }
+                None => Some(kept),
+            },
+            Err(why) => {
+                self.on_bad_append(why);
+                None
+            }
+        }
+    }
+
+    fn on_bad_append(&mut self, why: Refusal) {
+        if matches!(why, Refusal::OldEpoch) {
+            let k = self.k.clone();
+            self.send(Message::Fenced(k));
+        }
+        if matches!(why, Refusal::Rewrite | Refusal::Chain) {
+            self.alarm("refused_rewrite", format!("the peer sent a frame that was refused: {why}"));
+        }
+        self.hang_up(why);
+    }
+
+    /// The index is at its limit: frames wait until the floor has advanced.
+    fn needs_index_room(&self) -> bool {
+        self.index.len() >= self.superblock.policy.index_ranges as usize
+            && self.log.appended() >= self.log.end().position.lsn
+            && self.committed > self.floor.at().position.lsn
+            && !self.needs_seed()
+    }
+
+    fn on_sync_asked(&mut self, epoch: crate::types::Epoch, lsn: Lsn) {
+        if epoch != self.k.epoch && !planted(Planted::AcceptOldEpoch) {
+            return self.refuse(if epoch < self.k.epoch { Refusal::OldEpoch } else { Refusal::NeedConfig });
+        }
+        if let Some(link) = &mut self.link {
+            link.sync_wanted = link.sync_wanted.max(lsn);
+        }
+        self.log.want_durable(lsn);
+    }
+
+    /// Processes what waited, and acknowledges what changed.
+    pub(super) fn pump_receiver(&mut self, now: Nanos) {
+        self.drain_backlog(now);
+        if let Some(lsn) = self.link.as_ref().map(|l| l.sync_wanted) {
+            self.log.want_durable(lsn);
+        }
+        self.log.poll_sync(now, &mut self.out);
+        let follows = self.k.primary.is_some() && self.k.primary != Some(self.site);
+        if !follows || self.is_persisting_k() || !self.may_acknowledge() {
+            return;
+        }
+        let appended = self.log.appended();
+        let durable = if planted(Planted::AckBeforeSyncAtSecondary) { appended } else { self.log.durable() };
+        let state = (self.k.epoch, appended, durable);
+        let Some(link) = self.link.as_mut().filter(|l| l.hello.is_some() && l.told != Some(state)) else { return };
+        link.told = Some(state);
+        let conn = link.conn;
+        let Some(position) = self.history.position(appended) else { return };
+        let ack = Ack {
+            epoch: self.k.epoch,
+            generation: position.generation,
+            incarnation: position.incarnation,
+            appended,
+            durable,
+            floor: self.floor.at().position.lsn,
+            boot: self.boot,
+        };
+        self.out.push(Output::Send(conn, Message::Ack(ack)));
+    }
+
+    /// A copy that is being seeded, sealed or not trusted acknowledges nothing: what it has is no prefix.
+    fn may_acknowledge(&self) -> bool {
+        self.sealing.is_none() && self.diverged.is_none() && (!self.needs_seed() || self.takes_live_frames())
+    }
+}

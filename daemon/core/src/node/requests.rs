@@ -1,0 +1,288 @@
+//! Frontend requests: accepted, ordered, turned into records.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::config::AckOn;
+use crate::event::{Output, ReplyData, Request, RequestError, RequestId};
+use crate::format::record::{Descriptor, Kind};
+use crate::log::Record;
+use crate::node::volume_reads::{Purpose, trim};
+use crate::node::{Node, Parked};
+use crate::planted::{Planted, planted};
+use crate::status::{Role, SuspendReason};
+use crate::types::{BLOCK, BlockRange, ByteRange, Lsn, Nanos, SECTOR};
+use crate::volume::ack::Write;
+
+/// A log without room for so long is reported as full.
+pub const FULL_MS: u64 = 1000;
+/// The longest single request in bytes; longer ZERO and DISCARD are fine.
+pub const MAX_REQUEST_BYTES: u64 = 64 << 20;
+/// Blocks of one ZERO or DISCARD record.
+const ZERO_BLOCKS: u64 = 1 << 30;
+
+impl Node {
+    pub(super) fn on_request(&mut self, now: Nanos, id: RequestId, request: Request) {
+        if !self.is_valid(&request) {
+            return self.reply(id, Err(RequestError::Invalid));
+        }
+        match self.role {
+            Role::Primary => self.run(now, id, request),
+            Role::Suspended(_) => self.held.push_back((id, request)),
+            _ => self.reply(id, Err(RequestError::NotServing)),
+        }
+    }
+
+    fn is_valid(&self, request: &Request) -> bool {
+        let fits = |range: &ByteRange, max: u64| {
+            range.len > 0
+                && range.len <= max
+                && range.offset.is_multiple_of(SECTOR as u64)
+                && range.len.is_multiple_of(SECTOR as u64)
+                && range.offset.checked_add(range.len).is_some_and(|end| end <= self.size)
+        };
+        match request {
+            Request::Read { range } => fits(range, MAX_REQUEST_BYTES),
+            Request::Write { range, data, .. } => fits(range, MAX_REQUEST_BYTES) && data.len() as u64 == range.len,
+            Request::Zero { range, .. } => fits(range, u64::MAX),
+            Request::Flush => true,
+        }
+    }
+
+    pub(super) fn reply(&mut self, id: RequestId, result: Result<ReplyData, RequestError>) {
+        self.out.push(Output::Reply(id, result));
+    }
+
+    /// Runs what was held while the volume was suspended.
+    pub(super) fn release_held(&mut self, now: Nanos) {
+        while self.role == Role::Primary {
+            let Some((id, request)) = self.held.pop_front() else { return };
+            self.run(now, id, request);
+        }
+    }
+
+    /// Fails everything that waits: the volume does not serve here (any more).
+    pub(super) fn fail_waiting(&mut self) {
+        let held = std::mem::take(&mut self.held).into_iter().map(|h| h.0);
+        let reads = std::mem::take(&mut self.waiting_reads).into_iter().map(|h| h.0);
+        let parked = std::mem::take(&mut self.parked).into_keys();
+        let mut ids: Vec<RequestId> = held.chain(reads).chain(parked).collect();
+        ids.extend(self.acks.take_all());
+        self.order.forget_all();
+        for id in ids {
+            self.reply(id, Err(RequestError::NotServing));
+        }
+    }
+
+    fn run(&mut self, now: Nanos, id: RequestId, request: Request) {
+        match request {
+            Request::Read { range } => self.run_read(now, id, range),
+            Request::Flush => self.run_flush(id),
+            Request::Write { range, .. } | Request::Zero { range, .. } => {
+                if planted(Planted::LostSubBlockUpdate) || self.order.arrive(id, whole(range)) {
+                    self.run_change(now, id, request);
+                } else {
+                    self.parked.insert(id, Parked { request });
+                }
+            }
+        }
+    }
+
+    fn run_flush(&mut self, id: RequestId) {
+        self.counters.flushes += 1;
+        let lsn = self.acks.flush(id);
+        self.log.want_durable(lsn);
+    }
+
+    fn run_read(&mut self, now: Nanos, id: RequestId, range: ByteRange) {
+        let blocks = whole(range);
+        if self.superblock.policy.ack_on == AckOn::Write && self.acks.is_unacknowledged(blocks) {
+            self.waiting_reads.push_back((id, Request::Read { range }));
+            return;
+        }
+        self.counters.reads += 1;
+        self.counters.read_bytes += range.len;
+        self.parked.insert(id, Parked { request: Request::Read { range } });
+        self.read_blocks(now, vec![blocks], Purpose::Reply(id));
+    }
+
+    pub(super) fn on_reply_read(&mut self, id: RequestId, data: Option<Vec<Bytes>>) {
+        let Some(Parked { request: Request::Read { range } }) = self.parked.remove(&id) else { return };
+        let result = match data {
+            Some(pieces) => Ok(trim(pieces, (range.offset % BLOCK as u64) as usize, range.len as usize)),
+            None => Err(RequestError::Io),
+        };
+        self.reply(id, result);
+    }
+
+    /// Reads that waited for an acknowledgement try again.
+    pub(super) fn release_reads(&mut self, now: Nanos) {
+        for (id, request) in std::mem::take(&mut self.waiting_reads) {
+            self.run(now, id, request);
+        }
+    }
+
+    /// A changing request whose turn it is.
+    fn run_change(&mut self, now: Nanos, id: RequestId, request: Request) {
+        let edges = edges_to_fill(&request);
+        if edges.is_empty() {
+            return self.log_change(id, request, &[]);
+        }
+        for edge in &edges {
+            self.order.hold(id, *edge);
+        }
+        self.parked.insert(id, Parked { request });
+        self.read_blocks(now, edges, Purpose::Fill(id));
+    }
+
+    /// The edge blocks of a partial request were read.
+    pub(super) fn on_filled(&mut self, now: Nanos, id: RequestId, data: Option<Vec<Bytes>>) {
+        let Some(Parked { request }) = self.parked.remove(&id) else { return };
+        match data {
+            Some(pieces) if self.role == Role::Primary => self.log_change(id, request, &pieces.concat()),
+            Some(_) => self.held.push_back((id, request)),
+            None => self.reply(id, Err(RequestError::Io)),
+        }
+        self.order.release(id);
+        while let Some(next) = self.order.next_ready() {
+            if let Some(Parked { request }) = self.parked.remove(&next) {
+                self.run_change(now, next, request);
+            }
+        }
+    }
+
+    /// Numbers the records of a changing request. `fill` is the present content of its partial edge blocks, in order.
+    fn log_change(&mut self, id: RequestId, request: Request, fill: &[u8]) {
+        let (range, fua) = match &request {
+            Request::Write { range, fua, .. } | Request::Zero { range, fua, .. } => (*range, *fua),
+            _ => return,
+        };
+        self.counters.writes += 1;
+        self.counters.write_bytes += range.len;
+        let last = match request {
+            Request::Write { data, .. } if fill.is_empty() => self.push_write(range.first_block(), data),
+            Request::Write { data, .. } => self.push_write(range.first_block(), merge(range, &data, fill)),
+            Request::Zero { discard, .. } => self.push_zero(range, discard, fill),
+            _ => self.log.last_numbered(),
+        };
+        let promise = fua || self.superblock.policy.ack_on == AckOn::Write;
+        self.acks.wrote(Write { lsn: last, id: Some(id), promise, range: whole(range) });
+        if planted(Planted::AckWriteBeforeAppend) {
+            let mut done = Vec::new();
+            self.acks.on_appended(last, &mut done);
+            done.into_iter().for_each(|id| self.reply(id, Ok(Vec::new())));
+        }
+    }
+
+    fn push_write(&mut self, lba: u64, data: Bytes) -> Lsn {
+        let max = self.log.record_blocks() as usize * BLOCK;
+        let mut last = self.log.last_numbered();
+        for at in (0..data.len()).step_by(max) {
+            let piece = data.slice(at..(at + max).min(data.len()));
+            let range = BlockRange::new(lba + (at / BLOCK) as u64, (piece.len() / BLOCK) as u32);
+            last = self.log.push(Record::new(Descriptor::over(Kind::Write, range), piece));
+        }
+        last
+    }
+
+    fn push_zero(&mut self, range: ByteRange, discard: bool, fill: &[u8]) -> Lsn {
+        let kind = if discard { Kind::Discard } else { Kind::Zero };
+        let (mut first, mut end) = (range.offset.div_ceil(BLOCK as u64), range.end() / BLOCK as u64);
+        let at_end = range.end() == self.size;
+        if at_end {
+            // A short last block is wholly covered: nothing lies behind it.
+            end = range.end_block();
+        }
+        let mut last = self.log.last_numbered();
+        let mut fill = fill;
+        if !discard && !fill.is_empty() {
+            for edge in edges_of(range) {
+                let (block, rest) = fill.split_at(BLOCK);
+                fill = rest;
+                last = self.push_write(edge.start(), zeroed(edge, range, block));
+            }
+            first = range.offset.div_ceil(BLOCK as u64);
+            end = range.end() / BLOCK as u64;
+        }
+        while first < end {
+            let count = (end - first).min(ZERO_BLOCKS);
+            let record = Descriptor::over(kind, BlockRange::new(first, count as u32));
+            last = self.log.push(Record::new(record, Bytes::new()));
+            first += count;
+        }
+        last
+    }
+
+    /// Fails queued I/O on an operator's word.
+    pub(super) fn abort_io(&mut self) {
+        self.fail_waiting();
+    }
+
+    /// Watches a log without room: after a while the volume says so.
+    pub(super) fn watch_full(&mut self, now: Nanos) {
+        if !self.log.is_full() {
+            self.full_since = None;
+            if self.role == Role::Suspended(SuspendReason::LogFull) {
+                self.set_role(Role::Primary);
+                self.release_held(now);
+            }
+            return;
+        }
+        let since = *self.full_since.get_or_insert(now);
+        if self.role == Role::Primary && now.since(since) >= FULL_MS * 1_000_000 {
+            let why = if self.log.no_space() { "no space under the log" } else { "the log has reached its limit" };
+            self.alarm("log_full", why);
+            self.set_role(Role::Suspended(SuspendReason::LogFull));
+        }
+    }
+}
+
+/// The blocks that a range touches. A DISCARD or ZERO may be longer than a [`BlockRange`] can say: it is then cut, which is
+/// only used to order requests, and such a range is never partial.
+pub(super) fn whole(range: ByteRange) -> BlockRange {
+    let (first, end) = (range.first_block(), range.end_block());
+    BlockRange::new(first, u32::try_from(end - first).unwrap_or(u32::MAX))
+}
+
+/// The edge blocks of a range that it covers only in part.
+fn edges_of(range: ByteRange) -> Vec<BlockRange> {
+    let mut edges = Vec::with_capacity(2);
+    let (first, last) = (range.first_block(), range.end_block() - 1);
+    if !range.offset.is_multiple_of(BLOCK as u64) {
+        edges.push(BlockRange::new(first, 1));
+    }
+    if !range.end().is_multiple_of(BLOCK as u64) && edges.last().is_none_or(|e| e.start() != last) {
+        edges.push(BlockRange::new(last, 1));
+    }
+    edges
+}
+
+fn edges_to_fill(request: &Request) -> Vec<BlockRange> {
+    match request {
+        Request::Write { range, .. } | Request::Zero { range, discard: false, .. } => edges_of(*range),
+        _ => Vec::new(),
+    }
+}
+
+/// The whole blocks of a partial write: `data` over the present edges.
+fn merge(range: ByteRange, data: &[u8], fill: &[u8]) -> Bytes {
+    let start = range.first_block() * BLOCK as u64;
+    let len = (range.end_block() * BLOCK as u64 - start) as usize;
+    let mut out = BytesMut::zeroed(len);
+    for (i, edge) in edges_of(range).into_iter().enumerate() {
+        let at = ((edge.start() * BLOCK as u64) - start) as usize;
+        out[at..at + BLOCK].copy_from_slice(&fill[i * BLOCK..(i + 1) * BLOCK]);
+    }
+    let at = (range.offset - start) as usize;
+    out[at..at + data.len()].copy_from_slice(data);
+    out.freeze()
+}
+
+/// An edge block with the part that the range covers set to zeros.
+fn zeroed(edge: BlockRange, range: ByteRange, block: &[u8]) -> Bytes {
+    let start = edge.start() * BLOCK as u64;
+    let mut out = BytesMut::from(block);
+    let from = range.offset.saturating_sub(start) as usize;
+    let to = (range.end() - start).min(BLOCK as u64) as usize;
+    out[from..to].fill(0);
+    out.freeze()
+}

@@ -1,0 +1,223 @@
+//! Sealing a suffix that the newer history does not have (R13), and going back to where the two parted (R14).
+//!
+//! The suffix is read and checked, written whole to a branch file, and only then is the log cut: the index is built anew from
+//! the segments, because it remembers only the newest place of each block.
+
+use bytes::Bytes;
+
+use crate::event::{DiskDone, DiskOp, DiskResult, FileRef, Slot};
+use crate::format::branch::{BranchClass, BranchHead};
+use crate::format::frame::FrameHeader;
+use crate::format::superblock::CopyFlag;
+use crate::group;
+use crate::log::recovery::{Recovery, Start};
+use crate::log::segments::FrameRef;
+use crate::node::meta::AfterSuperblock;
+use crate::node::{Node, Stage};
+use crate::outbox::Route;
+use crate::ship::{Hello, Refusal};
+use crate::types::{BLOCK, Boundary, Lsn, Nanos};
+use crate::volume::index::Index;
+
+/// The longest suffix that is sealed by itself, in bytes (it is in memory while it is sealed).
+pub const MAX_BRANCH_BYTES: u64 = 256 << 20;
+const READ_BYTES: u64 = 4 << 20;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Waits until nothing is on its way.
+    Quiet,
+    Reading,
+    Writing,
+    Saving,
+    /// The log is being recovered up to the cut.
+    Cutting,
+}
+
+/// A sealing under way.
+#[derive(Debug)]
+pub(super) struct Sealing {
+    from: Boundary,
+    class: BranchClass,
+    /// The operator gave the suffix up, whatever its class.
+    given_up: bool,
+    phase: Phase,
+    todo: Vec<(Slot, Vec<FrameRef>)>,
+    data: Vec<Bytes>,
+    has_data: bool,
+}
+
+impl Node {
+    /// The peer's newer history parts from this one at `common`.
+    pub(super) fn begin_sealing(&mut self, _now: Nanos, hello: &Hello, common: Lsn) {
+        if self.diverged.is_some() && !self.reseed_wanted {
+            return self.refuse(Refusal::Diverged);
+        }
+        let Some(from) = self.boundary_at(common) else {
+            return self.diverge("the histories part inside a frame or below the log");
+        };
+        if self.floor.at().position.lsn > common || self.superblock.visible_at > common {
+            return self.diverge("the base image is already beyond the point where the histories part");
+        }
+        let lost = self.primary_durable_seen > common && !self.was_primary();
+        if lost {
+            return self.diverge("the primary came back without records that it had reported as durable");
+        }
+        let unacked = !self.was_primary() || group::suffix_is_unacked(hello.site, &self.k, &hello.config);
+        let class = if unacked { BranchClass::Unacked } else { BranchClass::Acked };
+        let todo = self.suffix(common);
+        let bytes: u64 = todo.iter().flat_map(|(_, f)| f).map(|f| u64::from(f.blocks) * BLOCK as u64).sum();
+        if bytes > MAX_BRANCH_BYTES {
+            return self.diverge("the suffix is too long to be sealed by itself");
+        }
+        self.sealing = Some(Sealing {
+            from,
+            class,
+            given_up: self.reseed_wanted,
+            phase: Phase::Quiet,
+            todo,
+            data: Vec::new(),
+            has_data: false,
+        });
+    }
+
+    /// This copy wrote its newest records itself.
+    fn was_primary(&self) -> bool {
+        self.k.primary == Some(self.site)
+    }
+
+    fn diverge(&mut self, why: &str) {
+        if self.diverged.as_deref() != Some(why) {
+            self.alarm("diverged", why);
+        }
+        self.diverged = Some(why.into());
+        self.refuse(Refusal::Diverged);
+    }
+
+    fn suffix(&self, common: Lsn) -> Vec<(Slot, Vec<FrameRef>)> {
+        let mut out: Vec<(Slot, Vec<FrameRef>)> = Vec::new();
+        let mut bytes = 0;
+        for segment in self.log.segments.live() {
+            for frame in segment.frames.iter().filter(|f| f.last > common) {
+                bytes += u64::from(frame.blocks) * BLOCK as u64;
+                match out.last_mut() {
+                    Some((slot, frames)) if *slot == segment.slot && bytes <= READ_BYTES => frames.push(*frame),
+                    _ => {
+                        bytes = u64::from(frame.blocks) * BLOCK as u64;
+                        out.push((segment.slot, vec![*frame]));
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// Drives the sealing.
+    pub(super) fn pump_sealing(&mut self, now: Nanos) {
+        let quiet = self.log.is_quiet()
+            && self.floor.is_idle()
+            && self.reads.len() == 0
+            && self.catch_up.is_none()
+            && self.superblock_file.is_idle();
+        let Some(sealing) = self.sealing.as_mut().filter(|s| s.phase == Phase::Quiet) else { return };
+        if quiet {
+            sealing.phase = Phase::Reading;
+            self.read_suffix(now);
+        }
+    }
+
+    fn read_suffix(&mut self, now: Nanos) {
+        let Some(sealing) = &mut self.sealing else { return };
+        let Some((slot, frames)) = sealing.todo.first() else { return self.write_branch(now) };
+        let blocks: u32 = frames.iter().map(|f| f.blocks).sum();
+        let (file, offset) = (FileRef::Log(*slot), u64::from(frames[0].block) * BLOCK as u64);
+        self.out.disk(now, Route::BranchRead, DiskOp::Read { file, offset, len: blocks * BLOCK as u32 });
+    }
+
+    pub(super) fn on_branch_read(&mut self, now: Nanos, result: DiskResult) {
+        let Ok(DiskDone::Read(data)) = result else {
+            self.sealing = None;
+            return self.fail_copy("the suffix cannot be read");
+        };
+        let secret = self.superblock.secret.clone();
+        let Some(sealing) = &mut self.sealing else { return };
+        let (_, frames) = sealing.todo.remove(0);
+        let mut at = 0;
+        for frame in frames {
+            if let Ok(header) = FrameHeader::decode(&data[at..], &secret) {
+                sealing.has_data |= header.records.iter().any(|r| r.kind.is_data());
+            }
+            at += frame.blocks as usize * BLOCK;
+        }
+        sealing.data.push(data);
+        self.read_suffix(now);
+    }
+
+    fn write_branch(&mut self, now: Nanos) {
+        let (volume, tail, sealed_at) = (self.superblock.volume, self.log.end(), self.wall_at(now));
+        let Some(sealing) = &mut self.sealing else { return };
+        if sealing.class != BranchClass::Unacked && sealing.has_data && !sealing.given_up {
+            self.sealing = None;
+            self.superblock.flag = CopyFlag::Diverged;
+            self.save_superblock(now);
+            return self.diverge("records that may have been acknowledged here are not in the newer history");
+        }
+        sealing.phase = Phase::Writing;
+        let bytes = sealing.data.iter().map(|d| d.len() as u64).sum();
+        let head = BranchHead { volume, class: sealing.class, from: sealing.from, tail, bytes, sealed_at };
+        let mut data = vec![head.encode()];
+        data.append(&mut sealing.data);
+        let file = FileRef::Branch(self.superblock.branches + 1);
+        self.out.disk(now, Route::BranchWrite, DiskOp::Replace { file, data });
+    }
+
+    pub(super) fn on_branch_written(&mut self, now: Nanos, ok: bool) {
+        let Some(sealing) = &mut self.sealing else { return };
+        if !ok {
+            // No room for the branch: nothing was cut, the next contact tries again.
+            self.sealing = None;
+            self.alarm("branch_not_sealed", "the suffix could not be sealed; it stays where it is");
+            return self.hang_up(Refusal::Storage);
+        }
+        sealing.phase = Phase::Saving;
+        self.superblock.branches += 1;
+        self.superblock.flag = CopyFlag::Complete;
+        self.diverged = None;
+        self.reseed_wanted = false;
+        self.required = self.required.min(sealing.from.position.lsn);
+        self.log.forget_durable_above(sealing.from.position.lsn);
+        self.after_superblock(now, AfterSuperblock::Cut);
+    }
+
+    /// The branch is safe and the superblock says so: the log is recovered up to the cut.
+    pub(super) fn on_cut_saved(&mut self, now: Nanos) {
+        let Some(sealing) = &mut self.sealing else { return };
+        sealing.phase = Phase::Cutting;
+        let cut = sealing.from;
+        let start = Start {
+            volume: self.superblock.volume,
+            secret: self.superblock.secret.clone(),
+            slot_bytes: self.superblock.slot_bytes,
+            floor: self.superblock.floor,
+            durable: self.superblock.floor.position.lsn,
+            discard: false,
+            cut: Some(cut),
+        };
+        let slots = self.log.segments.all_slots();
+        let bytes = self.superblock.slot_bytes;
+        let slots = slots.into_iter().map(|s| (s, bytes)).collect();
+        self.index = Index::default();
+        self.size = self.superblock.size;
+        let (recovery, step) = Recovery::begin(now, start, slots, &mut self.out);
+        self.stage = Stage::Recovering(Box::new(recovery));
+        if let Some(step) = step {
+            self.on_recovery_step(now, step);
+        }
+    }
+
+    /// True when the recovery that just ended was a cut.
+    pub(super) fn end_of_sealing(&mut self) -> bool {
+        self.written_at.clear();
+        self.sealing.take().is_some()
+    }
+}

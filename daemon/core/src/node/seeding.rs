@@ -1,0 +1,412 @@
+//! Seeding, both sides; see [`crate::ship::seed`] for what makes it right.
+
+use bytes::Bytes;
+
+use crate::event::{DiskDone, DiskOp, DiskResult, FileRef};
+use crate::format::frame::chain_origin;
+use crate::format::superblock::CopyFlag;
+use crate::format::{block_crcs, crc32};
+use crate::node::Node;
+use crate::node::meta::AfterSuperblock;
+use crate::node::volume_reads::Purpose;
+use crate::outbox::Route;
+use crate::planted::{Planted, planted};
+use crate::ship::seed::{CHUNK_BYTES, MAP_BYTES, Seeded, Seeder};
+use crate::ship::sender::Source;
+use crate::ship::{BaseBlocks, ChainEntry, Hello, Message, Refusal};
+use crate::status::Role;
+use crate::timeline::History;
+use crate::types::{BLOCK, BlockRange, Boundary, ByteRange, Lsn, Nanos, Nonce, Position};
+
+/// Base writes of a seeding under way at once.
+const WRITES_IN_FLIGHT: u32 = 16;
+
+impl Node {
+    // ---- the primary --------------------------------------------------------------------------------------------------
+
+    /// The peer needs its first content, or lies beyond the reach of the log.
+    pub(super) fn want_seeding(&mut self, hello: &Hello) {
+        if self.role != Role::Primary || self.seeder.is_some() || !self.tell_k_first(hello) {
+            return;
+        }
+        if self.k.has(hello.site) {
+            // A member of S that lost its content: nothing may be acknowledged against it, and nobody else may decide.
+            return self.refuse(Refusal::Suspect);
+        }
+        let resync = self.new_nonce();
+        let mut seeder = Seeder::new(resync, self.size.div_ceil(BLOCK as u64));
+        for (lba, count, _) in self.index.iter() {
+            seeder.todo.insert(lba, lba + count);
+        }
+        let epoch = hello.config.epoch;
+        if let Some(link) = &mut self.link {
+            link.sender.source = Source::Probe;
+            link.sender.confirmed = epoch;
+        }
+        self.send(Message::SeedBegin {
+            resync,
+            pass: 1,
+            total_bytes: seeder.total_bytes,
+            last: false,
+            live_from: Boundary::default(),
+        });
+        self.seeder = Some(seeder);
+    }
+
+    /// The log no longer reaches back to where the peer is.
+    pub(super) fn peer_out_of_reach(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.sender.source = Source::Probe;
+        }
+        if let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) {
+            self.want_seeding(&hello);
+        }
+    }
+
+    /// Live frames flow only in the last pass.
+    pub(super) fn seeding_blocks_stream(&self) -> bool {
+        self.seeder.as_ref().is_some_and(|s| !s.is_last)
+    }
+
+    /// Reads and sends what the window allows; ends passes.
+    pub(super) fn pump_seeding(&mut self, now: Nanos) {
+        self.pump_seeded(now);
+        if self.seeder.is_none() || self.role != Role::Primary {
+            return;
+        }
+        self.map_more(now);
+        while let Some(range) = self.next_chunk() {
+            let as_of = self.log.end().position.lsn;
+            self.read_blocks(now, vec![range], Purpose::Seed { as_of });
+        }
+        self.end_pass();
+    }
+
+    fn map_more(&mut self, now: Nanos) {
+        let base = self.base_size.min(self.size);
+        let Some(seeder) = self.seeder.as_mut().filter(|s| !s.mapping && s.todo.blocks() < 16 * 1024) else { return };
+        let Some(at) = seeder.mapped_to else { return };
+        if at >= base {
+            seeder.mapped_to = None;
+            return;
+        }
+        seeder.mapping = true;
+        let range = ByteRange::new(at, MAP_BYTES.min(base - at));
+        seeder.mapped_to = Some(range.end());
+        self.out.disk(now, Route::SeedMap, DiskOp::Map { range });
+    }
+
+    pub(super) fn on_seed_mapped(&mut self, _now: Nanos, result: DiskResult) {
+        let Some(seeder) = self.seeder.as_mut().filter(|s| s.mapping) else { return };
+        seeder.mapping = false;
+        match result {
+            Ok(DiskDone::Mapped(ranges)) => {
+                let found: u64 = ranges.iter().map(|r| r.len).sum();
+                for range in ranges {
+                    seeder.todo.insert(range.first_block(), range.end_block());
+                }
+                seeder.done_bytes += MAP_BYTES.saturating_sub(found);
+            }
+            _ => self.fail_copy("the base image cannot be read"),
+        }
+    }
+
+    fn next_chunk(&mut self) -> Option<BlockRange> {
+        let blocks = self.size.div_ceil(BLOCK as u64);
+        let seeder = self.seeder.as_mut().filter(|s| s.may_send())?;
+        loop {
+            let (start, end) = seeder.todo.take_front(CHUNK_BYTES / BLOCK as u64)?;
+            let end = end.min(blocks);
+            if start < end {
+                seeder.reading += 1;
+                return Some(BlockRange::new(start, (end - start) as u32));
+            }
+        }
+    }
+
+    pub(super) fn on_seed_read(&mut self, _now: Nanos, range: BlockRange, as_of: Lsn, data: Option<Vec<Bytes>>) {
+        let read_at = self.log.end().position;
+        let Some(seeder) = &mut self.seeder else { return };
+        let _ = as_of;
+        seeder.reading = seeder.reading.saturating_sub(1);
+        seeder.visible_at = seeder.visible_at.max(read_at.lsn);
+        seeder.done_bytes += range.bytes();
+        let (resync, first_pass) = (seeder.resync, seeder.pass == 1);
+        let Some(data) = data else { return self.fail_copy("the volume cannot be read for seeding") };
+        let data = Bytes::from(data.concat());
+        for (at, blocks, is_zero) in runs(&data) {
+            let range = BlockRange::new(range.start() + at as u64, blocks as u32);
+            let piece = data.slice(at * BLOCK..(at + blocks) * BLOCK);
+            // The receiver zeroed its whole base before the first pass.
+            if is_zero && first_pass {
+                continue;
+            }
+            self.send_base(resync, range, read_at, if is_zero { Bytes::new() } else { piece });
+        }
+    }
+
+    fn send_base(&mut self, resync: Nonce, range: BlockRange, as_of: Position, data: Bytes) {
+        let crcs = block_crcs(&data).collect();
+        if let Some(seeder) = &mut self.seeder {
+            seeder.sent_bytes += range.bytes();
+        }
+        self.counters.seeded_bytes += data.len() as u64;
+        self.send(Message::Base(BaseBlocks { resync, range, as_of, crcs, data }));
+    }
+
+    fn end_pass(&mut self) {
+        let history = self.history.entries().to_vec();
+        let Some(seeder) = self.seeder.as_mut().filter(|s| !s.ended && s.is_drained()) else { return };
+        seeder.ended = true;
+        let (resync, pass, visible_at) = (seeder.resync, seeder.pass, seeder.visible_at);
+        self.send(Message::SeedEnd { resync, pass, visible_at, history });
+    }
+
+    pub(super) fn on_seed_ack(&mut self, resync: Nonce, pass: u32, bytes: u64, done: bool) {
+        let end = self.log.end();
+        let Some(seeder) = self.seeder.as_mut().filter(|s| s.resync == resync && s.pass == pass) else { return };
+        seeder.acked_bytes = bytes.min(seeder.sent_bytes);
+        if !done || !seeder.ended {
+            return;
+        }
+        if seeder.is_last {
+            return self.on_peer_seeded();
+        }
+        seeder.next_pass(end);
+        let (pass, total_bytes, last) = (seeder.pass, seeder.total_bytes, seeder.is_last);
+        self.send(Message::SeedBegin { resync, pass, total_bytes, last, live_from: end });
+        if last {
+            if let Some(link) = &mut self.link {
+                link.sender.start(end.position.lsn);
+            }
+        }
+    }
+
+    fn on_peer_seeded(&mut self) {
+        self.seeder = None;
+        if let Some(hello) = self.link.as_mut().and_then(|l| l.hello.as_mut()) {
+            hello.needs_seed = false;
+        }
+        let policy = self.superblock.policy;
+        self.send(Message::Policy(policy));
+    }
+
+    // ---- the receiver -------------------------------------------------------------------------------------------------
+
+    /// Live frames are taken while being seeded: only in the last pass.
+    pub(super) fn takes_live_frames(&self) -> bool {
+        self.seeded.as_ref().is_some_and(|s| s.is_last && s.ready)
+    }
+
+    pub(super) fn is_seed_beginning(&self) -> bool {
+        self.seeded.as_ref().is_some_and(|s| !s.ready)
+    }
+
+    pub(super) fn on_seed_begin(
+        &mut self,
+        now: Nanos,
+        resync: Nonce,
+        pass: u32,
+        total_bytes: u64,
+        last: bool,
+        live_from: Boundary,
+    ) -> Option<Message> {
+        let again = Message::SeedBegin { resync, pass, total_bytes, last, live_from };
+        let in_s = self.k.has(self.site) && self.flag() == CopyFlag::Complete;
+        if self.leads() || in_s || self.k.primary == Some(self.site) {
+            self.refuse(Refusal::State);
+            return None;
+        }
+        if pass > 1 && self.seeded.as_ref().is_none_or(|s| s.resync != resync || s.pass + 1 != pass) {
+            self.hang_up(Refusal::State);
+            return None;
+        }
+        let quiet = self.log.is_quiet() && self.floor.is_idle() && self.reads.len() == 0 && self.catch_up.is_none();
+        if !quiet || !self.superblock_file.is_idle() || self.sealing.is_some() {
+            return Some(again);
+        }
+        self.seeded = Some(Seeded::new(resync, pass, last, total_bytes, pass > 1 && !last));
+        if pass == 1 {
+            self.forget_copy(resync);
+            self.after_superblock(now, AfterSuperblock::SeedBegun);
+        } else if last {
+            self.restart_log(live_from);
+            self.after_superblock(now, AfterSuperblock::SeedBegun);
+        }
+        None
+    }
+
+    /// From now on this copy is nothing until the seeding ends.
+    fn forget_copy(&mut self, resync: Nonce) {
+        let secret = self.superblock.secret.clone();
+        let origin = Boundary { position: Position::default(), chain: chain_origin(&secret, self.superblock.volume) };
+        self.superblock.flag = CopyFlag::Seeding(resync);
+        self.reseed_wanted = false;
+        self.diverged = None;
+        self.damage = None;
+        self.restart_log(origin);
+    }
+
+    fn restart_log(&mut self, at: Boundary) {
+        self.log.restart(at);
+        self.index.clear();
+        self.floor.reset(at);
+        self.committed = at.position.lsn;
+        self.required = Lsn::ZERO;
+        self.primary_durable_seen = Lsn::ZERO;
+        self.written_at.clear();
+        self.superblock.floor = at;
+        self.superblock.floor_target = at.position.lsn;
+        self.superblock.samples.clear();
+        self.superblock.visible_at = Lsn::ZERO;
+        self.history = History::new(match at.position.lsn {
+            Lsn::ZERO => Vec::new(),
+            lsn => vec![ChainEntry {
+                generation: at.position.generation,
+                incarnation: at.position.incarnation,
+                fork: lsn.prev(),
+            }],
+        });
+    }
+
+    /// The superblock says "being seeded": now the base may change.
+    pub(super) fn on_seed_begun(&mut self, now: Nanos) {
+        let Some(seeded) = self.seeded.as_mut() else { return };
+        if seeded.pass > 1 {
+            seeded.ready = true;
+            return self.pump_receiver(now);
+        }
+        let len = self.base_size.min(self.size);
+        let op = DiskOp::Zero { file: FileRef::Base, offset: 0, len, deallocate: true };
+        seeded.writing += 1;
+        self.out.disk(now, Route::SeedWrite { bytes: 0 }, op);
+    }
+
+    pub(super) fn on_base_blocks(&mut self, now: Nanos, blocks: BaseBlocks) -> Option<BaseBlocks> {
+        let current = self.seeded.as_ref().filter(|s| s.resync == blocks.resync);
+        let Some(seeded) = current else {
+            self.refuse(Refusal::State);
+            return None;
+        };
+        if !seeded.ready || seeded.writing >= WRITES_IN_FLIGHT {
+            return Some(blocks);
+        }
+        if !self.is_whole(&blocks) {
+            self.hang_up(Refusal::Payload);
+            return None;
+        }
+        if planted(Planted::BaseOverNewer) {
+            self.index.prune(blocks.range, Lsn(u64::MAX));
+        }
+        self.write_base(now, blocks);
+        None
+    }
+
+    fn is_whole(&self, blocks: &BaseBlocks) -> bool {
+        let end = self.size.div_ceil(BLOCK as u64);
+        let len = blocks.data.len();
+        blocks.range.count.0 > 0
+            && blocks.range.end() <= end
+            && (len == 0 || len as u64 == blocks.range.bytes())
+            && len.is_multiple_of(BLOCK)
+            && blocks.data.chunks_exact(BLOCK).map(crc32).eq(blocks.crcs.iter().copied())
+    }
+
+    fn write_base(&mut self, now: Nanos, blocks: BaseBlocks) {
+        let bytes = blocks.range.bytes();
+        let offset = blocks.range.start() * BLOCK as u64;
+        let len = bytes.min(self.size - offset);
+        let op = match blocks.data.is_empty() {
+            true => DiskOp::Zero { file: FileRef::Base, offset, len, deallocate: true },
+            false => DiskOp::Write { file: FileRef::Base, offset, bufs: vec![blocks.data.slice(..len as usize)] },
+        };
+        if let Some(seeded) = &mut self.seeded {
+            seeded.writing += 1;
+        }
+        self.out.disk(now, Route::SeedWrite { bytes }, op);
+    }
+
+    pub(super) fn on_seed_written(&mut self, now: Nanos, bytes: u64, ok: bool) {
+        if !ok {
+            self.alarm("base_write_failed", "the base image cannot be written while it is seeded");
+            self.seeded = None;
+            return self.hang_up(Refusal::Storage);
+        }
+        let Some(seeded) = &mut self.seeded else { return };
+        seeded.writing = seeded.writing.saturating_sub(1);
+        seeded.done_bytes += bytes;
+        if !seeded.ready && seeded.pass == 1 {
+            seeded.ready = true;
+        }
+        let (resync, pass, bytes) = (seeded.resync, seeded.pass, seeded.done_bytes);
+        self.send(Message::SeedAck { resync, pass, bytes, done: false });
+        self.pump_receiver(now);
+    }
+
+    pub(super) fn on_seed_end(&mut self, _now: Nanos, resync: Nonce, pass: u32, at: Lsn, history: Vec<ChainEntry>) {
+        let Some(seeded) = self.seeded.as_mut().filter(|s| s.resync == resync && s.pass == pass) else { return };
+        seeded.end = Some(at);
+        if seeded.is_last {
+            self.history = History::new(history);
+        }
+    }
+
+    /// The receiver's side between messages: sync at the end of a pass, and the moment when the copy becomes visible.
+    fn pump_seeded(&mut self, now: Nanos) {
+        let Some(seeded) = self.seeded.as_mut().filter(|s| s.ready && s.writing == 0) else { return };
+        let Some(end) = seeded.end else { return };
+        if !seeded.syncing && !seeded.synced {
+            seeded.syncing = true;
+            self.out.disk(now, Route::SeedSync, DiskOp::Sync { files: vec![FileRef::Base] });
+            return;
+        }
+        if seeded.synced && seeded.is_last && !seeded.saving {
+            let durable = self.log.durable() >= end;
+            self.log.want_durable(end);
+            self.log.poll_sync(now, &mut self.out);
+            if durable {
+                seeded.saving = true;
+                self.superblock.flag = CopyFlag::Complete;
+                self.superblock.visible_at = end;
+                self.after_superblock(now, AfterSuperblock::SeedDone);
+            }
+        }
+    }
+
+    pub(super) fn on_seed_synced(&mut self, now: Nanos, ok: bool) {
+        if !ok {
+            self.seeded = None;
+            return self.fail_copy("the base image cannot be synced");
+        }
+        let Some(seeded) = self.seeded.as_mut().filter(|s| s.syncing) else { return };
+        (seeded.syncing, seeded.synced) = (false, true);
+        if !seeded.is_last {
+            let (resync, pass, bytes) = (seeded.resync, seeded.pass, seeded.done_bytes);
+            self.send(Message::SeedAck { resync, pass, bytes, done: true });
+        }
+        self.pump_seeded(now);
+    }
+
+    /// The copy is complete.
+    pub(super) fn on_seed_done(&mut self, now: Nanos) {
+        let Some(seeded) = self.seeded.take() else { return };
+        self.send(Message::SeedAck { resync: seeded.resync, pass: seeded.pass, bytes: seeded.done_bytes, done: true });
+        if let Some(link) = &mut self.link {
+            link.told = None;
+        }
+        self.identify_new_base(now);
+    }
+}
+
+/// Runs of zero and of other blocks: `(first, blocks, is_zero)`.
+fn runs(data: &[u8]) -> Vec<(usize, usize, bool)> {
+    let mut out: Vec<(usize, usize, bool)> = Vec::new();
+    for (i, block) in data.chunks_exact(BLOCK).enumerate() {
+        let is_zero = block.iter().all(|b| *b == 0);
+        match out.last_mut() {
+            Some((_, n, zero)) if *zero == is_zero => *n += 1,
+            _ => out.push((i, 1, is_zero)),
+        }
+    }
+    out
+}

@@ -1,0 +1,196 @@
+//! Shipping frames: from memory while they are recent, from segments when the peer is behind.
+
+use bytes::Bytes;
+
+use crate::event::{ConnId, DiskDone, DiskOp, DiskResult, FileRef, Slot};
+use crate::format::block_crcs;
+use crate::format::frame::FrameHeader;
+use crate::log::segments::FrameRef;
+use crate::node::Node;
+use crate::outbox::Route;
+use crate::ship::sender::Source;
+use crate::ship::{Append, Message};
+use crate::status::Role;
+use crate::types::{BLOCK, Boundary, Lsn, Nanos};
+
+/// Bytes of old frames read at a time.
+const READ_BYTES: u64 = 2 << 20;
+
+/// A read of old frames. It outlives its stream, so that the segment's pin is always given back.
+#[derive(Debug)]
+pub(super) struct CatchUp {
+    conn: ConnId,
+    slot: Slot,
+    frames: Vec<FrameRef>,
+    first: Lsn,
+    /// In answer to the peer's [`Message::FetchTail`].
+    fetch: bool,
+}
+
+impl Node {
+    /// Sends what may be sent, asks for syncs, tells an idle peer what is committed.
+    pub(super) fn pump_sender(&mut self, now: Nanos) {
+        let leads = self.k.primary == Some(self.site) && matches!(self.role, Role::Primary | Role::Suspended(_));
+        if !leads || self.seeding_blocks_stream() {
+            return;
+        }
+        while self.send_next(now) {}
+        self.ask_peer_sync();
+        self.pump_idle(now);
+    }
+
+    fn send_next(&mut self, now: Nanos) -> bool {
+        let end = self.log.end().position.lsn;
+        let Some(link) = self.link.as_mut().filter(|l| l.sender.may_send()) else { return false };
+        if self.catch_up.is_some() {
+            return false;
+        }
+        if link.sender.next > end {
+            link.sender.source = Source::Stream;
+            return false;
+        }
+        match self.log.tail.holding(link.sender.next) {
+            Some(frame) => {
+                let header = frame.header.slice(..frame.used);
+                let (payload, last, bytes) = (frame.payload.clone(), frame.end.position.lsn, frame.bytes);
+                self.send_frame(header, payload, last, bytes);
+                true
+            }
+            None => {
+                self.read_old(now);
+                false
+            }
+        }
+    }
+
+    fn send_frame(&mut self, header: Bytes, payload: Vec<Bytes>, last: Lsn, bytes: u64) {
+        let Some(link) = &mut self.link else { return };
+        link.sender.on_sent(last, bytes);
+        let epoch = link.sender.confirmed;
+        self.counters.shipped_bytes += bytes;
+        self.send(Message::Append(Append { epoch, header, payload }));
+    }
+
+    /// Reads the next run of frames that left the memory.
+    fn read_old(&mut self, now: Nanos) {
+        let Some(next) = self.link.as_ref().map(|l| l.sender.next) else { return };
+        if next > self.log.appended() {
+            return;
+        }
+        if self.read_frames(now, next, false) {
+            if let Some(link) = &mut self.link {
+                link.sender.source = Source::CatchUp;
+            }
+        } else {
+            // The log no longer reaches back to the peer: it has to be seeded again.
+            self.peer_out_of_reach();
+        }
+    }
+
+    fn read_frames(&mut self, now: Nanos, next: Lsn, fetch: bool) -> bool {
+        let Some(conn) = self.link.as_ref().map(|l| l.conn) else { return false };
+        let Some((slot, frames)) = self.frames_from(next).filter(|(_, f)| !f.is_empty()) else { return false };
+        let blocks: u32 = frames.iter().map(|f| f.blocks).sum();
+        self.log.segments.pin(slot, 1);
+        let (file, offset) = (FileRef::Log(slot), u64::from(frames[0].block) * BLOCK as u64);
+        self.out.disk(now, Route::CatchUp, DiskOp::Read { file, offset, len: blocks * BLOCK as u32 });
+        self.catch_up = Some(CatchUp { conn, slot, frames, first: next, fetch });
+        true
+    }
+
+    fn frames_from(&self, next: Lsn) -> Option<(Slot, Vec<FrameRef>)> {
+        let (segment, at) = self.log.segments.locate(next)?;
+        let (mut bytes, mut frames) = (0, Vec::new());
+        for frame in &segment.frames[at..] {
+            bytes += u64::from(frame.blocks) * BLOCK as u64;
+            let stop = frame.last > self.log.appended() || (!frames.is_empty() && bytes > READ_BYTES);
+            if stop {
+                break;
+            }
+            frames.push(*frame);
+        }
+        Some((segment.slot, frames))
+    }
+
+    pub(super) fn on_catch_up_read(&mut self, now: Nanos, result: DiskResult) {
+        let Some(read) = self.catch_up.take() else { return };
+        self.log.segments.pin(read.slot, -1);
+        let Ok(DiskDone::Read(data)) = result else {
+            return self.fail_copy("old frames of the log cannot be read");
+        };
+        let Some(link) = self.link.as_ref().filter(|l| l.conn == read.conn) else { return };
+        if read.fetch {
+            self.send_old(&data, &read.frames, true);
+            let next = read.frames.last().map_or(read.first, |f| f.last.next());
+            self.answer_tail(now, next);
+        } else if link.sender.next == read.first {
+            self.send_old(&data, &read.frames, false);
+        }
+    }
+
+    fn send_old(&mut self, data: &Bytes, frames: &[FrameRef], fetch: bool) {
+        let mut at = 0;
+        for frame in frames {
+            let len = frame.blocks as usize * BLOCK;
+            let bytes = data.slice(at..at + len);
+            at += len;
+            let Ok(header) = FrameHeader::decode(&bytes, &self.superblock.secret) else { return self.rot() };
+            let payload = bytes.slice(header.padded_bytes()..);
+            if header.chain != frame.chain || !block_crcs(&payload).eq(header.crcs.iter().copied()) {
+                return self.rot();
+            }
+            let used = header.used_bytes();
+            if fetch {
+                let epoch = self.k.epoch;
+                self.send(Message::Append(Append { epoch, header: bytes.slice(..used), payload: vec![payload] }));
+            } else {
+                self.send_frame(bytes.slice(..used), vec![payload], frame.last, len as u64);
+            }
+        }
+    }
+
+    fn rot(&mut self) {
+        self.counters.checksum_errors += 1;
+        self.damage = Some("a segment of the log does not read back as it was written".into());
+        self.alarm("log_rot", "a segment of the log does not read back as it was written; it is not shipped");
+    }
+
+    /// What waits for the peer's sync is asked for as soon as it was sent.
+    fn ask_peer_sync(&mut self) {
+        let wanted = [self.acks.wanted(), self.opening_wants(), self.change_wants()].into_iter().flatten().max();
+        let Some(lsn) = wanted else { return };
+        let Some(link) = &mut self.link else { return };
+        let lsn = lsn.min(link.sender.next.prev());
+        if link.sender.ask_sync(lsn) {
+            let epoch = link.sender.confirmed;
+            self.send(Message::Sync { epoch, lsn });
+        }
+    }
+
+    /// The peer opens as Primary and asks for what this copy has beyond its tail (R7a).
+    pub(super) fn on_fetch_tail(&mut self, now: Nanos, from: Boundary) {
+        if self.leads() || self.k.primary == Some(self.site) {
+            return self.refuse(crate::ship::Refusal::State);
+        }
+        if self.boundary_at(from.position.lsn) != Some(from) {
+            return self.refuse(crate::ship::Refusal::Chain);
+        }
+        if self.catch_up.is_none() {
+            self.answer_tail(now, from.position.lsn.next());
+        }
+    }
+
+    /// Sends the frames from `next` on, from memory or from segments, and then the end.
+    fn answer_tail(&mut self, now: Nanos, mut next: Lsn) {
+        let epoch = self.k.epoch;
+        while let Some(frame) = self.log.tail.holding(next).filter(|f| f.end.position.lsn <= self.log.appended()) {
+            let header = frame.header.slice(..frame.used);
+            let (payload, last) = (frame.payload.clone(), frame.end.position.lsn);
+            next = last.next();
+            self.send(Message::Append(Append { epoch, header, payload }));
+        }
+        if next > self.log.appended() || !self.read_frames(now, next, true) {
+            self.send(Message::TailEnd);
+        }
+    }
+}

@@ -1,0 +1,668 @@
+//! Verbs: what an operator asks. Each ends by its deadline at the latest, whatever the peer does.
+
+use crate::config::{Config, Mode, Policy};
+use crate::event::{DiskOp, Output, VerbId};
+use crate::format::record::{Descriptor, Kind};
+use crate::format::superblock::{CopyFlag, MAX_ASSERTIONS};
+use crate::group;
+use crate::log::Record;
+use crate::node::meta::{AfterK, AfterSuperblock};
+use crate::node::{Node, Stage};
+use crate::outbox::Route;
+use crate::ship::{AdoptStep, Message, Refusal};
+use crate::status::{Role, SuspendReason};
+use crate::types::{BLOCK, Epoch, Lsn, Nanos, Nonce, SECTOR, SiteId};
+use crate::verb::{Assertion, PromotionClass, Verb, VerbError, VerbOk};
+
+/// A verb that waits for the peer or the disk ends after this time.
+pub const DEADLINE_MS: u64 = 10_000;
+/// Draining the log into the base may take as long as a full log needs.
+pub const DRAIN_DEADLINE_MS: u64 = 600_000;
+
+/// A verb that waits.
+#[derive(Debug)]
+pub(super) struct PendingVerb {
+    id: VerbId,
+    pub deadline: Nanos,
+    kind: Pending,
+}
+
+#[derive(Debug)]
+enum Pending {
+    /// Waits to be Primary.
+    Promote { class: PromotionClass, lost_bytes: u64, lost_ms: u64, fork: Lsn },
+    /// The peer was asked to let this copy take over.
+    Handover { config: Config },
+    /// Waits until everything is everywhere, then persists "no primary".
+    Demote,
+    /// K is being persisted.
+    Persisting,
+    /// Waits for the floor.
+    Drain,
+    /// Waits for the floor, then gives the base back.
+    Release,
+    /// Waits for the peer's base to grow.
+    Grow { size: u64 },
+    /// Waits for the RESIZE record to be durable.
+    Resized { lsn: Lsn },
+    /// Waits until the superblock is saved.
+    Saving,
+}
+
+impl Node {
+    pub(super) fn on_verb(&mut self, now: Nanos, id: VerbId, verb: Verb) {
+        if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) && verb != Verb::Close {
+            let (state, hint) = ("opening".into(), "try again in a moment".into());
+            return self.end_verb(id, Err(VerbError::CopyState { state, hint }));
+        }
+        let result = match verb {
+            Verb::Promote { assert_peer_fenced, max_loss_bytes, max_loss_seconds, allow_unproven } => {
+                let bounds = Bounds { max_loss_bytes, max_loss_seconds, allow_unproven };
+                self.promote(now, id, assert_peer_fenced, bounds)
+            }
+            Verb::Demote { force } => self.demote(now, id, force),
+            Verb::SetPolicy(policy) => self.set_policy(now, id, policy),
+            Verb::SetPeer(peer) => self.set_peer(now, id, peer),
+            Verb::DropPeer(assertion) => self.drop_peer(now, id, assertion),
+            Verb::Resize { size } => self.resize(now, id, size),
+            Verb::Verify => self.verify_verb(id),
+            Verb::Release => self.release(now, id),
+            Verb::AbortIo => {
+                self.abort_io();
+                self.finish_verb(now, id);
+                Ok(())
+            }
+            Verb::Reseed => self.reseed(now, id),
+            Verb::Drain => self.drain(now, id),
+            Verb::Close => self.close(id),
+        };
+        if let Err(error) = result {
+            self.end_verb(id, Err(error));
+        }
+    }
+
+    fn end_verb(&mut self, id: VerbId, result: Result<VerbOk, VerbError>) {
+        self.out.push(Output::Verb(id, result));
+    }
+
+    pub(super) fn finish_verb(&mut self, now: Nanos, id: VerbId) {
+        let status = Box::new(self.status(now));
+        self.verbs.retain(|v| v.id != id);
+        self.end_verb(id, Ok(VerbOk::Done(status)));
+    }
+
+    fn wait(&mut self, now: Nanos, id: VerbId, ms: u64, kind: Pending) {
+        self.verbs.push(PendingVerb { id, deadline: now.after_ms(ms), kind });
+    }
+
+    fn role_error(&self, hint: &str) -> VerbError {
+        VerbError::Role { role: self.role_name().into(), hint: hint.into() }
+    }
+
+    fn need_primary(&self, hint: &str) -> Result<(), VerbError> {
+        if self.role == Role::Primary { Ok(()) } else { Err(self.role_error(hint)) }
+    }
+
+    // ---- promote ------------------------------------------------------------------------------------------------------
+
+    fn promote(&mut self, now: Nanos, id: VerbId, word: Option<Assertion>, bounds: Bounds) -> Result<(), VerbError> {
+        let end = self.log.end().position.lsn;
+        if self.role == Role::Primary {
+            let ok = VerbOk::Promoted { class: PromotionClass::Lossless, fork: end, lost_bytes: 0, lost_ms: 0 };
+            self.end_verb(id, Ok(ok));
+            return Ok(());
+        }
+        self.may_be_promoted()?;
+        if self.k.primary == Some(self.site) {
+            return self.resume(now, id, word);
+        }
+        let hello = self.link.as_ref().and_then(|l| l.hello.clone());
+        match (hello, self.superblock.peer) {
+            (Some(h), _) if h.is_primary => Err(VerbError::PeerIsPrimary { site: h.site, epoch: h.config.epoch }),
+            (Some(h), _) if self.k.primary.is_none() && h.config.id() == self.k.id() => self.ask_handover(now, id, &h),
+            (_, Some(peer)) => match word {
+                Some(word) => self.promote_alone(now, id, word, bounds),
+                None => Err(VerbError::PeerUnproven { site: peer }),
+            },
+            (_, None) => {
+                let (class, lost_bytes, lost_ms) = (PromotionClass::Lossless, 0, 0);
+                self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork: end });
+                self.force_k(now, None);
+                Ok(())
+            }
+        }
+    }
+
+    fn may_be_promoted(&self) -> Result<(), VerbError> {
+        let refuse = |state: &str, hint: &str| Err(VerbError::CopyState { state: state.into(), hint: hint.into() });
+        if let Some(why) = &self.diverged {
+            return refuse(
+                &format!("diverged ({why})"),
+                "the other site holds the newer history; see `tidemark reseed`",
+            );
+        }
+        match self.flag() {
+            CopyFlag::Seeding(_) => return refuse("being seeded", "wait until its first content is complete"),
+            CopyFlag::Suspect => return refuse("suspect", "promote the other site, or restore the base image"),
+            CopyFlag::Failed => return refuse("failed", "replace the disk and reseed"),
+            CopyFlag::Released => return refuse("released", "adopt the base image as a new volume"),
+            CopyFlag::Diverged | CopyFlag::Complete => {}
+        }
+        if self.log.end().position.lsn < self.superblock.visible_at.max(self.required) {
+            return refuse("incomplete", "durable records are missing here; they can only come from the other site");
+        }
+        if self.is_persisting_k() || self.sealing.is_some() || self.promotion_pending() {
+            return refuse("changing", "try again in a moment");
+        }
+        Ok(())
+    }
+
+    /// This copy was Primary before: it may open when its peer confirms, or by a human's word.
+    fn resume(&mut self, now: Nanos, id: VerbId, word: Option<Assertion>) -> Result<(), VerbError> {
+        let fork = self.log.end().position.lsn;
+        let (class, lost_bytes, lost_ms) = (PromotionClass::Lossless, 0, 0);
+        match (self.role, word, self.superblock.peer) {
+            (Role::Fenced(epoch), _, Some(site)) => return Err(VerbError::PeerIsPrimary { site, epoch }),
+            (Role::Suspended(SuspendReason::Restart), None, Some(site)) => {
+                return Err(VerbError::PeerUnproven { site });
+            }
+            (Role::Suspended(_), Some(word), Some(_)) => self.force_k(now, Some(word)),
+            _ => self.begin_opening(now),
+        }
+        self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
+        Ok(())
+    }
+
+    /// A recorded human decision: this site alone.
+    fn force_k(&mut self, now: Nanos, word: Option<Assertion>) {
+        if let Some(word) = word {
+            self.record_assertion(word);
+        }
+        let nonce = self.new_nonce();
+        let mut k = group::forced(&self.k, self.node, nonce, Some(self.site), vec![self.site]);
+        if self.k.primary != Some(self.site) {
+            k.generation = crate::types::GenId(self.rng.id());
+        }
+        self.persist_k(now, k, AfterK::Open);
+    }
+
+    fn record_assertion(&mut self, word: Assertion) {
+        self.superblock.forced.push(word);
+        let surplus = self.superblock.forced.len().saturating_sub(MAX_ASSERTIONS);
+        self.superblock.forced.drain(..surplus);
+    }
+
+    fn promote_alone(&mut self, now: Nanos, id: VerbId, word: Assertion, bounds: Bounds) -> Result<(), VerbError> {
+        let loss = self.loss(now);
+        bounds.accept(&loss)?;
+        self.hang_up_for_promotion();
+        let fork = self.log.end().position.lsn;
+        let Loss { class, bytes: lost_bytes, ms: lost_ms } = loss;
+        self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
+        self.force_k(now, Some(word));
+        Ok(())
+    }
+
+    fn hang_up_for_promotion(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.backlog.clear();
+        }
+    }
+
+    /// What opening this copy now would leave behind, as far as it can be known.
+    fn loss(&self, now: Nanos) -> Loss {
+        let end = self.log.end().position.lsn;
+        if self.k.has(self.site) && self.k.mode == Mode::Sync {
+            return Loss { class: PromotionClass::Lossless, bytes: 0, ms: 0 };
+        }
+        match self.primary_heard_at {
+            Some(at) => Loss {
+                class: PromotionClass::Lossy,
+                bytes: self.primary_appended_seen.since(end) * BLOCK as u64,
+                ms: now.since(at) / 1_000_000,
+            },
+            None => Loss { class: PromotionClass::Unproven, bytes: 0, ms: 0 },
+        }
+    }
+
+    /// The peer is there, demoted and equal: it hands over.
+    fn ask_handover(&mut self, now: Nanos, id: VerbId, hello: &crate::ship::Hello) -> Result<(), VerbError> {
+        let end = self.log.end();
+        let refuse = |state: &str, hint: &str| Err(VerbError::CopyState { state: state.into(), hint: hint.into() });
+        if self.log.durable() != end.position.lsn || hello.tail != end {
+            return refuse("not equal to its peer", "demote again, or promote the other site");
+        }
+        let both = self.k.sites.len() > 1;
+        let sites = if both { vec![self.site, hello.site] } else { vec![self.site] };
+        let nonce = self.new_nonce();
+        let mut config = group::joint(&self.k, self.node, nonce, Some(self.site), sites, self.k.mode);
+        config.generation = crate::types::GenId(self.rng.id());
+        self.wait(now, id, DEADLINE_MS, Pending::Handover { config: config.clone() });
+        let step = if both { AdoptStep::Handover } else { AdoptStep::Rejoin };
+        self.send(Message::Adopt { config, step, tail: end });
+        Ok(())
+    }
+
+    /// True while this copy has asked to take over.
+    pub(super) fn promotion_pending(&self) -> bool {
+        self.verbs.iter().any(|v| matches!(v.kind, Pending::Handover { .. }))
+    }
+
+    /// The peer's answer to a handover; true when it was one.
+    pub(super) fn promotion_answered(
+        &mut self,
+        now: Nanos,
+        epoch: Epoch,
+        nonce: Nonce,
+        result: &Result<(), Refusal>,
+    ) -> bool {
+        let at = self.verbs.iter().position(
+            |v| matches!(&v.kind, Pending::Handover { config } if config.epoch == epoch && config.nonce == nonce),
+        );
+        let Some(at) = at else { return false };
+        let verb = self.verbs.remove(at);
+        match (verb.kind, result) {
+            (Pending::Handover { config }, Ok(())) => {
+                let fork = self.log.end().position.lsn;
+                let (class, lost_bytes, lost_ms) = (PromotionClass::Lossless, 0, 0);
+                self.wait(now, verb.id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
+                self.persist_k(now, config, AfterK::Open);
+            }
+            (_, Err(why)) => {
+                let (state, hint) = (format!("refused by the peer: {why}"), "see the status of the peer".into());
+                self.end_verb(verb.id, Err(VerbError::CopyState { state, hint }));
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// The volume serves: promotions end.
+    pub(super) fn promotion_done(&mut self, _now: Nanos) {
+        let (done, rest) = std::mem::take(&mut self.verbs)
+            .into_iter()
+            .partition::<Vec<_>, _>(|v| matches!(v.kind, Pending::Promote { .. }));
+        self.verbs = rest;
+        for verb in done {
+            if let Pending::Promote { class, lost_bytes, lost_ms, fork } = verb.kind {
+                self.end_verb(verb.id, Ok(VerbOk::Promoted { class, fork, lost_bytes, lost_ms }));
+            }
+        }
+    }
+
+    // ---- demote -------------------------------------------------------------------------------------------------------
+
+    fn demote(&mut self, now: Nanos, id: VerbId, force: bool) -> Result<(), VerbError> {
+        match self.role {
+            Role::Secondary | Role::Fenced(_) => {
+                self.finish_verb(now, id);
+                return Ok(());
+            }
+            Role::Primary => {}
+            Role::Suspended(_) if force => {}
+            Role::Suspended(_) => return Err(self.role_error("use --force to fail what is queued")),
+        }
+        if self.change.is_some() || self.is_persisting_k() {
+            let (state, hint) = ("changing".into(), "try again in a moment".into());
+            return Err(VerbError::CopyState { state, hint });
+        }
+        if force {
+            self.fail_waiting();
+        }
+        self.opening = None;
+        self.set_role(Role::Suspended(SuspendReason::User));
+        self.wait(now, id, DEADLINE_MS, Pending::Demote);
+        Ok(())
+    }
+
+    /// Everything that was accepted is durable here, and at the peer when one is there or S needs it.
+    fn is_drained(&self) -> bool {
+        let end = self.log.end().position.lsn;
+        let here = self.log.is_quiet() && self.log.durable() == end && self.acks.is_empty() && self.parked.is_empty();
+        let streams =
+            self.link.as_ref().is_some_and(|l| l.sender.durable() >= end && l.sender.confirmed == self.k.epoch);
+        let needs_peer = self.k.sites.len() > 1 || self.link.as_ref().is_some_and(|l| l.hello.is_some());
+        here && (streams || !needs_peer)
+    }
+
+    fn persist_demotion(&mut self, now: Nanos, id: VerbId) {
+        let nonce = self.new_nonce();
+        let config = group::joint(&self.k, self.node, nonce, None, self.k.sites.clone(), self.k.mode);
+        self.persist_k(now, config, AfterK::Demoted(id));
+    }
+
+    pub(super) fn on_demoted(&mut self, now: Nanos, id: VerbId) {
+        self.set_role(Role::Secondary);
+        self.fail_waiting();
+        self.greet();
+        self.match_peer(now);
+        self.finish_verb(now, id);
+    }
+
+    // ---- policy, peer, size -------------------------------------------------------------------------------------------
+
+    fn set_policy(&mut self, now: Nanos, id: VerbId, policy: Policy) -> Result<(), VerbError> {
+        if self.k.primary != Some(self.site) {
+            return Err(self.role_error("the policy is changed at the primary"));
+        }
+        if policy.mode != Mode::Async && self.superblock.peer.is_none() {
+            return Err(VerbError::NoPeer(policy.mode));
+        }
+        self.superblock.policy = policy;
+        self.wait(now, id, DEADLINE_MS, Pending::Saving);
+        self.after_superblock(now, AfterSuperblock::Policy(id));
+        Ok(())
+    }
+
+    pub(super) fn on_policy_saved(&mut self, now: Nanos, id: VerbId) {
+        let policy = self.superblock.policy;
+        self.send(Message::Policy(policy));
+        self.finish_verb(now, id);
+    }
+
+    /// The primary's policy, on a follower.
+    pub(super) fn on_peer_policy(&mut self, now: Nanos, policy: Policy) {
+        if self.leads() {
+            return;
+        }
+        if let Some(link) = &mut self.link {
+            link.told = None;
+        }
+        if self.superblock.policy != policy {
+            self.superblock.policy = policy;
+            self.save_superblock(now);
+        }
+    }
+
+    fn set_peer(&mut self, now: Nanos, id: VerbId, peer: Option<SiteId>) -> Result<(), VerbError> {
+        if peer == self.superblock.peer {
+            self.finish_verb(now, id);
+            return Ok(());
+        }
+        if self.superblock.peer.is_some_and(|old| self.k.has(old)) {
+            return Err(VerbError::Invalid("the present peer is in S: set mode async first".into()));
+        }
+        if peer == Some(self.site) {
+            return Err(VerbError::Invalid("a site cannot be its own peer".into()));
+        }
+        if let Some(link) = self.link.take() {
+            self.out.push(Output::Close(link.conn, crate::event::CloseReason::Closing));
+            self.on_peer_down(link.conn);
+        }
+        self.seeder = None;
+        self.superblock.peer = peer;
+        self.wait(now, id, DEADLINE_MS, Pending::Saving);
+        self.after_superblock(now, AfterSuperblock::Verb(id));
+        Ok(())
+    }
+
+    /// A human says that the peer is stopped: it leaves S (R4 by R19).
+    fn drop_peer(&mut self, now: Nanos, id: VerbId, word: Assertion) -> Result<(), VerbError> {
+        if self.k.primary != Some(self.site) || !matches!(self.role, Role::Primary | Role::Suspended(_)) {
+            return Err(self.role_error("only the primary can leave its peer out of S"));
+        }
+        if self.is_persisting_k() {
+            let (state, hint) = ("changing".into(), "try again in a moment".into());
+            return Err(VerbError::CopyState { state, hint });
+        }
+        self.record_assertion(word);
+        self.change = None;
+        let nonce = self.new_nonce();
+        let config = group::forced(&self.k, self.node, nonce, Some(self.site), vec![self.site]);
+        self.wait(now, id, DEADLINE_MS, Pending::Persisting);
+        self.persist_k(now, config, AfterK::Adopted);
+        Ok(())
+    }
+
+    fn resize(&mut self, now: Nanos, id: VerbId, size: u64) -> Result<(), VerbError> {
+        self.need_primary("a volume is resized at its primary")?;
+        if !size.is_multiple_of(SECTOR as u64) || size < self.size {
+            return Err(VerbError::Invalid("a volume can only grow, to a multiple of 512 bytes".into()));
+        }
+        self.base_size = self.base_size.max(size);
+        if size == self.size {
+            self.finish_verb(now, id);
+            return Ok(());
+        }
+        let linked = self.link.as_ref().is_some_and(|l| l.hello.is_some());
+        match self.superblock.peer {
+            Some(site) if !linked => return Err(VerbError::PeerUnproven { site }),
+            Some(_) => {
+                self.wait(now, id, DEADLINE_MS, Pending::Grow { size });
+                self.send(Message::Grow { size });
+            }
+            None => self.log_resize(now, id, size),
+        }
+        Ok(())
+    }
+
+    fn log_resize(&mut self, now: Nanos, id: VerbId, size: u64) {
+        let descriptor = Descriptor { kind: Kind::Resize, flags: 0, blocks: 0, lba: size };
+        let lsn = self.log.push(Record::new(descriptor, Default::default()));
+        self.log.want_durable(lsn);
+        self.wait(now, id, DEADLINE_MS, Pending::Resized { lsn });
+    }
+
+    pub(super) fn on_grow(&mut self, now: Nanos, size: u64) {
+        if self.leads() || size < self.size || !size.is_multiple_of(SECTOR as u64) {
+            let size = self.base_size;
+            return self.send(Message::GrowAnswer { size });
+        }
+        self.grow_to = size;
+        self.out.disk(now, Route::Grow, DiskOp::Grow { size });
+    }
+
+    pub(super) fn on_grown(&mut self, _now: Nanos, ok: bool) {
+        if ok {
+            self.base_size = self.base_size.max(self.grow_to);
+        }
+        let size = self.base_size;
+        self.send(Message::GrowAnswer { size });
+    }
+
+    pub(super) fn on_grow_answer(&mut self, now: Nanos, size: u64) {
+        let (grows, rest) = std::mem::take(&mut self.verbs)
+            .into_iter()
+            .partition::<Vec<_>, _>(|v| matches!(v.kind, Pending::Grow { .. }));
+        self.verbs = rest;
+        for verb in grows {
+            match verb.kind {
+                Pending::Grow { size: wanted } if wanted <= size && self.role == Role::Primary => {
+                    self.log_resize(now, verb.id, wanted);
+                }
+                _ => {
+                    let error = VerbError::Invalid(format!("the peer's base image can only hold {size} bytes"));
+                    self.end_verb(verb.id, Err(error));
+                }
+            }
+        }
+    }
+
+    // ---- the others ---------------------------------------------------------------------------------------------------
+
+    fn verify_verb(&mut self, id: VerbId) -> Result<(), VerbError> {
+        self.need_primary("copies are compared at the primary")?;
+        self.begin_verify(id)
+    }
+
+    fn reseed(&mut self, now: Nanos, id: VerbId) -> Result<(), VerbError> {
+        if self.leads() || (self.k.primary == Some(self.site) && self.diverged.is_none()) {
+            return Err(self.role_error("only a copy that does not serve can be given up"));
+        }
+        let sealable = self.superblock.flag == CopyFlag::Diverged || self.diverged.is_some();
+        self.reseed_wanted = true;
+        if sealable {
+            // The suffix is sealed first; where it can be, the copy goes back to the common point instead of starting over.
+            self.diverged = None;
+        }
+        self.greet();
+        self.match_peer(now);
+        self.finish_verb(now, id);
+        Ok(())
+    }
+
+    fn drain(&mut self, now: Nanos, id: VerbId) -> Result<(), VerbError> {
+        let end = self.log.last_numbered();
+        self.log.want_durable(end);
+        self.draining = Some(self.draining.unwrap_or(end).max(end));
+        self.wait(now, id, DRAIN_DEADLINE_MS, Pending::Drain);
+        Ok(())
+    }
+
+    fn release(&mut self, now: Nanos, id: VerbId) -> Result<(), VerbError> {
+        self.need_primary("a volume is released at its primary")?;
+        if self.k.sites.len() > 1 || self.superblock.peer.is_some() {
+            return Err(VerbError::Invalid(
+                "the volume still has a peer: set mode async and forget the peer first".into(),
+            ));
+        }
+        self.set_role(Role::Suspended(SuspendReason::User));
+        self.wait(now, id, DRAIN_DEADLINE_MS, Pending::Release);
+        Ok(())
+    }
+
+    fn close(&mut self, id: VerbId) -> Result<(), VerbError> {
+        if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {
+            self.stage = Stage::Closed;
+            let status = Box::new(self.status(self.opened_at));
+            self.end_verb(id, Ok(VerbOk::Done(status)));
+            return Ok(());
+        }
+        self.send(Message::Goodbye);
+        self.stage = Stage::Closing(id);
+        Ok(())
+    }
+
+    /// A clean close: everything written is durable and the superblock says exactly where the log ends.
+    pub(super) fn pump_closing(&mut self, now: Nanos) {
+        if !matches!(self.stage, Stage::Closing(_)) || self.closing_saved {
+            return;
+        }
+        let end = self.log.end().position.lsn;
+        self.log.want_durable(end);
+        self.log.poll_sync(now, &mut self.out);
+        let failed = self.log.failure().is_some() || self.superblock_file.has_failed();
+        let quiet = self.log.is_quiet() && self.log.durable() == end && self.floor.is_idle();
+        let quiet = quiet && !self.is_persisting_k() && self.sealing.is_none();
+        if failed {
+            return self.on_closed(now);
+        }
+        if quiet {
+            self.closing_saved = true;
+            self.superblock.clean = true;
+            self.after_superblock(now, AfterSuperblock::Closed);
+        }
+    }
+
+    pub(super) fn on_closed(&mut self, now: Nanos) {
+        let Stage::Closing(id) = self.stage else { return };
+        self.fail_waiting();
+        let status = Box::new(self.status(now));
+        self.stage = Stage::Closed;
+        self.end_verb(id, Ok(VerbOk::Done(status)));
+    }
+
+    /// Moves waiting verbs on, and ends those whose time is over.
+    pub(super) fn pump_verbs(&mut self, now: Nanos) {
+        for verb in std::mem::take(&mut self.verbs) {
+            if let Some(verb) = self.step_verb(now, verb) {
+                self.verbs.push(verb);
+            }
+        }
+    }
+
+    fn step_verb(&mut self, now: Nanos, mut verb: PendingVerb) -> Option<PendingVerb> {
+        match &verb.kind {
+            Pending::Demote if self.is_drained() => {
+                verb.kind = Pending::Persisting;
+                self.persist_demotion(now, verb.id);
+            }
+            Pending::Persisting if !self.is_persisting_k() && self.change.is_none() => {
+                self.finish_verb(now, verb.id);
+                return None;
+            }
+            Pending::Drain if self.draining.is_none() => {
+                self.finish_verb(now, verb.id);
+                return None;
+            }
+            Pending::Release => return self.step_release(now, verb),
+            Pending::Resized { lsn } if self.log.durable() >= *lsn => {
+                self.finish_verb(now, verb.id);
+                return None;
+            }
+            _ => {}
+        }
+        if now >= verb.deadline {
+            self.expire(now, verb);
+            return None;
+        }
+        Some(verb)
+    }
+
+    fn step_release(&mut self, now: Nanos, mut verb: PendingVerb) -> Option<PendingVerb> {
+        let end = self.log.end().position.lsn;
+        let quiet = self.log.is_quiet() && self.acks.is_empty() && self.parked.is_empty();
+        if quiet && self.floor.at().position.lsn == end {
+            self.superblock.flag = CopyFlag::Released;
+            self.set_role(Role::Secondary);
+            self.fail_waiting();
+            verb.kind = Pending::Saving;
+            self.after_superblock(now, AfterSuperblock::Verb(verb.id));
+        } else if quiet {
+            self.log.want_durable(end);
+            self.draining = Some(end);
+        }
+        Some(verb)
+    }
+
+    fn expire(&mut self, now: Nanos, verb: PendingVerb) {
+        if matches!(verb.kind, Pending::Demote | Pending::Release) && self.role == Role::Suspended(SuspendReason::User)
+        {
+            self.set_role(Role::Primary);
+            self.release_held(now);
+        }
+        if matches!(verb.kind, Pending::Drain | Pending::Release) {
+            self.draining = None;
+        }
+        let why = match verb.kind {
+            Pending::Demote => "not everything could be made durable at the peer in time; the volume serves again",
+            Pending::Promote { .. } => "the promotion is recorded and goes on; the peer of S is not reachable yet",
+            Pending::Handover { .. } => "the peer did not answer; it is asked again at the next contact",
+            _ => "the deadline is over",
+        };
+        self.end_verb(verb.id, Err(VerbError::Interrupted(why.into())));
+    }
+}
+
+/// What the operator accepts to lose.
+struct Bounds {
+    max_loss_bytes: Option<u64>,
+    max_loss_seconds: Option<u64>,
+    allow_unproven: bool,
+}
+
+struct Loss {
+    class: PromotionClass,
+    bytes: u64,
+    ms: u64,
+}
+
+impl Bounds {
+    fn accept(&self, loss: &Loss) -> Result<(), VerbError> {
+        match loss.class {
+            PromotionClass::Lossless => Ok(()),
+            _ if self.allow_unproven => Ok(()),
+            PromotionClass::Unproven => Err(VerbError::Unproven),
+            PromotionClass::Lossy => {
+                let by_bytes = self.max_loss_bytes.map(|max| loss.bytes <= max);
+                let by_time = self.max_loss_seconds.map(|max| loss.ms <= max.saturating_mul(1000));
+                match (by_bytes, by_time) {
+                    (Some(false), _) | (_, Some(false)) | (None, None) => {
+                        Err(VerbError::LossTooLarge { bytes: loss.bytes, ms: loss.ms })
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}

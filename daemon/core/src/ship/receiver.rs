@@ -1,0 +1,93 @@
+//! The receiving side of a stream: what is refused, in a fixed order (R3), cheapest and most damning first.
+
+use bytes::Bytes;
+
+use crate::format::block_crcs;
+use crate::format::frame::{FrameHeader, FrameKind};
+use crate::format::round_up_block;
+use crate::ship::{Append, Refusal};
+use crate::types::{BLOCK, Boundary, Epoch, Lsn, Secret, VolumeId};
+
+/// What a frame is judged against.
+#[derive(Clone, Debug)]
+pub struct Against<'a> {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its secret.
+    pub secret: &'a Secret,
+    /// Epoch of the K persisted here.
+    pub epoch: Epoch,
+    /// The end of the log here.
+    pub end: Boundary,
+    /// Durable here.
+    pub durable: Lsn,
+    /// The most bytes a frame may take in a segment.
+    pub frame_bytes: u64,
+}
+
+/// A frame that may be taken.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The header.
+    pub header: FrameHeader,
+    /// Its bytes, padded to the identical frame.
+    pub bytes: Bytes,
+    /// The payload pieces, each whole blocks.
+    pub payload: Vec<Bytes>,
+}
+
+/// Judges a frame. `Ok(None)`: everything in it is here already (sent again after a reconnect): nothing to do.
+pub fn judge(append: Append, against: &Against<'_>) -> Result<Option<Accepted>, Refusal> {
+    let header = FrameHeader::decode(&append.header, against.secret).map_err(|_| Refusal::Header)?;
+    let size = (header.padded_bytes() + header.payload_bytes()) as u64;
+    if header.used_bytes() != append.header.len() || header.kind != FrameKind::Log || size > against.frame_bytes {
+        return Err(Refusal::Header);
+    }
+    if header.volume != against.volume {
+        return Err(Refusal::Identity);
+    }
+    if append.epoch != against.epoch {
+        return Err(if append.epoch < against.epoch { Refusal::OldEpoch } else { Refusal::NeedConfig });
+    }
+    let end = against.end.position;
+    if header.first > end.lsn.next() {
+        return Err(Refusal::Gap);
+    }
+    if header.first <= end.lsn {
+        let same = header.incarnation == end.incarnation && header.generation == end.generation;
+        return if header.boundary() == against.end {
+            Ok(None)
+        } else if same && header.first <= against.durable {
+            Err(Refusal::Rewrite)
+        } else {
+            Err(Refusal::Gap)
+        };
+    }
+    let payload = whole_blocks(append.payload);
+    let crcs = payload.iter().flat_map(|piece| block_crcs(piece));
+    if !crcs.eq(header.crcs.iter().copied()) {
+        return Err(Refusal::Payload);
+    }
+    if !header.follows(&against.end) {
+        return Err(Refusal::Chain);
+    }
+    let bytes = pad(append.header);
+    Ok(Some(Accepted { header, bytes, payload }))
+}
+
+/// Pieces as they came when each is whole blocks, else one copy.
+fn whole_blocks(pieces: Vec<Bytes>) -> Vec<Bytes> {
+    let pieces: Vec<Bytes> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
+    if pieces.iter().all(|p| p.len().is_multiple_of(BLOCK)) {
+        return pieces;
+    }
+    let mut joined = pieces.concat();
+    joined.resize(round_up_block(joined.len()), 0);
+    vec![Bytes::from(joined)]
+}
+
+fn pad(header: Bytes) -> Bytes {
+    let mut bytes = header.to_vec();
+    bytes.resize(round_up_block(header.len()), 0);
+    Bytes::from(bytes)
+}

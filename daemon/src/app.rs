@@ -1,0 +1,159 @@
+//! The composition root: a configuration becomes a running agent, and a signal ends it in order.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::agent::{AcceptStreams, Agent, AgentEngine, HandleControl, Parts, load_tls};
+use crate::config::identity::{Identity, IdentityError};
+use crate::config::{Config, Security};
+use crate::control::{Control, ControlError};
+use crate::disk::RingOptions;
+use crate::peer::control::serve_control;
+use crate::peer::{PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
+use crate::shard::{self, ShardThread};
+use crate::telemetry::AdminMetrics;
+
+/// Why the agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A directory cannot be made.
+    #[error("cannot make {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Site and node have no identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The certificates of the peer listener cannot be used.
+    #[error("peer.tls: {0}")]
+    Tls(#[from] TlsError),
+    /// A shard cannot be started.
+    #[error("shard {index}: {source}")]
+    Shard {
+        /// Which.
+        index: u16,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A listener cannot be had.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The admin API cannot be served.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+fn make_directories(config: &Config) -> Result<(), AppError> {
+    let pools = config.pools.iter().map(|p| &p.path);
+    for dir in [&config.state_dir, &config.run_dir].into_iter().chain(pools) {
+        std::fs::create_dir_all(dir)
+            .map_err(|source| AppError::Directory { path: dir.display().to_string(), source })?;
+    }
+    Ok(())
+}
+
+fn start_shards(count: u16) -> Result<Vec<ShardThread>, AppError> {
+    (0..count.max(1))
+        .map(|index| shard::start(index, RingOptions::default()).map_err(|source| AppError::Shard { index, source }))
+        .collect()
+}
+
+/// The transport of the peer network and its material.
+fn transport(config: &Config, identity: PeerIdentity) -> Result<(Transport, Option<Arc<Tls>>), AppError> {
+    let refusals = Arc::new(Refusals::new(Box::new(|_| {})));
+    match config.peer.as_ref().map(|p| &p.security) {
+        Some(Security::Mutual(files)) => {
+            let tls = load_tls(identity, files, &config.peers)?;
+            Ok((Transport::mutual(tls.clone(), refusals), Some(tls)))
+        }
+        _ => Ok((Transport::insecure(refusals), None)),
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })
+}
+
+/// Runs the agent until `stop` resolves, then closes every volume in order.
+///
+/// # Errors
+/// [`AppError`]; nothing is left running then.
+pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), AppError> {
+    make_directories(&config)?;
+    let identity = Identity::load_or_create(&config)?;
+    let control = Control::bind(&config.admin, identity.site).await?;
+    let (transport, tls) = transport(&config, PeerIdentity { site: identity.site, node: identity.node })?;
+    let shards = start_shards(config.shards)?;
+    let handles: Vec<_> = shards.iter().map(|s| s.handle.clone()).collect();
+
+    let mut data = Vec::new();
+    let mut peer_listener = None;
+    if let Some(peer) = &config.peer {
+        peer_listener = Some(bind(peer.listen).await?);
+        for index in 0..handles.len() as u16 {
+            data.push(bind(SocketAddr::new(peer.listen.ip(), peer.listen.port() + 1 + index)).await?);
+        }
+    }
+    let data_ports = data.iter().filter_map(|l| l.local_addr().ok()).map(|a| a.port()).collect();
+    let verb_timeout = config.limits.verb_timeout;
+    let agent = Agent::new(Parts {
+        config,
+        site: identity.site,
+        node: identity.node,
+        shards: handles.clone(),
+        data_ports,
+        transport: transport.clone(),
+        tls: tls.clone(),
+        runtime: tokio::runtime::Handle::current(),
+    });
+    let (stop_now, stopping) = watch::channel(false);
+    let stopped = |mut stopping: watch::Receiver<bool>| async move {
+        let _ = stopping.wait_for(|s| *s).await; // the sender is gone: stop as well
+    };
+    if let Some(tls) = tls {
+        tokio::spawn(tls.watch_files());
+    }
+    for (listener, handle) in data.into_iter().zip(&handles) {
+        let (transport, agent, stop) = (transport.clone(), agent.clone(), stopped(stopping.clone()));
+        handle.send(move |_| {
+            tokio::task::spawn_local(serve_streams(listener, transport, agent, stop));
+        });
+    }
+    if let Some(listener) = peer_listener {
+        let handler = Arc::new(HandleControl { agent: agent.clone() });
+        tokio::spawn(serve_control(listener, transport, handler, stopped(stopping.clone())));
+    }
+    agent.open_all().await;
+    tracing::info!(site = %identity.site, node = %identity.node, "agent ready");
+    let engine = Arc::new(AgentEngine(agent.clone()));
+    let served = control.serve(engine, verb_timeout, AdminMetrics::default(), stop).await;
+    tracing::info!("agent stopping");
+    agent.close_all().await;
+    stop_now.send_replace(true);
+    drop(handles);
+    Ok(served?)
+}
+
+async fn serve_streams(listener: TcpListener, transport: Transport, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
+    // The listener was bound on the control runtime; it has to be known to the shard's.
+    let listener = match listener.into_std().and_then(TcpListener::from_std) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "the data listener cannot be moved to its shard"),
+    };
+    let acceptor = Arc::new(AcceptStreams { agent });
+    if let Err(error) = serve_data(listener, transport, acceptor, stop).await {
+        tracing::error!(%error, "the data listener ended");
+    }
+}
