@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod client;
 pub mod commands;
 pub mod failure;
 pub mod output;
 pub mod pki;
+pub mod report;
 pub mod units;
 
 use std::ffi::OsString;

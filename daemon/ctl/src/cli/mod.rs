@@ -1,6 +1,9 @@
 //! What can be typed: the types that clap fills. No behaviour here.
 
 pub mod pki;
+pub mod policy;
+pub mod verbs;
+pub mod volume;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -80,9 +83,84 @@ pub struct Global {
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Make, show, attach, change and remove volumes
+    #[command(subcommand, visible_alias = "vol")]
+    Volume(volume::Volume),
+    /// Show the state of volumes: role, copy, link, S, RPO, and whether they are protected
+    ///
+    /// Under the table stands, for everything that is not normal, the reason and what would lift it.
+    #[command(
+        after_long_help = "Examples:\n  tidemark status\n  tidemark status db --watch\n  tidemark status -o json"
+    )]
+    Status(verbs::Status),
+    /// Make this site's copy of a volume primary
+    ///
+    /// Refused when that could lose data or have two primaries; the message says what would allow it. When the other site
+    /// cannot be reached nothing proves that it has stopped: make sure that it has, then say so with --assert-peer-fenced.
+    /// The same lifts a suspension after a restart. Prints whether anything was lost and how much.
+    #[command(
+        after_long_help = "Examples:\n  tidemark promote db\n  tidemark promote db --assert-peer-fenced --reason 'site a is powered off'\n  tidemark promote logs --max-loss-seconds 60 --assert-peer-fenced --reason 'site a burnt down'"
+    )]
+    Promote(verbs::Promote),
+    /// Stop serving a volume here: drain, sync, become secondary
+    ///
+    /// Afterwards the other site can be promoted without any loss.
+    Demote(verbs::Demote),
+    /// Go on without the peer: leave it out of S
+    ///
+    /// Flushes no longer wait for the peer; until it is back and equal, a loss of this site loses data. The decision is
+    /// recorded for good.
+    #[command(after_long_help = "Examples:\n  tidemark drop-peer db --reason 'site b is under water' --yes")]
+    DropPeer(verbs::DropPeer),
+    /// Fail all queued I/O of a volume, so that an unmount can finish
+    AbortIo(volume::Confirmed),
+    /// Give up this copy's diverged suffix and take the peer's content anew
+    ///
+    /// The suffix stays sealed in a branch (`tidemark volume branches`).
+    Reseed(volume::Confirmed),
+    /// Advance the base image as far as allowed, now
+    ///
+    /// Ends when the base holds it: raise --timeout for a long log.
+    Drain(volume::Named),
+    /// Compare both copies of a volume at one position, without stopping I/O
+    ///
+    /// Exits 1 when they differ and prints the ranges, at most 64 of them. --timeout is the longest silence, not the
+    /// length of the whole comparison.
+    #[command(after_long_help = "Examples:\n  tidemark verify db")]
+    Verify(volume::Named),
+    /// Make other sites known, list and forget them
+    #[command(subcommand)]
+    Peer(verbs::Peer),
+    /// Show the agent itself
+    #[command(subcommand)]
+    Agent(verbs::Agent),
     /// Make, renew and check the keys and certificates of a site
     #[command(subcommand)]
     Pki(pki::Pki),
+    /// Print the completions of a shell
+    #[command(
+        after_long_help = "Examples:\n  tidemark completions bash > /etc/bash_completion.d/tidemark\n  tidemark completions zsh > \"${fpath[1]}/_tidemark\""
+    )]
+    Completions(Completions),
+    /// Print the manual, or write all its pages
+    #[command(after_long_help = "Examples:\n  tidemark man | man -l -\n  tidemark man --dir /usr/local/share/man/man1")]
+    Man(Man),
+}
+
+/// `completions`.
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(Args, Debug)]
+pub struct Man {
+    /// Write one page for each command to this directory
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -1,0 +1,136 @@
+//! The verbs on one volume copy, and what shows its state.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::volume::{Named, Yes};
+use crate::units;
+
+/// `promote`.
+#[derive(Args, Debug)]
+pub struct Promote {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// State that the other site is stopped and will not serve before it has been in contact again; recorded for good
+    #[arg(long, requires = "reason")]
+    pub assert_peer_fenced: bool,
+    /// Why; recorded for good
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Who decides; recorded for good [default: the user and the host]
+    #[arg(long, value_name = "TEXT")]
+    pub who: Option<String>,
+    /// Accept the loss of at most so many bytes of log, for example 64Mi
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    pub max_loss_bytes: Option<u64>,
+    /// Accept a state that is at most so many seconds old
+    #[arg(long, value_name = "SECONDS")]
+    pub max_loss_seconds: Option<u64>,
+    /// Accept that nothing can be proven about the loss
+    #[arg(long)]
+    pub allow_unproven: bool,
+}
+
+/// `demote`.
+#[derive(Args, Debug)]
+pub struct Demote {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// Fail queued I/O instead of refusing while devices are attached
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `drop-peer`.
+#[derive(Args, Debug)]
+pub struct DropPeer {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// Why; recorded for good
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Who decides; recorded for good [default: the user and the host]
+    #[arg(long, value_name = "TEXT")]
+    pub who: Option<String>,
+    /// The answer.
+    #[command(flatten)]
+    pub yes: Yes,
+}
+
+/// `status`.
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Names or ids of volumes; without any, all
+    #[arg(value_name = "VOLUME")]
+    pub volumes: Vec<String>,
+    /// Show it again and again: refreshed on a terminal, else a line for each volume and moment
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Time between two looks
+    #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = interval, requires = "watch")]
+    pub interval: Duration,
+}
+
+/// `peer`.
+#[derive(Subcommand, Debug)]
+pub enum Peer {
+    /// Make another site known to this agent
+    ///
+    /// The same command again changes the address or the CA. The site's id is taken from its CA's certificate when that is
+    /// given, else learnt at first contact and kept.
+    #[command(
+        after_long_help = "Examples:\n  tidemark peer add munich --address n1.munich.example.org:7400 --peer-ca munich-ca.crt"
+    )]
+    Add(PeerAdd),
+    /// List the known sites
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one site
+    Show(PeerNamed),
+    /// Forget a site; refused while a volume names it
+    #[command(visible_alias = "rm")]
+    Remove(PeerNamed),
+}
+
+/// `peer add`.
+#[derive(Args, Debug)]
+pub struct PeerAdd {
+    /// Name of the site here
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Control address of the site's agent
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: String,
+    /// Certificate of the site's CA; by default the agent's own CA vouches for the site too
+    #[arg(long, value_name = "FILE")]
+    pub peer_ca: Option<PathBuf>,
+    /// Id of the site; any other site is refused under this name
+    #[arg(long, value_name = "UUID")]
+    pub site_id: Option<String>,
+}
+
+/// A peer by name or id.
+#[derive(Args, Clone, Debug)]
+pub struct PeerNamed {
+    /// Name or site id of the peer
+    #[arg(value_name = "PEER")]
+    pub peer: String,
+}
+
+/// `agent`.
+#[derive(Subcommand, Debug)]
+pub enum Agent {
+    /// Show the agent: identities, versions, pools, shards, peers and frontends
+    Show,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let span = units::parse_span(text)?;
+    let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
+    if allowed.contains(&span) { Ok(span) } else { Err("must be between 100ms and 1h".to_owned()) }
+}

@@ -1,0 +1,205 @@
+//! `tidemark volume`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::policy::{Frontend, Placement, Policy};
+use crate::units;
+
+/// Make, show, attach, change and remove volumes.
+#[derive(Subcommand, Debug)]
+pub enum Volume {
+    /// Make a new, empty volume
+    ///
+    /// The agent makes a log and a base image in the pool and, with --peer-site, the other copy at the peer. This site is
+    /// primary at once. The same command again finds the volume made and succeeds.
+    #[command(
+        after_long_help = "Examples:\n  tidemark volume create db --size 10Gi --mode sync --peer-site b --pool main\n  tidemark volume create scratch --size 1Gi --pool main --log-size 2Gi --retention 1h"
+    )]
+    Create(Create),
+    /// Put a volume in front of an existing device or file
+    ///
+    /// No data is moved and nothing is written to it before the first drain. It must not be mounted; from now on it is the
+    /// state at the floor of the log. `volume release` gives it back.
+    #[command(
+        after_long_help = "Examples:\n  tidemark volume adopt db /dev/vg0/db --mode sync --peer-site b --pool main"
+    )]
+    Adopt(Adopt),
+    /// List the volumes of this agent
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show everything about one volume
+    Show(Named),
+    /// Open a volume as a block device
+    ///
+    /// Works where the volume is primary. Prints the device path or the NBD address. Attached already: prints what is
+    /// there.
+    #[command(
+        after_long_help = "Examples:\n  tidemark volume attach db\n  tidemark volume attach db --frontend nbd -o json"
+    )]
+    Attach(Attach),
+    /// Close the block device of a volume
+    ///
+    /// Refused while it is in use, unless --force is given: open requests then fail.
+    Detach(Detach),
+    /// Grow a volume
+    ///
+    /// Both copies grow; a volume never shrinks. The file system on it is yours to grow.
+    #[command(after_long_help = "Examples:\n  tidemark volume resize db --size 20Gi")]
+    Resize(Resize),
+    /// Give a base device or file back
+    ///
+    /// Drains the log into the base and stops serving for good. Afterwards the base mounts as it is. Needs a detached
+    /// volume; may take as long as the log is large: raise --timeout.
+    Release(Confirmed),
+    /// Remove this site's copy of a volume
+    ///
+    /// The files go to the pool's trash, or are removed at once with --purge. An adopted base is never touched. The other
+    /// site's copy stays.
+    #[command(after_long_help = "Examples:\n  tidemark volume delete scratch --yes")]
+    Delete(Delete),
+    /// Change the policy or the peer of a volume, online
+    ///
+    /// Only the named fields change. A mode that is not possible yet, because the peer is behind, becomes wanted and takes
+    /// effect when the peer has caught up.
+    #[command(
+        after_long_help = "Examples:\n  tidemark volume set db --mode sync\n  tidemark volume set db --peer-site b --mode async\n  tidemark volume set db --no-peer-site"
+    )]
+    Set(Set),
+    /// Compare both copies without stopping I/O; the same as `tidemark verify`
+    Verify(Named),
+    /// List the sealed branches of a volume: what lost against a newer history and was kept
+    Branches(Named),
+}
+
+/// A volume by name or id.
+#[derive(Args, Clone, Debug)]
+pub struct Named {
+    /// Name or id of the volume
+    #[arg(value_name = "VOLUME")]
+    pub volume: String,
+}
+
+/// A verb on one volume that asks first.
+#[derive(Args, Clone, Debug)]
+pub struct Confirmed {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// The answer.
+    #[command(flatten)]
+    pub yes: Yes,
+}
+
+/// The answer to the question that a destructive verb asks.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Yes {
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+}
+
+/// `volume create`.
+#[derive(Args, Debug)]
+pub struct Create {
+    /// Name: lower-case letters, digits, '-' and '.'
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Size, a multiple of 512 bytes, for example 10Gi
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    pub size: u64,
+    /// Path for the base image instead of a file in the pool: a file that is not there yet, or a block device
+    #[arg(long, value_name = "PATH")]
+    pub base: Option<PathBuf>,
+    /// Where.
+    #[command(flatten)]
+    pub placement: Placement,
+    /// How.
+    #[command(flatten)]
+    pub policy: Policy,
+}
+
+/// `volume adopt`.
+#[derive(Args, Debug)]
+pub struct Adopt {
+    /// Name: lower-case letters, digits, '-' and '.'
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The block device or file
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// Where.
+    #[command(flatten)]
+    pub placement: Placement,
+    /// How.
+    #[command(flatten)]
+    pub policy: Policy,
+}
+
+/// `volume attach`.
+#[derive(Args, Debug)]
+pub struct Attach {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// Which kind of device; by default that of the volume's policy, else the best that the host offers
+    #[arg(long, value_name = "FRONTEND")]
+    pub frontend: Option<Frontend>,
+}
+
+/// `volume detach`.
+#[derive(Args, Debug)]
+pub struct Detach {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// Even while it is in use
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `volume resize`.
+#[derive(Args, Debug)]
+pub struct Resize {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// New size, a multiple of 512 bytes
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    pub size: u64,
+}
+
+/// `volume delete`.
+#[derive(Args, Debug)]
+pub struct Delete {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// Remove the files at once instead of moving them to the pool's trash
+    #[arg(long)]
+    pub purge: bool,
+    /// Even when the peer would be left without a primary
+    #[arg(long)]
+    pub force: bool,
+    /// The answer.
+    #[command(flatten)]
+    pub yes: Yes,
+}
+
+/// `volume set`.
+#[derive(Args, Debug)]
+pub struct Set {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// Name the peer site of a local volume: name or id
+    #[arg(long, value_name = "SITE", conflicts_with = "no_peer_site")]
+    pub peer_site: Option<String>,
+    /// Forget the peer: the volume becomes local
+    #[arg(long)]
+    pub no_peer_site: bool,
+    /// What changes.
+    #[command(flatten)]
+    pub policy: Policy,
+}

@@ -1,0 +1,76 @@
+//! The verbs on one volume copy.
+
+use tidemark_proto::admin as pb;
+
+use crate::cli::Command;
+use crate::cli::verbs::{Demote, DropPeer, Promote};
+use crate::cli::volume::Named;
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::Printer;
+use crate::report::outcome::Promotion;
+use crate::report::volume::Volume;
+
+pub(super) async fn run(command: Command, client: &mut Client, printer: &Printer) -> Result<(), Failure> {
+    let volume = match command {
+        Command::Promote(args) => return printer.print(&promote(args, client).await?),
+        Command::Demote(args) => demote(args, client).await?,
+        Command::DropPeer(args) => drop_peer(args, client).await?,
+        Command::AbortIo(args) => abort_io(args.named, client).await?,
+        Command::Reseed(args) => reseed(args.named, client).await?,
+        Command::Drain(named) => drain(named, client).await?,
+        other => unreachable!("the caller runs every other command: {other:?}"),
+    };
+    printer.print(&Volume::from(volume))
+}
+
+async fn promote(args: Promote, client: &mut Client) -> Result<Promotion, Failure> {
+    let request = pb::PromoteRequest {
+        volume: args.named.volume,
+        assert_peer_fenced: args.assert_peer_fenced,
+        reason: args.reason.unwrap_or_default(),
+        who: args.who.unwrap_or_else(caller),
+        max_loss_bytes: args.max_loss_bytes,
+        max_loss_seconds: args.max_loss_seconds,
+        allow_unproven: args.allow_unproven,
+    };
+    Ok(client.call(request, async |admin, request| admin.promote(request).await).await?.into())
+}
+
+async fn demote(args: Demote, client: &mut Client) -> Result<pb::Volume, Failure> {
+    let request = pb::DemoteRequest { volume: args.named.volume, force: args.force };
+    client.call(request, async |admin, request| admin.demote(request).await).await
+}
+
+async fn drop_peer(args: DropPeer, client: &mut Client) -> Result<pb::Volume, Failure> {
+    let who = args.who.unwrap_or_else(caller);
+    let assertion = pb::Assertion { who, why: args.reason, at_ms: 0 };
+    let request = pb::DropPeerRequest { volume: args.named.volume, assertion: Some(assertion) };
+    client.call(request, async |admin, request| admin.drop_peer(request).await).await
+}
+
+async fn abort_io(Named { volume }: Named, client: &mut Client) -> Result<pb::Volume, Failure> {
+    let request = pb::AbortIoRequest { volume };
+    client.call(request, async |admin, request| admin.abort_io(request).await).await
+}
+
+async fn reseed(Named { volume }: Named, client: &mut Client) -> Result<pb::Volume, Failure> {
+    let request = pb::ReseedRequest { volume };
+    client.call(request, async |admin, request| admin.reseed(request).await).await
+}
+
+async fn drain(Named { volume }: Named, client: &mut Client) -> Result<pb::Volume, Failure> {
+    let request = pb::DrainRequest { volume };
+    client.call(request, async |admin, request| admin.drain(request).await).await
+}
+
+/// Who decides, when nobody says: the person behind sudo, else the user, at this host.
+fn caller() -> String {
+    let names = ["SUDO_USER", "USER", "LOGNAME"];
+    let user = names.iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let user = user.unwrap_or_else(|| "unknown".to_owned());
+    match std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        Ok(host) => format!("{user}@{}", host.trim()),
+        Err(_) => user,
+    }
+}

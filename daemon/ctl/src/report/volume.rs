@@ -1,0 +1,264 @@
+//! A volume, alone and in a list.
+
+use serde::Serialize;
+use tidemark_proto::admin as pb;
+
+use super::policy::Policy;
+use super::status::Status;
+use super::{Position, frontend, mirror, moment};
+use crate::output::{self, Paint, Report, Table, Tone};
+use crate::units;
+
+/// A frontend that is open.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are documented at the message")]
+pub struct Attachment {
+    pub frontend: String,
+    pub device_path: String,
+    pub nbd_uri: String,
+    pub nbd_tcp_uri: String,
+    pub connections: u32,
+}
+
+impl From<pb::Attachment> for Attachment {
+    fn from(attachment: pb::Attachment) -> Self {
+        Self {
+            frontend: frontend(attachment.frontend),
+            device_path: attachment.device_path,
+            nbd_uri: attachment.nbd_uri,
+            nbd_tcp_uri: attachment.nbd_tcp_uri,
+            connections: attachment.connections,
+        }
+    }
+}
+
+impl Attachment {
+    /// Where the data can be reached: a device, else an address.
+    pub fn place(&self) -> &str {
+        let places = [&self.device_path, &self.nbd_uri, &self.nbd_tcp_uri];
+        places.into_iter().find(|place| !place.is_empty()).map_or("", String::as_str)
+    }
+}
+
+impl Report for Attachment {
+    /// The place alone, so that a shell can take it.
+    fn table(&self, _: Paint) -> String {
+        self.place().to_owned()
+    }
+}
+
+/// One volume.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are documented at the message")]
+pub struct Volume {
+    pub id: String,
+    pub name: String,
+    pub size_bytes: u64,
+    pub group_id: String,
+    pub pool: String,
+    pub directory: String,
+    pub base_path: String,
+    pub adopted: bool,
+    pub shard: u32,
+    pub created_ms: i64,
+    pub peer_site_id: String,
+    pub peer_name: String,
+    pub policy: Policy,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub open_error: String,
+}
+
+impl From<pb::Volume> for Volume {
+    fn from(volume: pb::Volume) -> Self {
+        Self {
+            id: volume.id,
+            name: volume.name,
+            size_bytes: volume.size_bytes,
+            group_id: volume.group_id,
+            pool: volume.pool,
+            directory: volume.directory,
+            base_path: volume.base_path,
+            adopted: volume.adopted,
+            shard: volume.shard,
+            created_ms: volume.created_ms,
+            peer_site_id: volume.peer_site_id,
+            peer_name: volume.peer_name,
+            policy: volume.policy.unwrap_or_default().into(),
+            attachment: volume.attachment.map(Into::into),
+            status: volume.status.map(Into::into),
+            open_error: volume.open_error,
+        }
+    }
+}
+
+impl Volume {
+    /// The peer as people call it; `-` for a local volume.
+    pub fn peer(&self) -> &str {
+        let names = [&self.peer_name, &self.peer_site_id];
+        names.into_iter().find(|name| !name.is_empty()).map_or("-", String::as_str)
+    }
+
+    /// The name of a site if this volume's agent told one.
+    pub fn known_site(&self, id: &str) -> Option<&str> {
+        (id == self.peer_site_id && !self.peer_name.is_empty()).then_some(self.peer_name.as_str())
+    }
+
+    /// How much attention it wants.
+    pub fn tone(&self) -> Tone {
+        match &self.status {
+            None => Tone::Alarm,
+            Some(status) => status.tone(),
+        }
+    }
+
+    fn base_text(&self) -> String {
+        let kind = if self.adopted { " (adopted)" } else { "" };
+        format!("{}{kind}", self.base_path)
+    }
+
+    fn place_fields(&self) -> Vec<(&'static str, String)> {
+        let attached = |attachment: &Attachment| {
+            format!("{} ({}, {} connections)", attachment.place(), attachment.frontend, attachment.connections)
+        };
+        vec![
+            ("volume", self.name.clone()),
+            ("id", self.id.clone()),
+            ("size", units::bytes(self.size_bytes)),
+            ("peer", self.peer().to_owned()),
+            ("attached", self.attachment.as_ref().map_or_else(|| "no".to_owned(), attached)),
+            ("pool", self.pool.clone()),
+            ("directory", self.directory.clone()),
+            ("base", self.base_text()),
+            ("shard", self.shard.to_string()),
+            ("created", moment(self.created_ms)),
+            ("not open", self.open_error.clone()),
+        ]
+    }
+}
+
+impl Report for Volume {
+    fn table(&self, _: Paint) -> String {
+        let mut pairs = self.place_fields();
+        if let Some(status) = &self.status {
+            pairs.extend(status.fields(|id| self.known_site(id).unwrap_or(id).to_owned()));
+        }
+        pairs.extend(self.policy.fields());
+        output::fields(&pairs)
+    }
+}
+
+/// The volumes of an agent.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeList {
+    /// By name.
+    pub volumes: Vec<Volume>,
+}
+
+impl Report for VolumeList {
+    fn table(&self, paint: Paint) -> String {
+        let mut table = Table::new(&["NAME", "SIZE", "MODE", "PEER", "ROLE", "COPY", "ATTACHED", "POOL"]);
+        for volume in &self.volumes {
+            let code = |pick: fn(&Status) -> &str| volume.status.as_ref().map_or("-", pick).to_owned();
+            let attached = volume.attachment.as_ref().map_or("-", Attachment::place).to_owned();
+            table.row(
+                volume.tone(),
+                [
+                    volume.name.clone(),
+                    units::bytes(volume.size_bytes),
+                    volume.policy.mode.clone().unwrap_or_default(),
+                    volume.peer().to_owned(),
+                    code(|status| &status.role.code),
+                    code(|status| &status.copy.code),
+                    attached,
+                    volume.pool.clone(),
+                ],
+            );
+        }
+        table.render(paint)
+    }
+}
+
+/// A sealed suffix.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are documented at the message")]
+pub struct Branch {
+    pub number: u32,
+    pub branch_class: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Position>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<Position>,
+    pub bytes: u64,
+    pub sealed_ms: i64,
+    pub path: String,
+}
+
+impl From<pb::Branch> for Branch {
+    fn from(branch: pb::Branch) -> Self {
+        Self {
+            number: branch.number,
+            branch_class: branch.branch_class,
+            fork: branch.fork.map(Into::into),
+            end: branch.end.map(Into::into),
+            bytes: branch.bytes,
+            sealed_ms: branch.sealed_ms,
+            path: branch.path,
+        }
+    }
+}
+
+/// The sealed suffixes of a volume.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BranchList {
+    /// By number.
+    pub branches: Vec<Branch>,
+}
+
+impl Report for BranchList {
+    fn table(&self, paint: Paint) -> String {
+        let lsn = |position: &Option<Position>| position.as_ref().map_or_else(|| "-".to_owned(), |p| p.lsn.to_string());
+        let mut table = Table::new(&["BRANCH", "CLASS", "FORK", "END", "SIZE", "SEALED", "FILE"]);
+        for branch in &self.branches {
+            let (fork, end) = (lsn(&branch.fork), lsn(&branch.end));
+            let number = branch.number.to_string();
+            let size = units::bytes(branch.bytes);
+            let sealed = moment(branch.sealed_ms);
+            let cells = [number, branch.branch_class.clone(), fork, end, size, sealed, branch.path.clone()];
+            table.row(Tone::Plain, cells);
+        }
+        table.render(paint)
+    }
+}
+
+mirror! {
+    /// What is left after a release.
+    Released of ReleaseVolumeResponse { base_path: String }
+}
+mirror! {
+    /// What is left after a delete.
+    Deleted of DeleteVolumeResponse { trash_path: String }
+}
+
+impl Report for Released {
+    fn table(&self, _: Paint) -> String {
+        format!("released: {} mounts as it is", self.base_path)
+    }
+}
+
+impl Report for Deleted {
+    fn table(&self, _: Paint) -> String {
+        match self.trash_path.as_str() {
+            "" => "deleted".to_owned(),
+            path => format!("deleted; its files are in {path}"),
+        }
+    }
+}
