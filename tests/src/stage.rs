@@ -121,6 +121,14 @@ fn start_time(pid: i32) -> Option<String> {
 /// When something cannot be taken down; the rest is taken down all the same.
 pub fn sweep(dir: &Path) -> Result<()> {
     kill_recorded(dir);
+    take_down_devices(dir)
+}
+
+/// Takes down the mounts below `dir`, the loop devices on files below it, and what is mounted from those, wherever.
+///
+/// # Errors
+/// When something cannot be taken down; the rest is taken down all the same.
+pub fn take_down_devices(dir: &Path) -> Result<()> {
     let loops = loops_of(dir);
     let unmounted = unmount_all(dir, &loops);
     let detached: Vec<Result<String>> = loops.iter().map(|device| detach(device)).collect();
@@ -192,6 +200,26 @@ fn detach(device: &Path) -> Result<String> {
     process::checked(Command::new("losetup").arg("-d").arg(device))
 }
 
+/// For a program whose panics abort: then no value is dropped, and a panic has to take down every stage itself.
+pub fn sweep_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        print(info);
+        sweep_all();
+    }));
+}
+
+fn sweep_all() {
+    // A panic may hold the lock: then the list is as it was.
+    let open = OPEN.try_lock().map(|open| open.clone()).unwrap_or_default();
+    for dir in &open {
+        // Everything is shown that could not be undone; there is nobody left to handle it.
+        if let Err(error) = sweep(dir).and_then(|()| Ok(fs::remove_dir_all(dir)?)) {
+            eprintln!("clean-up of {}: {error:#}", dir.display());
+        }
+    }
+}
+
 /// From the first stage on, SIGINT, SIGTERM and SIGHUP take down every stage before this process ends.
 fn watch_interrupts() {
     static ONCE: Once = Once::new();
@@ -213,12 +241,7 @@ async fn end_on_signal() {
     tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
     INTERRUPTED.store(true, Ordering::SeqCst);
     eprintln!("interrupted: cleaning up");
-    for dir in open_stages().iter() {
-        // Everything is shown that could not be undone; there is nobody left to handle it.
-        if let Err(error) = sweep(dir).and_then(|()| Ok(fs::remove_dir_all(dir)?)) {
-            eprintln!("clean-up of {}: {error:#}", dir.display());
-        }
-    }
+    sweep_all();
     std::process::exit(130);
 }
 

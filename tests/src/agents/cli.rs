@@ -15,6 +15,9 @@ use super::view::{Attachment, VolumeView};
 /// Exit code of a verb that the state does not allow.
 const REFUSED: i32 = 3;
 
+/// Exit code of a comparison that found a difference.
+const DIFFERENT: i32 = 1;
+
 /// `tidemark`, speaking to one agent.
 #[derive(Clone, Debug)]
 pub struct Cli {
@@ -75,6 +78,9 @@ impl Cli {
             Some(0) => {
                 serde_json::from_str(&out).with_context(|| format!("no JSON from {}: {out}", process::line(&command)))
             }
+            Some(DIFFERENT) if args.first() == Some(&"verify") && out.contains("equal") => {
+                Ok(serde_json::from_str(&out)?)
+            }
             Some(REFUSED) => Err(Refused { reason: err.trim().to_owned() }.into()),
             _ => bail!("{} ended with {}: {}", process::line(&command), output.status, err.trim()),
         }
@@ -124,12 +130,12 @@ impl Cli {
         self.json(&["promote", volume])
     }
 
-    /// `promote --assert-peer-fenced`: the other site is down, says the caller.
+    /// `promote --assert-peer-fenced`: the other site is down, says the caller. `options` bound an accepted loss.
     ///
     /// # Errors
     /// As [`Cli::json`].
-    pub fn promote_fenced(&self, volume: &str, reason: &str) -> Result<Value> {
-        self.json(&["promote", volume, "--assert-peer-fenced", "--reason", reason])
+    pub fn promote_fenced(&self, volume: &str, reason: &str, options: &[&str]) -> Result<Value> {
+        self.json(&[&["promote", volume, "--assert-peer-fenced", "--reason", reason], options].concat())
     }
 
     /// `verify`: true when both copies are equal.

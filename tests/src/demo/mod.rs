@@ -1,0 +1,138 @@
+//! The demonstration: a database on a replicated volume, its site killed in full load, opened at the other site, compared.
+//!
+//! Decides: what a round is and whether it held. In sync mode nothing that was acknowledged may be lost; in async mode what is
+//! lost may not be older than what the agent itself reported just before the end.
+
+mod database;
+mod host;
+mod report;
+mod round;
+mod sampler;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, ValueEnum};
+
+use crate::agents::{Plan, TwoSites};
+use crate::dice::Dice;
+
+use host::Host;
+pub use report::{Outcome, Report};
+use round::Round;
+
+/// The replication modes that are shown, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
+pub enum Mode {
+    /// Nothing may be lost.
+    Sync,
+    /// What is lost is bounded by the reported RPO.
+    Async,
+}
+
+impl Mode {
+    /// As the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Async => "async",
+        }
+    }
+}
+
+/// How the result is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Kills a site under a database in full load, opens its volume at the other site, and compares the database with a ledger
+/// of everything that was acknowledged.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "hack/demo", max_term_width = 110)]
+pub struct Options {
+    /// How often, in each mode, each time at another moment
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
+    /// Only these modes
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["sync", "async"])]
+    pub mode: Vec<Mode>,
+    /// Shorter loads, and one line for each mode
+    #[arg(long)]
+    pub brief: bool,
+    /// Chooses the moments; by default another one each time, printed at the start
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Concurrent database clients
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=48))]
+    pub writers: u32,
+    /// Size of the volume
+    #[arg(long, default_value = "1Gi")]
+    pub size: String,
+    /// How the volume becomes a block device
+    #[arg(long, default_value = "fuse")]
+    pub frontend: String,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value = "table")]
+    pub output: Output,
+    /// Leave logs, configurations and volumes where they are
+    #[arg(long)]
+    pub keep: bool,
+}
+
+impl Options {
+    /// The span in which the kill happens, after the load has begun.
+    fn load(&self) -> (Duration, Duration) {
+        let (min, max) = if self.brief { (500, 4_000) } else { (4_000, 12_000) };
+        (Duration::from_millis(min), Duration::from_millis(max))
+    }
+}
+
+/// Runs every round.
+///
+/// # Errors
+/// When something is missing, or a round cannot be brought to its end; what did not hold is in the report instead.
+pub fn run(options: &Options) -> Result<Report> {
+    let host = Host::check()?;
+    let seed = options.seed.unwrap_or_else(Dice::fresh_seed);
+    eprintln!("seed {seed}");
+    let mut report = Report::new(seed);
+    for number in 1..=options.rounds {
+        for &mode in &options.mode {
+            let dice = Dice::new(seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number) * 2 + mode as u64));
+            let outcome = play(options, &host, mode, number, dice)
+                .with_context(|| format!("round {number} in {} mode (--seed {seed})", mode.name()))?;
+            eprintln!("round {number}: {outcome}");
+            report.add(outcome);
+        }
+    }
+    Ok(report)
+}
+
+fn play(options: &Options, host: &Host, mode: Mode, number: u32, dice: Dice) -> Result<Outcome> {
+    let mut sites = TwoSites::new(&Plan { name: "demo".to_owned(), ..Plan::default() })?;
+    if options.keep {
+        sites.stage.keep();
+    }
+    let played = Round::new(options, host, mode, number, dice).play(&mut sites);
+    played.with_context(|| sites.logs())
+}
+
+/// Space that a round takes: two bases and two logs.
+fn ensure_space(dir: &PathBuf) -> Result<()> {
+    const NEEDED_BYTES: u64 = 4 << 30;
+    let stat = nix::sys::statvfs::statvfs(dir)?;
+    let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
+    ensure!(
+        free >= NEEDED_BYTES,
+        "{} has {} MiB free and a round needs up to {}",
+        dir.display(),
+        free >> 20,
+        NEEDED_BYTES >> 20
+    );
+    Ok(())
+}
