@@ -6,7 +6,7 @@
 //! Invariants: nothing is cached on either side (no write-back cache, no attribute time-to-live); `FSYNC` is always a
 //! [`Request::Flush`] and never `ENOSYS`, which the kernel would take for "nothing to sync, now and forever"; a reply object
 //! that is dropped answers `EIO`, so a volume that dies leaves no caller waiting. The one sync that is not a flush is that of a
-//! file nobody could write to yet (see [`Shared::bound`]).
+//! file nobody could write to yet (see [`Shared::live`]).
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -38,10 +38,10 @@ const MAX_BACKGROUND: u16 = 256;
 pub(super) struct Shared {
     /// The size of the volume in bytes.
     pub(super) size: AtomicU64,
-    /// False until the loop device is bound. The driver syncs its file while it binds, holding locks that every other user
+    /// False until the loop device is bound or something was written. The driver syncs its file while it binds, holding locks that every other user
     /// of loop devices waits for; nothing was written yet, so that sync is answered here and does not wait for a volume
     /// that may be suspended.
-    pub(super) bound: AtomicBool,
+    pub(super) live: AtomicBool,
 }
 
 pub(super) struct VolumeFs {
@@ -97,6 +97,7 @@ impl VolumeFs {
 
     /// Runs requests that together answer one call; the first error wins, the answer waits for all.
     fn submit_all(&self, requests: Vec<Request>, reply: ReplyEmpty) {
+        self.shared.live.store(true, Ordering::Release);
         let gather = Arc::new(Gather::new(requests.len(), reply));
         for request in requests {
             let gather = Arc::clone(&gather);
@@ -241,6 +242,7 @@ impl Filesystem for VolumeFs {
             Ok(_) => reply.written(range.len as u32),
             Err(error) => reply.error(transfer::errno(error)),
         };
+        self.shared.live.store(true, Ordering::Release);
         let data = transfer::aligned_copy(data);
         self.remote.submit(Request::Write { range, data, fua: false }, Box::new(done));
     }
@@ -251,7 +253,7 @@ impl Filesystem for VolumeFs {
     }
 
     fn fsync(&self, _: &Caller, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        if !self.shared.bound.load(Ordering::Acquire) {
+        if !self.shared.live.load(Ordering::Acquire) {
             return reply.ok();
         }
         self.remote.submit(Request::Flush, Box::new(move |result| answer(reply, result.map(drop))));

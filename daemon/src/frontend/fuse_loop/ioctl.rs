@@ -28,8 +28,8 @@ const NAME_BYTES: usize = 64;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct LoopInfo {
-    pub(super) device: u64,
-    pub(super) inode: u64,
+    device: u64,
+    inode: u64,
     rdevice: u64,
     offset: u64,
     size_limit: u64,
@@ -81,12 +81,6 @@ impl LoopInfo {
     /// The same with other flags.
     pub(super) fn with_flags(self, flags: u32) -> Self {
         Self { flags, ..self }
-    }
-
-    /// The name it was configured with.
-    pub(super) fn name(&self) -> String {
-        let end = self.file_name.iter().position(|byte| *byte == 0).unwrap_or(NAME_BYTES);
-        String::from_utf8_lossy(&self.file_name[..end]).into_owned()
     }
 }
 
@@ -147,15 +141,4 @@ pub(super) fn flush_buffers(device: &File) -> io::Result<()> {
 pub(super) fn set_io_flusher() -> io::Result<()> {
     // SAFETY: this option takes four integers and changes flags of the calling thread only.
     checked(unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1 as libc::c_ulong, 0, 0, 0) }).map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_name_is_cut_to_what_the_kernel_keeps() {
-        assert_eq!(LoopInfo::new(0, &"n".repeat(100)).name(), "n".repeat(63));
-        assert_eq!(LoopInfo::new(0, "short").name(), "short");
-    }
 }

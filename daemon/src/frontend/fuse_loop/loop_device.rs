@@ -4,7 +4,7 @@
 //! that no flush of ours covers and that dies with the host; release is reported only after the kernel was seen to have let
 //! go of the file, since `LOOP_CLR_FD` on a device in use succeeds and does nothing until the last close.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -78,20 +78,8 @@ pub enum LoopError {
 #[derive(Debug)]
 pub(super) struct LoopDevice {
     path: PathBuf,
-    file: FileIdentity,
-}
-
-/// Which file a device is bound to; the number of a device is reused, this is not while the file system is mounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileIdentity {
-    device: u64,
-    inode: u64,
-}
-
-impl From<&LoopInfo> for FileIdentity {
-    fn from(info: &LoopInfo) -> Self {
-        Self { device: info.device, inode: info.inode }
-    }
+    /// Which binding of the device this is. `None` on a kernel that does not count them.
+    sequence: Option<String>,
 }
 
 impl LoopDevice {
@@ -121,7 +109,8 @@ impl LoopDevice {
             ioctl::clear(&device).map_err(call("LOOP_CLR_FD", &path))?;
             return Err(LoopError::Buffered);
         }
-        Ok(Some(Self { path, file: FileIdentity::from(&bound) }))
+        let sequence = sequence_of(&path);
+        Ok(Some(Self { path, sequence }))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -136,7 +125,7 @@ impl LoopDevice {
     /// Writes everything out and releases the device. [`LoopError::Busy`] leaves it as it was. Calling it again after
     /// success does nothing.
     pub(super) fn release(&self) -> Result<(), LoopError> {
-        if !self.is_bound()? {
+        if !self.is_bound() {
             return Ok(());
         }
         // The exclusive open fails while a file system is mounted from the device, and keeps one from being mounted now.
@@ -150,7 +139,7 @@ impl LoopDevice {
 
     fn await_release(&self) -> Result<(), LoopError> {
         for _ in 0..RELEASE_POLLS {
-            if !self.is_bound()? {
+            if !self.is_bound() {
                 return Ok(());
             }
             thread::sleep(RELEASE_POLL);
@@ -161,37 +150,45 @@ impl LoopDevice {
     /// Takes back a release that waits for the last close, since somebody still works with the device.
     fn keep(&self) -> Result<(), LoopError> {
         let device = open(&self.path, false, 0)?;
-        match ioctl::status(&device) {
-            Ok(info) if FileIdentity::from(&info) == self.file => {
-                let kept = info.with_flags(info.flags & !LO_FLAGS_AUTOCLEAR);
-                ioctl::set_status(&device, &kept).map_err(call("LOOP_SET_STATUS64", &self.path))?;
-                Err(LoopError::Busy { path: self.path.clone() })
-            }
-            _ => Ok(()),
+        if !self.is_bound() {
+            return Ok(());
         }
+        let info = ioctl::status(&device).map_err(call("LOOP_GET_STATUS64", &self.path))?;
+        let kept = info.with_flags(info.flags & !LO_FLAGS_AUTOCLEAR);
+        ioctl::set_status(&device, &kept).map_err(call("LOOP_SET_STATUS64", &self.path))?;
+        Err(LoopError::Busy { path: self.path.clone() })
     }
 
     /// Releases the device without writing anything out: now, or with its last close. Only after its file is dead.
     pub(super) fn abandon(&self) -> Result<(), LoopError> {
-        if self.is_bound()? { clear_by_path(&self.path) } else { Ok(()) }
+        if self.is_bound() { clear_by_path(&self.path) } else { Ok(()) }
     }
 
-    pub(super) fn is_bound(&self) -> Result<bool, LoopError> {
-        match ioctl::status(&open(&self.path, false, 0)?) {
-            Ok(info) => Ok(FileIdentity::from(&info) == self.file),
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(false),
-            Err(source) => Err(call("LOOP_GET_STATUS64", &self.path)(source)),
-        }
+    /// True while the kernel holds the file that this device was bound to. The answer comes from sysfs: `LOOP_GET_STATUS64`
+    /// asks the file, which fails once its server is dead.
+    pub(super) fn is_bound(&self) -> bool {
+        is_bound(&self.path) && sequence_of(&self.path) == self.sequence
     }
 }
 
-/// The name that the driver keeps for the device at `path`; `None` when it is bound to nothing.
-pub(super) fn name_of(path: &Path) -> Result<Option<String>, LoopError> {
-    match ioctl::status(&open(path, false, 0)?) {
-        Ok(info) => Ok(Some(info.name())),
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-        Err(source) => Err(call("LOOP_GET_STATUS64", path)(source)),
-    }
+/// True while the device is bound to any file.
+pub(super) fn is_bound(device: &Path) -> bool {
+    backing_file(device).is_some()
+}
+
+/// The file that the device is bound to, as far as the kernel can still name it.
+pub(super) fn backing_file(device: &Path) -> Option<PathBuf> {
+    let path = fs::read_to_string(sysfs(device).join("loop/backing_file")).ok()?;
+    Some(PathBuf::from(path.trim_end_matches('\n')))
+}
+
+/// The kernel counts every binding and release of a disk, over all disks.
+fn sequence_of(device: &Path) -> Option<String> {
+    fs::read_to_string(sysfs(device).join("diskseq")).ok()
+}
+
+fn sysfs(device: &Path) -> PathBuf {
+    Path::new("/sys/block").join(device.file_name().unwrap_or_default())
 }
 
 /// Releases whatever the device is bound to: now, or with its last close.

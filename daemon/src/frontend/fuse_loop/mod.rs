@@ -183,7 +183,7 @@ impl FuseLoop {
     /// [`AttachError`]; in particular [`LoopError::Buffered`] when the kernel cannot do direct I/O.
     pub fn attach(params: AttachParams) -> Result<Self, AttachError> {
         check(&params)?;
-        let shared = Arc::new(Shared { size: AtomicU64::new(params.size), bound: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { size: AtomicU64::new(params.size), live: AtomicBool::new(false) });
         let run_dir = canonical(&params.run_dir)?;
         let dir = mounts_dir(&run_dir).join(&params.volume);
         let file = dir.join(&params.volume);
@@ -192,9 +192,8 @@ impl FuseLoop {
         let hardening = Hardening { io_flusher: mount.io_flusher().clone(), memory: lock_memory() };
         let backing = OpenOptions::new().read(true).write(true).open(&file);
         let backing = backing.map_err(|source| AttachError::File { path: file.clone(), source })?;
-        let device = LoopDevice::bind(&backing, &loop_name(&run_dir))?;
-        // Before anybody can learn of the device: its first write comes later.
-        shared.bound.store(true, Ordering::Release);
+        let device = LoopDevice::bind(&backing, &params.volume)?;
+        shared.live.store(true, Ordering::Release);
         let link = params.dev_dir.join(&params.volume);
         let attached = Self { shared, link, device, mount, file, hardening, attached: true };
         link::place(&attached.link, attached.device.path())
@@ -310,11 +309,4 @@ fn is_device_size(size: u64) -> bool {
 
 fn mounts_dir(run_dir: &Path) -> PathBuf {
     run_dir.join("fuse")
-}
-
-/// The name under which the loop driver keeps the devices of the agent with this run directory: it must fit 63 bytes and
-/// survive the unmounting of the file.
-fn loop_name(run_dir: &Path) -> String {
-    let digest = blake3::hash(run_dir.as_os_str().as_encoded_bytes()).to_hex();
-    format!("tidemark:{}", &digest[..32])
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::loop_device::{self, LoopError};
-use super::{loop_name, mount, mounts_dir};
+use super::{mount, mounts_dir};
 
 /// What was found and done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,14 +54,13 @@ pub fn cleanup_stale(run_dir: &Path, dev_dir: &Path) -> Result<Cleanup, CleanupE
     let fuse_dir = mounts_dir(run_dir);
     let mounts = mount::mounts_below(&fuse_dir).map_err(at(&fuse_dir))?;
     // Found before the mounts go: afterwards the kernel no longer knows the full name of the file.
-    let loops = loops_of(run_dir)?;
+    let loops = loops_below(&fuse_dir)?;
     for dir in &mounts {
         mount::abort_at(dir);
     }
     for device in loops {
         loop_device::clear_by_path(&device)?;
-        let still_bound = loop_device::name_of(&device)?.is_some_and(|name| name == loop_name(run_dir));
-        if still_bound { done.lingering.push(device) } else { done.released.push(device) }
+        if loop_device::is_bound(&device) { done.lingering.push(device) } else { done.released.push(device) }
     }
     for dir in mounts {
         mount::detach_at(&dir).map_err(at(&dir))?;
@@ -84,16 +83,13 @@ fn remove_empty(dir: &Path) -> Result<(), CleanupError> {
     }
 }
 
-/// Loop devices that carry this run directory's name, or whose file lies below it.
-fn loops_of(run_dir: &Path) -> Result<Vec<PathBuf>, CleanupError> {
-    let mut found = Vec::new();
+/// Loop devices whose file lies below the directory.
+fn loops_below(dir: &Path) -> Result<Vec<PathBuf>, CleanupError> {
     let blocks = Path::new("/sys/block");
+    let mut found = Vec::new();
     for entry in fs::read_dir(blocks).map_err(at(blocks))? {
-        let name = entry.map_err(at(blocks))?.file_name();
-        let Ok(file) = fs::read_to_string(blocks.join(&name).join("loop/backing_file")) else { continue };
-        let device = Path::new("/dev").join(&name);
-        let below = Path::new(file.trim_end()).starts_with(mounts_dir(run_dir));
-        if below || loop_device::name_of(&device)?.is_some_and(|name| name == loop_name(run_dir)) {
+        let device = Path::new("/dev").join(entry.map_err(at(blocks))?.file_name());
+        if loop_device::backing_file(&device).is_some_and(|file| file.starts_with(dir)) {
             found.push(device);
         }
     }
@@ -116,6 +112,6 @@ fn unlink_stale(dev_dir: &Path, done: &Cleanup) -> Result<Vec<PathBuf>, CleanupE
 }
 
 fn is_unbound_loop(target: &Path) -> bool {
-    let name = target.strip_prefix("/dev").ok().and_then(Path::to_str).filter(|name| name.starts_with("loop"));
-    name.is_some_and(|name| !Path::new("/sys/block").join(name).join("loop/backing_file").exists())
+    let name = target.strip_prefix("/dev").ok().and_then(Path::to_str);
+    name.is_some_and(|name| name.starts_with("loop")) && !loop_device::is_bound(target)
 }

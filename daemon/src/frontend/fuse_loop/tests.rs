@@ -258,10 +258,10 @@ fn single_sectors_are_written_and_read_back() {
     }
     let site = Site::attach(4 * MIB);
     let device = site.open(libc::O_DIRECT);
-    for sector in [0_u64, 3, 8191] {
+    for sector in [0_u64, 3, 8190] {
         device.write_all_at(&direct_buffer(512, sector as u8 + 1), sector * 512).expect("sector written");
     }
-    for sector in [0_u64, 3, 8191] {
+    for sector in [0_u64, 3, 8190] {
         let mut whole = direct_buffer(PAGE, 0).try_into_mut().expect("only owner");
         device.read_exact_at(&mut whole, sector / 8 * PAGE as u64).expect("block read");
         let at = (sector % 8) as usize * 512;
@@ -364,7 +364,7 @@ fn detach_is_refused_while_a_process_has_the_device_open() {
     assert!(matches!(refused, Err(DetachError::Loop(LoopError::Busy { .. }))), "{refused:?}");
     open.write_all_at(&[1; PAGE], 0).expect("still works");
     drop(open);
-    assert!(site.device.device.is_bound().expect("status"), "the last close must not release the device");
+    assert!(site.device.device.is_bound(), "the last close must not release the device");
     let writes = site.counts.writes.load(Ordering::SeqCst);
     assert!(writes > 0, "the last close wrote the page out");
     site.device.detach(false).expect("detached once closed");
@@ -402,6 +402,58 @@ fn a_forced_detach_ends_a_volume_that_does_not_answer() {
     device.detach(true).expect("forced");
     assert!(reader.join().expect("no panic").is_err(), "the read fails instead of waiting");
     assert!(!device.link().exists() && !device.mount.dir().exists());
+}
+
+/// Waits until `count` reads are there, then answers all of them, the last one first.
+struct ReversingRemote {
+    count: usize,
+    held: Mutex<Vec<(ByteRange, RemoteCompletion)>>,
+}
+
+impl Remote for ReversingRemote {
+    fn submit(&self, request: Request, done: RemoteCompletion) {
+        let Request::Read { range } = request else { return done(Ok(Vec::new())) };
+        let mut held = self.held.lock().expect("lock");
+        held.push((range, done));
+        if held.len() == self.count {
+            while let Some((range, done)) = held.pop() {
+                done(Ok(vec![vec![(range.offset / PAGE as u64) as u8; range.len as usize].into()]));
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_are_in_flight_together_and_answered_in_any_order() {
+    if is_unprivileged() {
+        return;
+    }
+    const READERS: u64 = 8;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let remote = Box::new(ReversingRemote { count: READERS as usize, held: Mutex::default() });
+    let device = FuseLoop::attach(params(dir.path(), 4 * MIB, remote)).expect("attached");
+    let readers: Vec<_> = (1..=READERS)
+        .map(|page| {
+            let path = device.device().to_owned();
+            thread::spawn(move || {
+                let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).expect("opens");
+                let mut buffer = direct_buffer(PAGE, 0).try_into_mut().expect("only owner");
+                file.read_exact_at(&mut buffer, page * PAGE as u64).expect("read");
+                assert!(buffer.iter().all(|byte| *byte == page as u8));
+            })
+        })
+        .collect();
+    readers.into_iter().for_each(|reader| reader.join().expect("each reader got its own page"));
+}
+
+#[test]
+fn a_volume_that_does_not_answer_can_be_attached() {
+    if is_unprivileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let silent = Box::new(SilentRemote(Mutex::new(Vec::new())));
+    FuseLoop::attach(params(dir.path(), 4 * MIB, silent)).expect("attached").detach(true).expect("forced");
 }
 
 fn reads_in_flight(device: &Path) -> u64 {
