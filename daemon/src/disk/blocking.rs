@@ -40,31 +40,11 @@ const MAP_RANGES_MAX: usize = 1 << 16;
 
 /// What the worker is to do.
 pub(super) enum Task {
-    Prepare {
-        home: Arc<Home>,
-        slot: Slot,
-        len: u64,
-    },
-    Remove {
-        home: Arc<Home>,
-        slot: Slot,
-    },
-    Replace {
-        _home: Arc<Home>,
-        path: PathBuf,
-        data: Vec<Bytes>,
-    },
-    Zero {
-        file: Arc<DataFile>,
-        range: ByteRange,
-        deallocate: bool,
-    },
-    Map {
-        file: Arc<DataFile>,
-        range: ByteRange,
-    },
-    /// Done already when it was queued.
-    Nothing,
+    Prepare { home: Arc<Home>, slot: Slot, len: u64 },
+    Remove { home: Arc<Home>, slot: Slot },
+    Replace { _home: Arc<Home>, path: PathBuf, data: Vec<Bytes> },
+    Zero { file: Arc<DataFile>, range: ByteRange, deallocate: bool },
+    Map { file: Arc<DataFile>, range: ByteRange },
 }
 
 struct Job {
@@ -187,7 +167,7 @@ impl Task {
     /// The task for an operation of a volume.
     ///
     /// # Panics
-    /// For reads, writes and syncs, which the ring does itself.
+    /// For reads, writes, syncs and growth, which the ring does itself.
     pub fn new(op: DiskOp, files: &VolumeFiles) -> Result<Self, Error> {
         let home = Arc::clone(files.home());
         Ok(match op {
@@ -203,13 +183,10 @@ impl Task {
             DiskOp::Zero { file, offset, len, deallocate } => {
                 Self::Zero { file: files.file(file)?, range: ByteRange::new(offset, len), deallocate }
             }
-            DiskOp::Grow { size } => {
-                // Rare and short (one truncate and one sync), and the size in `files` belongs to the ring's thread.
-                files.grow_base(size)?;
-                Self::Nothing
-            }
             DiskOp::Map { range } => Self::Map { file: files.file(FileRef::Base)?, range },
-            DiskOp::Read { .. } | DiskOp::Write { .. } | DiskOp::Sync { .. } => unreachable!("done by the ring"),
+            DiskOp::Read { .. } | DiskOp::Write { .. } | DiskOp::Sync { .. } | DiskOp::Grow { .. } => {
+                unreachable!("done by the ring")
+            }
         })
     }
 
@@ -221,7 +198,6 @@ impl Task {
             Self::Replace { path, data, .. } => crashsafe::replace(&path, &data).map(|()| DiskDone::Done),
             Self::Zero { file, range, deallocate } => zero(&file, range, deallocate, shared).map(|()| DiskDone::Done),
             Self::Map { file, range } => map(&file, range).map(DiskDone::Mapped),
-            Self::Nothing => Ok(DiskDone::Done),
         }
     }
 }

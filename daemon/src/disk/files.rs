@@ -199,14 +199,17 @@ impl VolumeFiles {
     /// Makes the base at least `size` bytes large; returns its size. A device must have been enlarged before.
     ///
     /// # Errors
-    /// [`Error::Resize`] when it would shrink, or the device is too small; [`Error::Size`] when `size` is no multiple of 512.
+    /// [`Error::Resize`] when the device is too small; [`Error::Size`] when `size` is no multiple of 512.
     pub fn grow_base(&self, size: u64) -> Result<u64, Error> {
         let path = self.base.path();
         if !size.is_multiple_of(512) {
             return Err(Error::Size { path: path.to_owned(), size });
         }
+        if size <= self.base_size() {
+            return Ok(self.base_size());
+        }
         let now = size_of(self.base.file(), path)?;
-        if size < self.base_size() || (self.info.is_device && size > now) {
+        if self.info.is_device && size > now {
             return Err(Error::Resize { path: path.to_owned(), size: now, wanted: size });
         }
         if size > now {

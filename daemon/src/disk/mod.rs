@@ -93,8 +93,8 @@ pub enum Error {
         /// Its size in bytes.
         size: u64,
     },
-    /// A base image is never made smaller.
-    #[error("{} has {size} bytes and cannot become {wanted} bytes", path.display())]
+    /// A device is smaller than what was asked of it.
+    #[error("{} has {size} bytes and cannot hold {wanted} bytes", path.display())]
     Resize {
         /// The base image.
         path: PathBuf,
@@ -147,6 +147,7 @@ impl Error {
                 source.raw_os_error().map_or(DiskError::Io, disk_error)
             }
             Self::PastEnd { .. } => DiskError::Short,
+            Self::Resize { .. } => DiskError::NoSpace, // the device under the base is too small
             Self::NotAVolume { .. } => DiskError::Missing,
             _ => DiskError::Io,
         }

@@ -180,6 +180,17 @@ fn a_map_covers_all_data_and_stays_within_the_range() {
 }
 
 #[test]
+fn a_grown_base_reads_as_zeros_behind_its_old_end() {
+    with_both_rings(|shard, files| {
+        shard.done(files, DiskOp::Grow { size: 2 * BASE_BYTES });
+        assert_eq!(files.base_size(), 2 * BASE_BYTES);
+        assert_eq!(shard.read(files, FileRef::Base, BASE_BYTES, 4096), vec![0; 4096]);
+        shard.done(files, DiskOp::Grow { size: BASE_BYTES });
+        assert_eq!(files.base_size(), 2 * BASE_BYTES, "it holds that much already");
+    });
+}
+
+#[test]
 fn a_sync_of_a_missing_file_fails() {
     with_both_rings(|shard, files| {
         shard.done(files, DiskOp::Sync { files: vec![FileRef::Superblock, FileRef::Config, FileRef::Base] });
