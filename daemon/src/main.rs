@@ -21,8 +21,18 @@ struct Arguments {
     check_config: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> std::process::ExitCode {
+    match start(&Arguments::parse()) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // The one place where an error meets a person directly: the log may not be set up yet.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("tidemark-agent: {error:#}\n"));
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
     if arguments.check_config {
         return Ok(());

@@ -361,7 +361,9 @@ impl Node {
         self.set_role(Role::Suspended(SuspendReason::Restart));
         let alone = self.k.sites == [self.site];
         let local = self.superblock.peer.is_none();
-        if alone && (local || self.k.mode == crate::config::Mode::Async) {
+        // A volume that never served has nothing that another site could have taken over.
+        let fresh = self.history.entries().is_empty() && self.log.end().position.lsn == Lsn::ZERO;
+        if alone && (local || fresh || self.k.mode == crate::config::Mode::Async) {
             self.begin_opening(now);
         }
     }
