@@ -118,13 +118,13 @@ fn a_client_that_does_not_read_its_answers_is_not_read_from() {
     on_shard(async || {
         let server = Local::new(Answers::AtOnce);
         let mut client = server.client().await;
-        let before = server.options.metrics.requests.get();
+        let taken = || server.options.metrics.requests.get();
         for cookie in 0..64 {
             client.request(READ, cookie, 0, 1 << 20, &[]).await;
         }
+        until(|| taken() >= 32).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let taken = server.options.metrics.requests.get() - before;
-        assert!((32..40).contains(&taken), "{taken} reads of 1 MiB taken in");
+        assert!(taken() < 40, "{} reads of 1 MiB taken in", taken());
         for cookie in 0..64 {
             assert_eq!(client.reply().await, (cookie, 0));
             client.data(1 << 20).await;
@@ -191,7 +191,7 @@ fn a_client_that_breaks_the_protocol_loses_only_its_own_connection() {
 #[test]
 fn a_silent_client_is_closed_when_its_time_is_over() {
     on_shard(async || {
-        let options = Options { handshake_timeout: Duration::from_millis(50), ..Options::default() };
+        let options = Options { handshake_timeout: Duration::from_millis(500), ..Options::default() };
         let server = Local::with(Answers::AtOnce, options);
         let mut silent = Client::greet(server.connect().await).await;
         silent.closed().await;
@@ -202,10 +202,10 @@ fn a_silent_client_is_closed_when_its_time_is_over() {
 #[test]
 fn a_connection_behind_its_handshake_may_be_idle() {
     on_shard(async || {
-        let options = Options { handshake_timeout: Duration::from_millis(20), ..Options::default() };
+        let options = Options { handshake_timeout: Duration::from_secs(1), ..Options::default() };
         let server = Local::with(Answers::AtOnce, options);
         let mut client = server.client().await;
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         client.flush(1).await;
         assert_eq!(client.reply().await, (1, 0));
     });

@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::ServerConfig;
@@ -31,6 +32,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 64;
 /// Pause after a failed accept (no file descriptors left, say), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A TCP client that has been silent for so long is asked whether it is still there,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// again after this,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// and given up after so many times.
+const KEEPALIVE_RETRIES: u32 = 3;
 /// Longest path of a unix socket, its final zero excluded.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
@@ -124,10 +131,21 @@ pub async fn serve_tcp(
     let service = Rc::new(Service { exports, tls: security.tls(), options });
     let accept = async || {
         let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
+        // It fails for a client that is gone already: its connection ends by itself, and is no fault of the listener.
+        if let Err(error) = prepare_tcp(&stream) {
+            tracing::debug!(%error, "NBD client left at once");
+        }
         Ok(Wire::Tcp(Socket::Live(stream)))
     };
     service.accept_from(accept).await;
+}
+
+/// Replies are never held back to be joined, and a client whose host died gives its place back though idle ones are kept.
+fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 /// Serves a connection that another thread accepted. To be spawned with `spawn_local` on the volume's thread; of the options
