@@ -12,7 +12,7 @@ mod calls;
 mod connection;
 mod engine;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod invalid;
 mod policy;
 mod refusal;
