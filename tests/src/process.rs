@@ -97,6 +97,31 @@ pub fn kill_all(pids: &[i32]) {
     pids.iter().for_each(|&pid| signal(pid, Signal::SIGKILL));
 }
 
+/// SIGKILL to `pid` and every process that descends from it, also to those that are being born meanwhile.
+pub fn kill_tree(pid: i32) {
+    // A parent that is stopped forks no more: when a look finds only stopped processes, it has found all of them.
+    let mut stopped = Vec::new();
+    loop {
+        let fresh: Vec<i32> = tree(pid).into_iter().filter(|found| !stopped.contains(found)).collect();
+        if fresh.is_empty() {
+            break;
+        }
+        fresh.iter().for_each(|&found| stop(found));
+        stopped.extend(fresh);
+    }
+    kill_all(&stopped);
+}
+
+/// Stops a process and waits until it is stopped, or gone, or in a system call that does not end.
+fn stop(pid: i32) {
+    signal(pid, Signal::SIGSTOP);
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let runs = || stat(pid).is_some_and(|stat| stat.first().is_some_and(|state| !"TtZX".contains(state.as_str())));
+    while runs() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
 /// Waits for the end of `child`, at most `limit`; `None` when it goes on.
 ///
 /// # Errors
@@ -134,7 +159,7 @@ mod tests {
         }
         let pids = tree(pid);
         assert_eq!((pids.len(), pids[0]), (3, pid));
-        kill_all(&pids);
+        kill_tree(pid);
         assert!(wait_timeout(&mut child, Duration::from_secs(20)).unwrap().is_some());
     }
 }

@@ -144,8 +144,8 @@ fn kill_recorded(dir: &Path) {
         let pid = pid.parse().ok()?;
         (start_time(pid)? == start).then_some(pid)
     });
-    let pids: Vec<i32> = ours.flat_map(process::tree).collect();
-    process::kill_all(&pids);
+    let pids: Vec<i32> = ours.collect();
+    pids.iter().for_each(|&pid| process::kill_tree(pid));
     wait_gone(&pids, Duration::from_secs(10));
 }
 

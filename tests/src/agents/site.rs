@@ -245,7 +245,7 @@ impl Site {
     /// SIGKILL, and waits for the end. Not running is no error.
     pub fn kill(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        process::kill_all(&process::tree(child.id() as i32));
+        process::kill_tree(child.id() as i32);
         // It was killed: how it ended is known.
         let _ = child.wait();
     }
@@ -259,7 +259,7 @@ impl Site {
         process::signal(child.id() as i32, Signal::SIGTERM);
         let status: Option<ExitStatus> = process::wait_timeout(&mut child, STOP_PATIENCE)?;
         if status.is_none() {
-            process::kill_all(&process::tree(child.id() as i32));
+            process::kill_tree(child.id() as i32);
             let _ = child.wait();
         }
         let status = status.with_context(|| format!("agent {} does not stop:\n{}", self.name, self.log_tail()))?;

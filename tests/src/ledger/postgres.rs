@@ -172,7 +172,7 @@ impl Postgres {
 
     /// Ends all of its processes at once, as a power cut would.
     pub fn kill(&mut self) {
-        process::kill_all(&self.pids());
+        process::kill_tree(self.child.id() as i32);
         // It was killed: how it ended is known.
         let _ = self.child.wait();
     }

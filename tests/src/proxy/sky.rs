@@ -88,12 +88,11 @@ impl Sky {
         Some(id)
     }
 
-    /// Ends one connection; says whether it was still open.
-    pub fn close(&self, id: u64) -> bool {
+    /// Ends one connection.
+    pub fn close(&self, id: u64) {
         let closed = self.lock().open.remove(&id);
         closed.iter().flatten().for_each(shut);
         self.changed.notify_all();
-        closed.is_some()
     }
 
     pub fn cut_all(&self) {
@@ -115,13 +114,13 @@ impl Sky {
 
     /// Throws the dice for one tick of one connection.
     pub fn maybe_cut(&self, id: u64) {
-        let cut = {
-            let mut state = self.lock();
-            let chance = state.weather.cut_chance;
-            chance > 0.0 && state.dice.happens(chance)
-        };
-        if cut && self.close(id) {
+        let mut state = self.lock();
+        let chance = state.weather.cut_chance;
+        if chance > 0.0 && state.open.contains_key(&id) && state.dice.happens(chance) {
+            drop(state);
+            // Counted before anybody can see that the connection is gone.
             self.cuts.fetch_add(1, Ordering::Relaxed);
+            self.close(id);
         }
     }
 
