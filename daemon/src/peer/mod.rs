@@ -25,3 +25,8 @@ pub use server::{StreamAcceptor, serve_data};
 pub use stream::{HELLO_TIMEOUT, Inbound, MAX_QUEUED_BYTES, Outbound, PeerStream, SendError, StreamEnd};
 pub use tls::{OwnFiles, PeerIdentity, PeerTrust, Tls, TlsError};
 pub use transport::{HANDSHAKE_TIMEOUT, HandshakeError, Transport};
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

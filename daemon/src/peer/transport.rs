@@ -62,6 +62,11 @@ impl Transport {
         Self { tls: None, refusals }
     }
 
+    #[cfg(test)]
+    pub(super) fn tls_for_tests(&self) -> Arc<Tls> {
+        Arc::clone(self.tls.as_ref().expect("a transport with TLS"))
+    }
+
     /// The counters.
     pub fn refusals(&self) -> &Arc<Refusals> {
         &self.refusals
