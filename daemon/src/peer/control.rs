@@ -5,25 +5,35 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tidemark_core::config::{Config, Policy};
-use tidemark_core::types::{GroupId, Secret, SiteId, VolumeId};
+use tidemark_core::ship::Features;
+use tidemark_core::types::{BootId, GroupId, Secret, SiteId, VolumeId};
 use tidemark_proto::peer as wire;
 use tidemark_proto::peer::control_client::ControlClient;
 use tidemark_proto::peer::control_server::{Control, ControlServer};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::client::{ConnectError, PeerAddress, dial, within_deadline};
-use super::convert::{config_in, config_out, policy_in, policy_out};
+use super::client::{ConnectError, Dialled, PeerAddress, dial, within_deadline};
+use super::convert::{Malformed, at_most, config_in, config_out, fixed, id, policy_in, policy_out, raw};
+use super::heartbeat::{Beats, Heartbeats};
 use super::listener::{self, ServeError};
 use super::server::authorised;
+use super::stream::{StreamEnd, end_of_status};
+use super::tls::PeerIdentity;
 use super::transport::Transport;
 
 /// How long a call may take, once connected.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest request or answer.
 const MAX_CALL_BYTES: usize = 64 << 10;
+/// The longest name of a site, in bytes.
+pub const MAX_SITE_NAME: usize = 63;
+/// The longest name of a volume, in bytes.
+pub const MAX_VOLUME_NAME: usize = 253;
+/// The most addresses of an agent.
+pub const MAX_ADDRESSES: usize = 16;
 
 /// A copy that the primary asks for.
 #[derive(Clone, Debug)]
@@ -44,6 +54,27 @@ pub struct NewReplica {
     pub config: Config,
     /// Its policy.
     pub policy: Policy,
+}
+
+/// An agent as its peer should know it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerDescription {
+    /// Site and node.
+    pub identity: PeerIdentity,
+    /// The site's name for people, at most [`MAX_SITE_NAME`] bytes.
+    pub site_name: String,
+    /// The boot of its kernel.
+    pub boot: BootId,
+    /// Version of the product.
+    pub product_version: String,
+    /// Wire version, from 1.
+    pub version: u32,
+    /// Feature bits offered.
+    pub features: Features,
+    /// `host:port` of the control listener, best first, at most [`MAX_ADDRESSES`].
+    pub addresses: Vec<String>,
+    /// Number of shards.
+    pub shards: u32,
 }
 
 /// Why a call gave nothing.
@@ -69,6 +100,14 @@ pub trait ControlHandler: Send + Sync + 'static {
     fn locate(&self, volume: VolumeId) -> Option<u16>;
     /// Makes an empty copy for `site`; an equal one is a success.
     fn create_replica(&self, site: Option<SiteId>, replica: NewReplica) -> ControlAnswer<u16>;
+    /// This agent's part in heartbeats; `None`: they are not answered.
+    fn heartbeats(&self) -> Option<Heartbeats> {
+        None
+    }
+    /// This agent as its peers should know it; `None`: it does not say.
+    fn describe(&self) -> Option<PeerDescription> {
+        None
+    }
 }
 
 /// Serves the calls of peers until `shutdown`.
@@ -92,16 +131,14 @@ struct Service {
     handler: Arc<dyn ControlHandler>,
 }
 
-type Beats = Pin<Box<dyn futures_core::Stream<Item = Result<wire::Beat, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl Control for Service {
     type HeartbeatStream = Beats;
 
     async fn heartbeat(&self, request: Request<Streaming<wire::Beat>>) -> Result<Response<Beats>, Status> {
-        authorised(&request, &self.transport)?;
-        // Each beat is answered by itself: the sender measures the round trip.
-        Ok(Response::new(Box::pin(request.into_inner())))
+        let connection = authorised(&request, &self.transport)?;
+        let heartbeats = self.handler.heartbeats().ok_or_else(|| Status::unimplemented("no heartbeats here"))?;
+        Ok(Response::new(heartbeats.answer(request.into_inner(), connection, self.transport.clone())))
     }
 
     async fn describe_peer(
@@ -109,12 +146,13 @@ impl Control for Service {
         request: Request<wire::DescribePeerRequest>,
     ) -> Result<Response<wire::DescribePeerResponse>, Status> {
         authorised(&request, &self.transport)?;
-        Err(Status::unimplemented("a peer is described by its certificate"))
+        let agent = self.handler.describe().ok_or_else(|| Status::unimplemented("no description here"))?;
+        Ok(Response::new(wire::DescribePeerResponse { agent: Some(description_out(&agent)) }))
     }
 
     async fn locate(&self, request: Request<wire::LocateRequest>) -> Result<Response<wire::LocateResponse>, Status> {
         authorised(&request, &self.transport)?;
-        let volume = VolumeId(fixed(&request.get_ref().volume, "volume")?);
+        let volume = id(&request.get_ref().volume, "volume").map_err(bad)?;
         match self.handler.locate(volume) {
             Some(port) => Ok(Response::new(wire::LocateResponse { data_port: port.into() })),
             None => Err(Status::not_found("no copy of this volume is here")),
@@ -126,7 +164,7 @@ impl Control for Service {
         request: Request<wire::CreateReplicaRequest>,
     ) -> Result<Response<wire::CreateReplicaResponse>, Status> {
         let connection = authorised(&request, &self.transport)?;
-        let replica = replica_in(request.into_inner())?;
+        let replica = replica_in(request.into_inner()).map_err(bad)?;
         let site = connection.identity.map(|identity| identity.site);
         let port = self.handler.create_replica(site, replica).await.map_err(Status::failed_precondition)?;
         Ok(Response::new(wire::CreateReplicaResponse { data_port: port.into(), created: true }))
@@ -141,31 +179,93 @@ impl Control for Service {
     }
 }
 
-fn fixed<const N: usize>(bytes: &[u8], field: &'static str) -> Result<[u8; N], Status> {
-    bytes.try_into().map_err(|_| Status::invalid_argument(format!("{field}: {N} bytes are needed")))
+fn bad(error: Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
 }
 
-fn replica_in(request: wire::CreateReplicaRequest) -> Result<NewReplica, Status> {
-    let bad = |error: super::convert::Malformed| Status::invalid_argument(error.to_string());
-    let policy = request.policy.ok_or_else(|| Status::invalid_argument("policy: missing"))?;
+fn replica_in(request: wire::CreateReplicaRequest) -> Result<NewReplica, Malformed> {
+    at_most(request.name.len(), MAX_VOLUME_NAME, "name")?;
     Ok(NewReplica {
-        volume: VolumeId(fixed(&request.volume, "volume")?),
-        group: GroupId(fixed(&request.group, "group")?),
+        volume: id(&request.volume, "volume")?,
+        group: id(&request.group, "group")?,
         name: request.name,
         secret: Secret(fixed(&request.secret, "secret")?),
         size: request.size,
         slot_bytes: request.slot_bytes,
-        config: config_in(request.config).map_err(bad)?,
-        policy: policy_in(policy).map_err(bad)?,
+        config: config_in(request.config)?,
+        policy: policy_in(request.policy.ok_or(Malformed::Missing { field: "policy" })?)?,
     })
 }
 
-async fn client(
-    peer: &PeerAddress,
-    transport: &Transport,
-) -> Result<ControlClient<tonic::transport::Channel>, CallError> {
-    let dialled = within_deadline(peer, peer.port, dial(peer, peer.port, transport)).await?;
-    Ok(ControlClient::new(dialled.channel).max_decoding_message_size(MAX_CALL_BYTES))
+fn replica_out(replica: &NewReplica) -> wire::CreateReplicaRequest {
+    wire::CreateReplicaRequest {
+        volume: raw(&replica.volume.0),
+        group: raw(&replica.group.0),
+        name: replica.name.clone(),
+        secret: raw(&replica.secret.0),
+        size: replica.size,
+        slot_bytes: replica.slot_bytes,
+        config: Some(config_out(&replica.config)),
+        policy: Some(policy_out(replica.policy)),
+        pool: String::new(),
+    }
+}
+
+fn description_out(agent: &PeerDescription) -> wire::PeerDescription {
+    wire::PeerDescription {
+        site: raw(&agent.identity.site.0),
+        site_name: agent.site_name.clone(),
+        node: raw(&agent.identity.node.0),
+        boot: raw(&agent.boot.0),
+        product_version: agent.product_version.clone(),
+        version: agent.version,
+        features: agent.features,
+        addresses: agent.addresses.clone(),
+        shards: agent.shards,
+    }
+}
+
+fn description_in(agent: Option<wire::PeerDescription>) -> Result<PeerDescription, Malformed> {
+    let agent = agent.ok_or(Malformed::Missing { field: "agent" })?;
+    at_most(agent.site_name.len(), MAX_SITE_NAME, "site_name")?;
+    at_most(agent.addresses.len(), MAX_ADDRESSES, "addresses")?;
+    Ok(PeerDescription {
+        identity: PeerIdentity { site: id(&agent.site, "site")?, node: id(&agent.node, "node")? },
+        site_name: agent.site_name,
+        boot: id(&agent.boot, "boot")?,
+        product_version: agent.product_version,
+        version: agent.version,
+        features: agent.features,
+        addresses: agent.addresses,
+        shards: agent.shards,
+    })
+}
+
+// ---- calling --------------------------------------------------------------------------------------------------------
+
+/// A connection for one call.
+struct Caller {
+    client: ControlClient<tonic::transport::Channel>,
+    dialled: Dialled,
+}
+
+impl Caller {
+    async fn connect(peer: &PeerAddress, transport: &Transport) -> Result<Self, CallError> {
+        let dialled = within_deadline(peer, peer.port, dial(peer, peer.port, transport)).await?;
+        let client = ControlClient::new(dialled.channel.clone()).max_decoding_message_size(MAX_CALL_BYTES);
+        Ok(Self { client, dialled })
+    }
+
+    /// What a failed call means: the peer's own words, or that the connection was refused or broke.
+    fn failed(&self, status: &Status) -> CallError {
+        let remote = self.dialled.connection.remote;
+        match (status.code(), end_of_status(status, &self.dialled.fault)) {
+            (_, end @ (StreamEnd::RefusedUs(_) | StreamEnd::Closed)) => ConnectError::Stream { remote, end }.into(),
+            (Code::Unavailable | Code::Cancelled | Code::Unknown, end) => ConnectError::Stream { remote, end }.into(),
+            (Code::NotFound, _) => CallError::NotFound,
+            _ => CallError::Refused(status.message().to_owned()),
+        }
+    }
 }
 
 fn request<T>(message: T) -> Request<T> {
@@ -174,11 +274,10 @@ fn request<T>(message: T) -> Request<T> {
     request
 }
 
-fn refused(status: &Status) -> CallError {
-    match status.code() {
-        Code::NotFound => CallError::NotFound,
-        _ => CallError::Refused(status.message().to_owned()),
-    }
+/// Bounds a call at this end too: a peer that is stuck does not look at the deadline it was told.
+async fn bounded<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    let late = |_| Status::unavailable(format!("no answer within {CALL_TIMEOUT:?}"));
+    Ok(timeout(CALL_TIMEOUT, call).await.map_err(late)??.into_inner())
 }
 
 /// Asks where the peer serves a volume.
@@ -186,9 +285,10 @@ fn refused(status: &Status) -> CallError {
 /// # Errors
 /// [`CallError`].
 pub async fn locate(peer: &PeerAddress, transport: &Transport, volume: VolumeId) -> Result<u16, CallError> {
-    let message = wire::LocateRequest { volume: Bytes::copy_from_slice(&volume.0) };
-    let answer = client(peer, transport).await?.locate(request(message)).await.map_err(|s| refused(&s))?;
-    u16::try_from(answer.into_inner().data_port).map_err(|_| CallError::Refused("an impossible port".into()))
+    let mut caller = Caller::connect(peer, transport).await?;
+    let message = wire::LocateRequest { volume: raw(&volume.0) };
+    let answer = bounded(caller.client.locate(request(message))).await.map_err(|s| caller.failed(&s))?;
+    u16::try_from(answer.data_port).map_err(|_| CallError::Refused("an impossible port".into()))
 }
 
 /// Asks the peer to make an empty copy.
@@ -196,17 +296,26 @@ pub async fn locate(peer: &PeerAddress, transport: &Transport, volume: VolumeId)
 /// # Errors
 /// [`CallError`].
 pub async fn create_replica(peer: &PeerAddress, transport: &Transport, replica: &NewReplica) -> Result<(), CallError> {
-    let message = wire::CreateReplicaRequest {
-        volume: Bytes::copy_from_slice(&replica.volume.0),
-        group: Bytes::copy_from_slice(&replica.group.0),
-        name: replica.name.clone(),
-        secret: Bytes::copy_from_slice(&replica.secret.0),
-        size: replica.size,
-        slot_bytes: replica.slot_bytes,
-        config: Some(config_out(&replica.config)),
-        policy: Some(policy_out(replica.policy)),
-        pool: String::new(),
-    };
-    client(peer, transport).await?.create_replica(request(message)).await.map_err(|s| refused(&s))?;
-    Ok(())
+    let mut caller = Caller::connect(peer, transport).await?;
+    let call = caller.client.create_replica(request(replica_out(replica)));
+    bounded(call).await.map(drop).map_err(|s| caller.failed(&s))
+}
+
+/// Asks an agent who it is; `own` introduces the caller.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn describe_peer(
+    peer: &PeerAddress,
+    transport: &Transport,
+    own: &PeerDescription,
+) -> Result<PeerDescription, CallError> {
+    let mut caller = Caller::connect(peer, transport).await?;
+    let message = wire::DescribePeerRequest { caller: Some(description_out(own)) };
+    let answer = bounded(caller.client.describe_peer(request(message))).await.map_err(|s| caller.failed(&s))?;
+    let described = description_in(answer.agent).map_err(|error| CallError::Refused(error.to_string()))?;
+    match caller.dialled.connection.identity {
+        Some(proven) if proven != described.identity => Err(CallError::Refused("it claims another identity".into())),
+        _ => Ok(described),
+    }
 }

@@ -10,6 +10,7 @@ mod backoff;
 mod client;
 pub mod control;
 pub mod convert;
+mod heartbeat;
 mod listener;
 mod refusal;
 mod server;
@@ -19,6 +20,7 @@ mod transport;
 
 pub use backoff::{Backoff, FIRST_RETRY, LAST_RETRY, SECOND_RETRY};
 pub use client::{CONNECT_TIMEOUT, ConnectError, PeerAddress, connect_stream};
+pub use heartbeat::{BEAT, HealthBoard, Heartbeats, PeerHealth, Pulse, SILENCE, keep_beating};
 pub use listener::ServeError;
 pub use refusal::{OnRefusal, PeerRefusal, Refusals};
 pub use server::{StreamAcceptor, serve_data};
@@ -26,6 +28,8 @@ pub use stream::{HELLO_TIMEOUT, Inbound, MAX_QUEUED_BYTES, Outbound, PeerStream,
 pub use tls::{OwnFiles, PeerIdentity, PeerTrust, Tls, TlsError};
 pub use transport::{HANDSHAKE_TIMEOUT, HandshakeError, Transport};
 
+#[cfg(test)]
+mod control_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub(crate) mod tests;
 pub use bodies::{MAX_HEADER_BYTES, MAX_PIECES};
 pub use config::{config_in, config_out, policy_in, policy_out};
 pub use parts::MAX_HISTORY;
+pub(super) use parts::{at_most, fixed, id, raw};
 
 use tidemark_core::ship::{AdoptStep, MAX_MESSAGE_BYTES, Message};
 use tidemark_core::types::{Lsn, WallMs};
@@ -22,8 +23,7 @@ use wire::envelope::Body;
 use bodies::{ack_in, ack_out, append_in, append_out, base_in, base_out, hello_in, hello_out};
 use config::{answer_in, answer_out, refusal_in, refusal_out, step_in, step_out, verdict_in, verdict_out};
 use parts::{
-    boundary_if, boundary_in, boundary_out, epoch_in, epoch_out, fixed, history_in, history_out, id, range_in,
-    range_out, raw,
+    boundary_if, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, range_in, range_out,
 };
 
 /// The most bytes of one encoded message: the core's limit and room for what surrounds the payload.

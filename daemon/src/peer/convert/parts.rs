@@ -18,17 +18,17 @@ pub(super) fn required<T>(value: Option<T>, field: &'static str) -> Result<T, Ma
 }
 
 /// Copies an identity or a hash out of the message, so that sixteen bytes do not pin a whole receive buffer.
-pub(super) fn fixed<const N: usize>(bytes: &Bytes, field: &'static str) -> Result<[u8; N], Malformed> {
+pub(in crate::peer) fn fixed<const N: usize>(bytes: &Bytes, field: &'static str) -> Result<[u8; N], Malformed> {
     <[u8; N]>::try_from(bytes.as_ref()).map_err(|_| Malformed::Length { field, wanted: N, found: bytes.len() })
 }
 
 /// An identity or a hash for the wire.
-pub(super) fn raw(bytes: &[u8]) -> Bytes {
+pub(in crate::peer) fn raw(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
 }
 
 /// Refuses more than `limit` of something.
-pub(super) fn at_most(found: usize, limit: usize, field: &'static str) -> Result<(), Malformed> {
+pub(in crate::peer) fn at_most(found: usize, limit: usize, field: &'static str) -> Result<(), Malformed> {
     if found > limit { Err(Malformed::TooMany { field, limit, found }) } else { Ok(()) }
 }
 
@@ -108,7 +108,7 @@ pub(super) fn history_in(history: &[wire::ChainEntry]) -> Result<Vec<ChainEntry>
 }
 
 /// The identities of the domain.
-pub(super) trait FromBytes {
+pub(in crate::peer) trait FromBytes {
     fn from_bytes(bytes: [u8; 16]) -> Self;
 }
 
@@ -125,6 +125,6 @@ macro_rules! from_bytes {
 from_bytes!(VolumeId, GroupId, SiteId, NodeId, GenId, BootId, Nonce);
 
 /// An identity of a message.
-pub(super) fn id<T: FromBytes>(bytes: &Bytes, field: &'static str) -> Result<T, Malformed> {
+pub(in crate::peer) fn id<T: FromBytes>(bytes: &Bytes, field: &'static str) -> Result<T, Malformed> {
     fixed(bytes, field).map(T::from_bytes)
 }
