@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use tonic::{Code, Status};
 
+use crate::offline::OfflineError;
 use crate::output::Format;
 use crate::pki::PkiError;
 
@@ -129,6 +130,9 @@ pub enum Failure {
     /// A PKI verb failed.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// A volume copy could not be read offline.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
 }
 
 impl Failure {
@@ -189,7 +193,10 @@ impl Failure {
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::Pki(PkiError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
             Self::Local { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
-            Self::Local { .. } | Self::Output(_) | Self::ClosedPipe | Self::Format(_) | Self::Pki(_) => Exit::Failed,
+            Self::Offline(OfflineError::NoCopy { .. }) => Exit::NotFound,
+            Self::Offline(OfflineError::InUse { .. }) => Exit::Refused,
+            Self::Pki(_) | Self::Offline(_) | Self::Local { .. } => Exit::Failed,
+            Self::Output(_) | Self::ClosedPipe | Self::Format(_) => Exit::Failed,
         }
     }
 
@@ -199,6 +206,7 @@ impl Failure {
             Self::Usage { hint, .. } | Self::Rpc { hint, .. } | Self::Unsatisfied { hint, .. } => hint.clone(),
             Self::Unreachable { hint, .. } => Some(hint.clone()),
             Self::Pki(error) => error.hint(),
+            Self::Offline(error) => error.hint().map(str::to_owned),
             Self::NotConfirmed(_) => Some("--yes answers the question in scripts".to_owned()),
             Self::Local { .. } | Self::Output(_) | Self::ClosedPipe | Self::Format(_) => None,
         }

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client;
 pub mod commands;
 pub mod failure;
+pub mod offline;
 pub mod output;
 pub mod pki;
 pub mod report;

@@ -1,5 +1,6 @@
 //! What can be typed: the types that clap fills. No behaviour here.
 
+pub mod log;
 pub mod pki;
 pub mod policy;
 pub mod verbs;
@@ -137,6 +138,9 @@ pub enum Command {
     /// Make, renew and check the keys and certificates of a site
     #[command(subcommand)]
     Pki(pki::Pki),
+    /// Read the log of a volume copy offline
+    #[command(subcommand)]
+    Log(log::Log),
     /// Print the completions of a shell
     #[command(
         after_long_help = "Examples:\n  tidemark completions bash > /etc/bash_completion.d/tidemark\n  tidemark completions zsh > \"${fpath[1]}/_tidemark\""

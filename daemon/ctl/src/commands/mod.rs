@@ -3,6 +3,7 @@
 mod agent;
 mod confirm;
 mod docs;
+mod log;
 mod pki;
 mod status;
 mod verbs;
@@ -21,6 +22,7 @@ use crate::output::Printer;
 pub fn run(cli: Cli, printer: &Printer) -> Result<(), Failure> {
     match cli.command {
         Command::Pki(command) => pki::run(command, printer),
+        Command::Log(command) => log::run(command, printer),
         Command::Completions(args) => docs::completions(&args, printer),
         Command::Man(args) => docs::man(&args, printer),
         command => runtime()?.block_on(online(command, &cli.global, printer)),
