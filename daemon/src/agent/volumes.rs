@@ -84,7 +84,8 @@ impl Agent {
         let Ok(name) = Name::parse(&record.name) else {
             return tracing::error!(%id, name = record.name, "volume.toml holds an impossible name");
         };
-        self.state().volumes.insert(id, self.entry(name, id, pool, dir, &record));
+        let entry = self.entry(name, id, pool, dir, &record);
+        self.state().volumes.insert(id, entry);
         if let Err(error) = self.open_volume(id).await {
             tracing::error!(%id, %error, "the volume cannot be opened");
             self.set_closed(id, Some(error.to_string()));
