@@ -155,6 +155,8 @@ pub struct Node {
     size: u64,
     stage: Stage,
     pumped: bool,
+    /// A step of this pump allows another one at once, without any new fact.
+    pump_again: bool,
 
     superblock: Superblock,
     superblock_file: meta::TwinFile,
@@ -246,6 +248,9 @@ impl Node {
         if !self.pumped {
             self.pumped = true;
             self.pump(now);
+            if std::mem::take(&mut self.pump_again) {
+                self.pump(now);
+            }
         }
         self.out.pop()
     }

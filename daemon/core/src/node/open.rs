@@ -137,6 +137,7 @@ impl Node {
             size: sb.size,
             stage: Stage::Recovering(Box::new(recovery)),
             pumped: false,
+            pump_again: false,
             superblock_file: TwinFile::new(twin.counter),
             after_superblock: Vec::new(),
             k,

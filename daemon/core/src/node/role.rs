@@ -112,6 +112,7 @@ impl Node {
         if quiet && settled && self.is_complete() {
             let stage = Stage::RollForward;
             self.opening = Some(Opening { stage, tail_done: true });
+            self.pump_again = true;
         }
     }
 

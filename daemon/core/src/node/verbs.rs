@@ -610,6 +610,7 @@ impl Node {
             self.after_superblock(now, AfterSuperblock::Verb(verb.id));
         } else if quiet {
             self.log.want_durable(end);
+            self.pump_again |= self.draining != Some(end);
             self.draining = Some(end);
         }
         Some(verb)
