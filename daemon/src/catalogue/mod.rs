@@ -7,6 +7,7 @@
 //! Invariants: a change is in its file, durably, before it is in the index, and in the index before it is visible here; names
 //! and ids are unique; one agent at a time has a state directory open.
 
+mod bases;
 pub(crate) mod crashsafe;
 mod index;
 mod record;
@@ -25,6 +26,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tidemark_core::types::VolumeId;
 
+pub use bases::Bases;
 pub use index::IndexError;
 pub use record::{PeerRecord, RecordError, VolumeRecord};
 

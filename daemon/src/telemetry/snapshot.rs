@@ -52,6 +52,8 @@ struct PeerLabel {
 type Gauged<T> = (&'static str, &'static str, Option<Unit>, fn(&T) -> f64);
 /// Name without prefix and `_total`, help, value.
 type Counted = (&'static str, &'static str, fn(&Status) -> u64);
+/// Name without prefix, help, every code, the code now.
+type Stated = (&'static str, &'static str, &'static [&'static str], fn(&Status) -> &'static str);
 
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
@@ -98,6 +100,12 @@ const VOLUME_COUNTERS: [Counted; 12] = [
     ("floor_blocks", "Blocks that the floor wrote to the base image", |s| s.counters.floor_blocks),
     ("checksum_errors", "Blocks whose checksum was wrong when read", |s| s.counters.checksum_errors),
     ("refusals", "Refusals between the copies, sent or received", |s| s.counters.refusals),
+];
+
+const VOLUME_STATES: [Stated; 3] = [
+    ("role", "1 for the copy's role", &ROLE_CODES, |s| state::role(&s.role).code),
+    ("copy", "1 for the copy's state", &COPY_CODES, |s| state::copy(&s.copy).code),
+    ("link", "1 for the state of the link to the peer", &LINK_CODES, |s| state::link(&s.link).code),
 ];
 
 const POOL_GAUGES: [Gauged<PoolInfo>; 3] = [
@@ -171,16 +179,10 @@ fn about_volumes(registry: &mut Registry, volumes: &[VolumeInfo]) {
         }
         registry.register(metric, help, family);
     }
-    let states: [(&str, &str, &[&'static str], fn(&Status) -> &'static str); 3] = [
-        ("role", "1 for the copy's role", &ROLE_CODES, |status| state::role(&status.role).code),
-        ("copy", "1 for the copy's state", &COPY_CODES, |status| state::copy(&status.copy).code),
-        ("link", "1 for the state of the link to the peer", &LINK_CODES, |status| state::link(&status.link).code),
-    ];
-    for (metric, help, codes, now) in states {
+    for (metric, help, codes, now) in VOLUME_STATES {
         let each = open.iter().flat_map(|(volume, status)| {
-            codes.iter().map(move |code| {
-                (StateLabels { volume: volume.name.to_string(), state: code }, yes_no(*code == now(status)))
-            })
+            let labels = |state| StateLabels { volume: volume.name.to_string(), state };
+            codes.iter().map(move |code| (labels(*code), yes_no(*code == now(status))))
         });
         gauge(registry, metric, help, None, each);
     }
