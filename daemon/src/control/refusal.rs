@@ -73,7 +73,7 @@ pub(super) fn reason(status: &Status) -> &'static str {
 }
 
 /// Every reason of this module; an engine's own refusals count as `other` unless they are here, which bounds the metric.
-const REASONS: [&str; 27] = [
+const REASONS: [&str; 28] = [
     "invalid",
     "no-volume",
     "no-peer",
@@ -93,6 +93,7 @@ const REASONS: [&str; 27] = [
     "role",
     "no-peer-site",
     "in-use",
+    "not-primary",
     "not-attached",
     "attached",
     "frontend-unavailable",
@@ -102,3 +103,36 @@ const REASONS: [&str; 27] = [
     "named-by-volume",
     "suspect",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemark_core::config::Mode;
+    use tidemark_core::types::{Epoch, SiteId};
+
+    #[test]
+    fn every_refusal_of_a_verb_is_counted_by_its_own_reason() {
+        let (site, text) = (SiteId([1; 16]), String::new);
+        let errors = [
+            VerbError::PeerIsPrimary { site, epoch: Epoch::default() },
+            VerbError::PeerUnproven { site },
+            VerbError::LossTooLarge { bytes: 1, ms: 1 },
+            VerbError::Unproven,
+            VerbError::CopyState { state: text(), hint: text() },
+            VerbError::Role { role: text(), hint: text() },
+            VerbError::Invalid(text()),
+            VerbError::NoPeer(Mode::Sync),
+            VerbError::Interrupted(text()),
+        ];
+        for error in errors {
+            let wanted = verb_reason(&error);
+            assert_eq!(reason(&status(error.into())), wanted);
+        }
+    }
+
+    #[test]
+    fn an_unknown_reason_does_not_make_a_new_series() {
+        let refused = EngineError::Refused { reason: "never-heard-of", text: String::new() };
+        assert_eq!(reason(&status(refused)), "other");
+    }
+}
