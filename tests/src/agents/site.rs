@@ -154,6 +154,7 @@ impl Site {
         if !self.plan.insecure {
             writeln!(text, "ca = \"{}\"", peer_ca.display())?;
         }
+        writeln!(text, "[fuse]\ndir = \"{dir}/dev\"")?;
         writeln!(text, "[metrics]\nlisten = \"{}\"", self.metrics_address())?;
         writeln!(text, "[shards]\ncount = {}", self.plan.shards)?;
         writeln!(text, "[log]\nlevel = \"{}\"\n[limits]\nstop_timeout = \"30s\"", self.plan.log_level)?;
@@ -173,7 +174,7 @@ impl Site {
         self.wait_ready(START_PATIENCE)
     }
 
-    /// Waits until `/readyz` says yes.
+    /// Waits until the admin API answers.
     ///
     /// # Errors
     /// When the agent ends or `patience` is over before.
@@ -195,9 +196,9 @@ impl Site {
         Ok(())
     }
 
-    /// What `/readyz` says; no when nobody answers.
+    /// Whether the admin API answers.
     pub fn is_ready(&self) -> bool {
-        http(self.metrics_address(), "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        self.cli().json(&["--timeout", "5s", "agent", "show"]).is_ok()
     }
 
     /// The agent's metrics as Prometheus reads them.

@@ -17,6 +17,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::agents::{Plan, TwoSites};
 use crate::dice::Dice;
+use crate::proxy::Weather;
 
 use host::Host;
 pub use report::{Outcome, Report};
@@ -79,6 +80,9 @@ pub struct Options {
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table")]
     pub output: Output,
+    /// One-way delay of the link in async mode, in milliseconds: without any, nothing is under way at the kill
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=2_000))]
+    pub delay: u64,
     /// Leave logs, configurations and volumes where they are
     #[arg(long)]
     pub keep: bool,
@@ -114,7 +118,12 @@ pub fn run(options: &Options) -> Result<Report> {
 }
 
 fn play(options: &Options, host: &Host, mode: Mode, number: u32, dice: Dice) -> Result<Outcome> {
-    let mut sites = TwoSites::new(&Plan { name: "demo".to_owned(), ..Plan::default() })?;
+    let delayed = mode == Mode::Async && options.delay > 0;
+    let link_seed = delayed.then(|| dice.clone().number());
+    let mut sites = TwoSites::new(&Plan { name: "demo".to_owned(), link_seed, ..Plan::default() })?;
+    if delayed {
+        sites.set_link(Weather::slow(Duration::from_millis(options.delay)));
+    }
     if options.keep {
         sites.stage.keep();
     }

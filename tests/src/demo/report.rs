@@ -136,7 +136,7 @@ fn cells(rounds: &[&Outcome]) -> [String; 8] {
 
 fn line(cells: [String; 8]) -> String {
     let [mode, numbers @ ..] = cells;
-    let numbers = numbers.map(|cell| format!("{cell:>11}"));
+    let numbers = numbers.map(|cell| format!("{cell:>13}"));
     format!("{mode:<6}{}", numbers.concat())
 }
 

@@ -95,13 +95,16 @@ impl<'a> Round<'a> {
         Ok(Killed { at, ledger, reported_rpo })
     }
 
-    /// Either the agent or the database goes first: the dice say which.
+    /// Either the agent or the database goes first: the dice say which. What is on the way to B dies with A's uplink.
     fn kill_site(&mut self, sites: &mut TwoSites, database: &mut Database) -> Instant {
         let (mut first, second) = (process::tree(sites.a.pid()), database.server.pids());
         if self.dice.happens(0.5) {
             first.splice(0..0, second);
         } else {
             first.extend(second);
+        }
+        if sites.has_link() {
+            sites.cut_link();
         }
         process::kill_all(&first);
         let at = Instant::now();
