@@ -364,10 +364,10 @@ pub fn head_samples(head: &[u8]) -> Vec<Sample> {
 
 /// Cuts the pieces to `limit` bytes in all, when they are `len` bytes.
 fn clamp(bufs: &mut [Bytes], len: u64, limit: u64) {
-    if len > limit {
-        if let Some(last) = bufs.last_mut() {
-            last.truncate(last.len() - (len - limit) as usize);
-        }
+    if len > limit
+        && let Some(last) = bufs.last_mut()
+    {
+        last.truncate(last.len() - (len - limit) as usize);
     }
 }
 

@@ -199,10 +199,11 @@ impl Recovery {
             Phase::Headers { next } => {
                 let slot = self.slots[next - 1].0;
                 let header = SegmentHeader::decode(&bytes, &self.start.secret);
-                if let Ok(h) = header.as_ref().copied() {
-                    if h.volume == self.start.volume && h.slot_bytes == self.start.slot_bytes {
-                        self.found.push((slot, h));
-                    }
+                if let Ok(h) = header
+                    && h.volume == self.start.volume
+                    && h.slot_bytes == self.start.slot_bytes
+                {
+                    self.found.push((slot, h));
                 }
                 self.next_header(now, out)
             }

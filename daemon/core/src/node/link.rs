@@ -149,7 +149,8 @@ impl Node {
 
     pub(super) fn on_peer_message(&mut self, now: Nanos, conn: ConnId, message: Message) {
         let current = self.link.as_ref().is_some_and(|l| l.conn == conn);
-        if !current && !(planted(Planted::StaleConnectionAccepted) && self.link.is_some()) {
+        let taken_anyway = planted(Planted::StaleConnectionAccepted) && self.link.is_some();
+        if !current && !taken_anyway {
             return;
         }
         match message {
@@ -251,11 +252,12 @@ impl Node {
     /// greets again.
     fn peer_has_more(&mut self, common: Lsn) {
         let end = self.log.end();
-        if self.wants_tail() && common == end.position.lsn {
-            if let Some(link) = self.link.as_mut().filter(|l| !l.fetching) {
-                link.fetching = true;
-                self.send(Message::FetchTail { from: end });
-            }
+        if self.wants_tail()
+            && common == end.position.lsn
+            && let Some(link) = self.link.as_mut().filter(|l| !l.fetching)
+        {
+            link.fetching = true;
+            self.send(Message::FetchTail { from: end });
         }
     }
 

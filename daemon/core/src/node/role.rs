@@ -68,10 +68,8 @@ impl Node {
     }
 
     pub(super) fn opening_lost_link(&mut self) {
-        if let Some(opening) = &mut self.opening {
-            if opening.stage == Stage::Tail {
-                opening.tail_done = false;
-            }
+        if let Some(opening) = self.opening.as_mut().filter(|o| o.stage == Stage::Tail) {
+            opening.tail_done = false;
         }
     }
 

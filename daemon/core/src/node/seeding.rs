@@ -175,10 +175,8 @@ impl Node {
         seeder.next_pass(end);
         let (pass, total_bytes, last) = (seeder.pass, seeder.total_bytes, seeder.is_last);
         self.send(Message::SeedBegin { resync, pass, total_bytes, last, live_from: end });
-        if last {
-            if let Some(link) = &mut self.link {
-                link.sender.start(end.position.lsn);
-            }
+        if let Some(link) = self.link.as_mut().filter(|_| last) {
+            link.sender.start(end.position.lsn);
         }
     }
 
