@@ -28,7 +28,7 @@ impl Remote for ToShard {
         let id = self.id;
         // A completion that is dropped uncalled fails its request: right for a shard that has stopped.
         self.shard.send(move |shard| match shard.volume(id) {
-            Some(volume) => volume.submit(request, Box::new(move |result| done(result))),
+            Some(volume) => volume.submit(request, done),
             None => done(Err(RequestError::NotServing)),
         });
     }

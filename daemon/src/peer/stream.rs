@@ -254,6 +254,10 @@ pub struct Outbound {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every entry is a message: boxing each would cost an allocation per frame"
+)]
 enum Outgoing {
     Message(Message),
     End(Box<Status>),
