@@ -75,8 +75,13 @@ impl<'a> Round<'a> {
         self.say("creating the volume, a file system and a database on it");
         let options = vec!["--log-size", "1Gi"];
         sites.create(&NewVolume { name: VOLUME, size: &self.options.size, mode: self.mode.name(), options })?;
-        let attachment = sites.a.cli().attach(VOLUME, &self.options.frontend)?;
-        Database::create(&sites.stage, &self.host.postgres, "a", attachment.block_device()?, self.options.writers)
+        let cli = sites.a.cli();
+        let attachment = cli.attach(VOLUME, &self.options.frontend)?;
+        let device = attachment.block_device()?;
+        let database = Database::create(&sites.stage, &self.host.postgres, "a", device, self.options.writers)?;
+        // A kill before the peer has the empty database would show nothing about transactions.
+        cli.wait_for(VOLUME, "peer that has all of it", PATIENCE, |view| view.backlog_bytes() == 0)?;
+        Ok(database)
     }
 
     /// Full load, and at a random moment SIGKILL to everything that runs at A.
