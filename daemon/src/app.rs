@@ -15,7 +15,7 @@ use crate::disk::RingOptions;
 use crate::peer::control::serve_control;
 use crate::peer::{PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
 use crate::shard::{self, ShardThread};
-use crate::telemetry::AdminMetrics;
+use crate::telemetry::{Pages, PagesError, Telemetry};
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,9 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
+    /// The pages of metrics and health cannot be served.
+    #[error(transparent)]
+    Pages(#[from] PagesError),
     /// The admin API cannot be served.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -71,8 +74,11 @@ fn start_shards(count: u16) -> Result<Vec<ShardThread>, AppError> {
 }
 
 /// The transport of the peer network and its material.
-fn transport(config: &Config, identity: PeerIdentity) -> Result<(Transport, Option<Arc<Tls>>), AppError> {
-    let refusals = Arc::new(Refusals::new(Box::new(|_| {})));
+fn transport(
+    config: &Config,
+    identity: PeerIdentity,
+    refusals: Arc<Refusals>,
+) -> Result<(Transport, Option<Arc<Tls>>), AppError> {
     match config.peer.as_ref().map(|p| &p.security) {
         Some(Security::Mutual(files)) => {
             let tls = load_tls(identity, files, &config.peers)?;
@@ -94,7 +100,9 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     make_directories(&config)?;
     let identity = Identity::load_or_create(&config)?;
     let control = Control::bind(&config.admin, identity.site).await?;
-    let (transport, tls) = transport(&config, PeerIdentity { site: identity.site, node: identity.node })?;
+    let telemetry = Arc::new(Telemetry::new());
+    let own = PeerIdentity { site: identity.site, node: identity.node };
+    let (transport, tls) = transport(&config, own, telemetry.peers.refusals())?;
     let shards = start_shards(config.shards)?;
     let handles: Vec<_> = shards.iter().map(|s| s.handle.clone()).collect();
 
@@ -108,6 +116,10 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     }
     let data_ports = data.iter().filter_map(|l| l.local_addr().ok()).map(|a| a.port()).collect();
     let verb_timeout = config.limits.verb_timeout;
+    let pages = match config.metrics {
+        Some(address) => Some(Pages::bind(address).await?),
+        None => None,
+    };
     let agent = Agent::new(Parts {
         config,
         site: identity.site,
@@ -135,10 +147,16 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         let handler = Arc::new(HandleControl { agent: agent.clone() });
         tokio::spawn(serve_control(listener, transport, handler, stopped(stopping.clone())));
     }
-    agent.open_all().await;
-    tracing::info!(site = %identity.site, node = %identity.node, "agent ready");
     let engine = Arc::new(AgentEngine(agent.clone()));
-    let served = control.serve(engine, verb_timeout, AdminMetrics::default(), stop).await;
+    let (is_ready, ready) = watch::channel(false);
+    if let Some(pages) = pages {
+        tokio::spawn(pages.serve(telemetry.clone(), engine.clone(), ready, stopped(stopping.clone())));
+    }
+    agent.open_all().await;
+    is_ready.send_replace(true);
+    tracing::info!(site = %identity.site, node = %identity.node, "agent ready");
+    let served = control.serve(engine, verb_timeout, telemetry.admin.clone(), stop).await;
+    is_ready.send_replace(false);
     tracing::info!("agent stopping");
     agent.close_all().await;
     stop_now.send_replace(true);

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Parser;
 use tidemark_agent::app;
-use tidemark_agent::config::{Config, LogFormat};
+use tidemark_agent::config::Config;
+use tidemark_agent::telemetry::init_logging;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// Node-level block replication: fronts local volumes, keeps their log and ships it to the peer site.
 #[derive(Debug, Parser)]
@@ -37,7 +37,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.check_config {
         return Ok(());
     }
-    init_logging(&config);
+    init_logging(&config.log).context("set up the log")?;
     // One cryptographic provider per process, before anything can ask for another.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -57,13 +57,4 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         };
         app::run(config, stop).await.context("the agent does not run")
     })
-}
-
-fn init_logging(config: &Config) {
-    let filter = EnvFilter::try_from_env("TIDEMARK_LOG").unwrap_or_else(|_| EnvFilter::new(&config.log.level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log.format {
-        LogFormat::Json => builder.json().init(),
-        LogFormat::Text => builder.init(),
-    }
 }
