@@ -102,7 +102,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let control = Control::bind(&config.admin, identity.site).await?;
     let telemetry = Arc::new(Telemetry::new());
     let own = PeerIdentity { site: identity.site, node: identity.node };
-    let (transport, tls) = transport(&config, own, telemetry.peers.refusals())?;
+    let (transport, tls) = transport(&config, own, Arc::new(telemetry.peers.refusals()))?;
     let shards = start_shards(config.shards)?;
     let handles: Vec<_> = shards.iter().map(|s| s.handle.clone()).collect();
 
