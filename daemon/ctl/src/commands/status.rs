@@ -25,7 +25,7 @@ pub(super) async fn run(args: Status, client: &mut Client, printer: &Printer) ->
 }
 
 async fn look(names: Vec<String>, client: &mut Client, format: Format) -> Result<StatusReport, Failure> {
-    let site_names = site_names(client, format).await;
+    let site_names = site_names(client, format).await?;
     let mut volumes = Vec::new();
     if names.is_empty() {
         volumes = volume::list(client).await?.volumes;
@@ -37,7 +37,7 @@ async fn look(names: Vec<String>, client: &mut Client, format: Format) -> Result
 }
 
 async fn watch(args: Status, client: &mut Client, printer: &Printer) -> Result<(), Failure> {
-    let site_names = site_names(client, printer.format()).await;
+    let site_names = site_names(client, printer.format()).await?;
     let interval_ms = u32::try_from(args.interval.as_millis()).unwrap_or(u32::MAX);
     let request = pb::WatchStatusRequest { volumes: args.volumes, interval_ms };
     let mut looks = client.stream(request, async |admin, request| admin.watch_status(request).await).await?;
@@ -59,15 +59,19 @@ fn show(report: &StatusReport, printer: &Printer) -> Result<(), Failure> {
     }
 }
 
-/// What people call the sites: only tables need it, and they can do without when the agent does not tell.
-async fn site_names(client: &mut Client, format: Format) -> SiteNames {
+/// What people call the sites: only tables need it, and they can do without when the agent refuses to tell. An agent that
+/// does not answer ends the command here, within one timeout.
+async fn site_names(client: &mut Client, format: Format) -> Result<SiteNames, Failure> {
     if format != Format::Table {
-        return SiteNames::new();
+        return Ok(SiteNames::new());
     }
     let request = pb::GetAgentRequest {};
-    let Ok(agent) = client.call(request, async |admin, request| admin.get_agent(request).await).await else {
-        return SiteNames::new();
+    let agent = match client.call(request, async |admin, request| admin.get_agent(request).await).await {
+        Err(unanswered @ Failure::Unreachable { .. }) => return Err(unanswered),
+        Err(_) => return Ok(SiteNames::new()),
+        Ok(agent) => agent,
     };
     let peers = agent.peers.into_iter().map(|peer| (peer.site_id, peer.name));
-    peers.chain([(agent.site_id, agent.site_name)]).filter(|(id, name)| !id.is_empty() && !name.is_empty()).collect()
+    let all = peers.chain([(agent.site_id, agent.site_name)]);
+    Ok(all.filter(|(id, name)| !id.is_empty() && !name.is_empty()).collect())
 }

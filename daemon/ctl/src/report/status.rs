@@ -211,9 +211,12 @@ pub struct StatusReport {
 }
 
 impl StatusReport {
-    /// One line for each volume: for logs and pipes.
+    /// One line for each volume: for logs and pipes. Without volumes one line says so, so that a reader sees life.
     pub fn lines(&self) -> String {
         let at = moment(self.at_ms);
+        if self.volumes.is_empty() {
+            return format!("{at} no volumes\n");
+        }
         self.volumes.iter().map(|volume| format!("{at} {}\n", self.line(volume))).collect()
     }
 
