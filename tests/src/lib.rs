@@ -6,4 +6,5 @@ pub mod dice;
 pub mod ledger;
 pub mod process;
 pub mod proxy;
+pub mod sim;
 pub mod stage;

@@ -17,7 +17,7 @@ use crate::event::{DiskOp, DiskToken, FileRef, Slot};
 use crate::format::frame::FrameHeader;
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
 use crate::outbox::{Outbox, Route};
-use crate::types::{BLOCK, Boundary, Lsn, Nanos, Secret, VolumeId};
+use crate::types::{BLOCK, BlockRange, Boundary, Lsn, Nanos, Secret, VolumeId};
 
 pub use frames::{FrameContext, Record};
 pub use segments::{Segment, Segments};
@@ -169,6 +169,11 @@ impl Log {
     /// Frames written and syncs done since the log opened.
     pub fn counters(&self) -> (u64, u64) {
         (self.frames, self.syncs_done)
+    }
+
+    /// True when a record over one of these blocks has a number and no frame yet: the index does not know it.
+    pub fn has_pending(&self, range: BlockRange) -> bool {
+        self.pending.iter().any(|r| r.descriptor.range().is_some_and(|p| p.overlaps(range)))
     }
 
     /// Bytes of records that have no frame yet.

@@ -98,7 +98,7 @@ impl Node {
         self.log.on_synced(token, ok);
     }
 
-    fn complete_appended(&mut self) {
+    pub(super) fn complete_appended(&mut self) {
         let mut done = Vec::new();
         self.acks.on_appended(self.log.appended(), &mut done);
         self.complete(done);
@@ -212,6 +212,9 @@ impl Node {
     /// Starts an advance when something asks for one and frees segments that nobody needs.
     pub(super) fn pump_floor(&mut self, now: Nanos) {
         self.free_segments();
+        if self.draining.is_some_and(|to| self.superblock.floor.position.lsn >= to) {
+            self.draining = None;
+        }
         if self.floor_retry_at.is_some_and(|at| now >= at) {
             self.floor_retry_at = None;
         }
@@ -308,7 +311,6 @@ impl Node {
         for range in ranges {
             self.index.prune(range, at.position.lsn);
         }
-        self.history.prune(at.position.lsn);
         self.counters.floor_blocks = self.floor.blocks();
         if self.draining.is_some_and(|to| at.position.lsn >= to) {
             self.draining = None;

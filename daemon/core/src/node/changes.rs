@@ -41,7 +41,7 @@ impl Node {
 
     /// Starts or continues a change of K.
     pub(super) fn pump_change(&mut self, now: Nanos) {
-        if self.role != Role::Primary || self.is_persisting_k() || !matches!(self.stage, Stage::Running) {
+        if !self.may_change() || self.is_persisting_k() || !matches!(self.stage, Stage::Running) {
             return;
         }
         match self.change.clone() {
@@ -49,6 +49,12 @@ impl Node {
             Some(Change::Expand { config, tail, asked: false }) => self.continue_expand(config, tail),
             Some(_) => {}
         }
+    }
+
+    /// A primary changes K as its policy asks. One that opens only goes on with a K that lists a peer which does not have it
+    /// yet: without that it could never be everywhere.
+    fn may_change(&self) -> bool {
+        self.role == Role::Primary || self.opening.is_some_and(|o| o.stage != super::role::Stage::Tail)
     }
 
     fn begin_change(&mut self, now: Nanos) {
@@ -61,7 +67,7 @@ impl Node {
             self.change = Some(Change::Expand { config: self.k.clone(), tail: None, asked: false });
             return;
         }
-        if sites == self.k.sites && mode == self.k.mode {
+        if self.role != Role::Primary || sites == self.k.sites && mode == self.k.mode {
             return;
         }
         let nonce = self.new_nonce();

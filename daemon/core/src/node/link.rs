@@ -202,6 +202,12 @@ impl Node {
         }
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) else { return };
         match group::contact(self.site, &self.k, hello.site, &hello.config) {
+            // An operator named the loser by reseeding it: it waits for the other side, which leads.
+            Contact::SplitBrain if self.reseed_wanted => {}
+            Contact::SplitBrain if hello.needs_seed && self.outranks(&hello) => {
+                self.diverged = None;
+                self.lead(now, &hello);
+            }
             Contact::SplitBrain => self.on_split_brain(),
             Contact::PeerLeads => self.follow(now, &hello, true),
             Contact::AdoptTheirs => self.adopt_theirs(now, hello.config.clone()),
@@ -211,6 +217,11 @@ impl Node {
                 None => self.tell_k(&hello),
             },
         }
+    }
+
+    /// This copy is primary under a higher epoch.
+    fn outranks(&self, hello: &Hello) -> bool {
+        self.k.primary == Some(self.site) && self.k.epoch > hello.config.epoch
     }
 
     fn on_split_brain(&mut self) {

@@ -110,9 +110,7 @@ impl Node {
         }
         self.superblock.durable = self.log.durable().max(self.required);
         self.superblock.boot = self.boot;
-        let mut history = self.history.clone();
-        history.prune(self.superblock.floor.position.lsn);
-        self.superblock.history = history.entries().to_vec();
+        self.superblock.history = self.history.entries().to_vec();
         let content = self.superblock.encode();
         let (kind, file) = (superblock::FILE, FileRef::Superblock);
         self.superblock_file.write(now, kind, file, Route::SuperblockWrite, &content, &mut self.out);

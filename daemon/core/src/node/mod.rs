@@ -185,6 +185,7 @@ pub struct Node {
     primary_heard_at: Option<Nanos>,
 
     parked: BTreeMap<RequestId, Parked>,
+    fills: Vec<(RequestId, Vec<crate::types::BlockRange>)>,
     order: Order,
     acks: Acks,
     held: VecDeque<(RequestId, Request)>,
@@ -263,6 +264,7 @@ impl Node {
         self.pump_log(now);
         self.pump_change(now);
         self.pump_opening(now);
+        self.pump_fills(now);
         self.pump_log(now);
         self.pump_sender(now);
         self.pump_acks(now);

@@ -162,6 +162,7 @@ impl Node {
             primary_appended_seen: Lsn::ZERO,
             primary_heard_at: None,
             parked: Default::default(),
+            fills: Vec::new(),
             order: Order::default(),
             acks: Acks::default(),
             held: Default::default(),

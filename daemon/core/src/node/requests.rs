@@ -127,11 +127,29 @@ impl Node {
         if edges.is_empty() {
             return self.log_change(id, request, &[]);
         }
-        for edge in &edges {
-            self.order.hold(id, *edge);
+        if let Request::Write { range, .. } | Request::Zero { range, .. } = &request {
+            self.order.hold(id, whole(*range));
         }
         self.parked.insert(id, Parked { request });
-        self.read_blocks(now, edges, Purpose::Fill(id));
+        self.fill(now, id, edges);
+    }
+
+    /// Reads edge blocks, or waits until what was numbered before is in a frame and so in the index.
+    fn fill(&mut self, now: Nanos, id: RequestId, edges: Vec<BlockRange>) {
+        if edges.iter().any(|e| self.log.has_pending(*e)) {
+            self.fills.push((id, edges));
+        } else {
+            self.read_blocks(now, edges, Purpose::Fill(id));
+        }
+    }
+
+    /// Starts fills whose blocks have no record without a frame any more.
+    pub(super) fn pump_fills(&mut self, now: Nanos) {
+        for (id, edges) in std::mem::take(&mut self.fills) {
+            if self.parked.contains_key(&id) {
+                self.fill(now, id, edges);
+            }
+        }
     }
 
     /// The edge blocks of a partial request were read.
@@ -166,6 +184,10 @@ impl Node {
         };
         let promise = fua || self.superblock.policy.ack_on == AckOn::Write;
         self.acks.wrote(Write { lsn: last, id: Some(id), promise, range: whole(range) });
+        if last <= self.log.appended() {
+            // A DISCARD that covers no whole block has no record to wait for.
+            self.complete_appended();
+        }
         if planted(Planted::AckWriteBeforeAppend) {
             let mut done = Vec::new();
             self.acks.on_appended(last, &mut done);

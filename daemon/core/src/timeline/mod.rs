@@ -3,6 +3,9 @@
 use crate::ship::ChainEntry;
 use crate::types::{GenId, Incarnation, Lsn, Position};
 
+/// Incarnations remembered. They outlive the records: a peer that was away for long is recognised by them.
+pub const MAX_ENTRIES: usize = crate::format::superblock::MAX_HISTORY;
+
 /// The incarnations of a log, oldest first. Entry i holds the records in `(fork_i, fork_{i+1}]`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct History {
@@ -45,18 +48,14 @@ impl History {
     pub fn fork(&mut self, entry: ChainEntry) {
         self.cut_after(entry.fork);
         self.entries.push(entry);
+        let surplus = self.entries.len().saturating_sub(MAX_ENTRIES);
+        self.entries.drain(..surplus);
     }
 
     /// The log ends at `tail` (found so, or cut): incarnations whose FORK record lies beyond never happened.
     pub fn cut_after(&mut self, tail: Lsn) {
         let keep = self.entries.iter().take_while(|e| e.fork < tail).count();
         self.entries.truncate(keep);
-    }
-
-    /// Drops entries that end at or below `floor`, except the one that holds it.
-    pub fn prune(&mut self, floor: Lsn) {
-        let first = self.entries.partition_point(|e| e.fork < floor).saturating_sub(1);
-        self.entries.drain(..first);
     }
 
     /// The incarnation that wrote `lsn`.
@@ -149,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn pruning_keeps_the_incarnation_that_holds_the_floor() {
-        let mut h = History::new(vec![entry(1, 1, 0), entry(1, 2, 50), entry(1, 3, 90)]);
-        h.prune(Lsn(50));
-        assert_eq!(h.entries().len(), 3, "record 50 belongs to the first incarnation");
-        h.prune(Lsn(51));
-        assert_eq!(h.entries(), [entry(1, 2, 50), entry(1, 3, 90)]);
-        assert_eq!(h.position(Lsn(90)).unwrap().incarnation, Incarnation(2));
-        assert_eq!(h.position(Lsn(91)).unwrap().incarnation, Incarnation(3));
+    fn the_oldest_incarnations_are_forgotten_at_the_limit() {
+        let mut h = History::default();
+        for i in 1..=MAX_ENTRIES as u32 + 3 {
+            h.fork(entry(1, i, u64::from(i) * 10));
+        }
+        assert_eq!(h.entries().len(), MAX_ENTRIES);
+        assert_eq!(h.entries()[0].incarnation, Incarnation(4));
+        h.check();
     }
 }

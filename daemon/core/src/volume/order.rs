@@ -1,8 +1,9 @@
 //! Which changing requests may run: no lost update between two requests that share a block.
 //!
-//! A request whose edge lies inside a block reads that block first and holds it until its record has a number; every other
-//! changing request that overlaps a held block, or an earlier waiting request, waits in arrival order. Requests of whole
-//! blocks that meet nobody never enter this table for longer than one call.
+//! A request whose edge lies inside a block reads that block first and holds its whole range until its record has a number;
+//! every other changing request that overlaps a held block, or an earlier waiting request, waits in arrival order, so that
+//! overlapping requests take effect as they came. Requests of whole blocks that meet nobody never enter this table for longer
+//! than one call.
 
 use std::collections::VecDeque;
 
@@ -82,8 +83,10 @@ mod tests {
         assert_eq!(order.next_ready(), None);
         order.release(a);
         assert_eq!(order.next_ready(), Some(b));
-        order.hold(b, BlockRange::new(0, 1));
-        assert_eq!(order.next_ready(), Some(c), "b holds only its edge");
+        order.hold(b, BlockRange::new(0, 4));
+        assert_eq!(order.next_ready(), None, "c came after b");
+        order.release(b);
+        assert_eq!(order.next_ready(), Some(c));
         assert_eq!(order.next_ready(), None);
     }
 }

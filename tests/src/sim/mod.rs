@@ -1,0 +1,23 @@
+//! The deterministic simulator: two real copies of a volume ([`tidemark_core::node::Node`]) in a world of seeded disks,
+//! network, clocks, crashes and operators, judged by a model of what the workload may observe.
+//!
+//! One seed is one run, on one thread, the same every time. See `docs/testing.md` for what it proves and how to replay.
+
+pub mod client;
+pub mod copy;
+pub mod disk;
+pub mod faults;
+pub mod image;
+pub mod model;
+pub mod net;
+pub mod operator;
+pub mod pattern;
+pub mod rng;
+pub mod run;
+pub mod site;
+pub mod trace;
+pub mod world;
+
+pub use faults::{Fault, Fired};
+pub use run::{Outcome, Summary, run_many, run_seed};
+pub use world::Options;

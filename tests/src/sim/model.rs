@@ -1,0 +1,574 @@
+//! What the workload may observe: the oracle.
+//!
+//! Every operation of the workload has a number; numbers follow the order of issue, which is also the order in which
+//! overlapping operations take effect (the core promises arrival order). A *line* is one opening of the volume as Primary: a
+//! history that continues another one from the point where that was cut. An operation is alive in a line when the line's
+//! content may contain it. Opening a line and reading the whole volume settles which operations the line inherited.
+//!
+//! Checked:
+//! - a read returns the newest completed write of each sector, or one that runs concurrently, and never goes back;
+//! - what a line inherited is a prefix: if an operation is missing, everything issued after its completion is missing;
+//! - whole operations: a write is there or not, never in part;
+//! - what a site promised (flushes, recovered content that a read returned, writes that only a kill followed) is there when
+//!   that site opens.
+
+use crate::sim::pattern::{OpId, Value};
+
+/// Moments of the workload, strictly increasing: each issue and each completion has its own.
+pub type Seq = u64;
+/// Number of a line.
+pub type LineId = u8;
+
+/// The most lines of one seed.
+pub const MAX_LINES: usize = 128;
+/// Sectors of a block.
+pub const BLOCK_SECTORS: u64 = 8;
+
+const INITIAL: OpId = 0;
+const GROWN: OpId = 1;
+
+/// What an operation leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Its own pattern.
+    Pattern,
+    /// Zeros.
+    Zeros,
+}
+
+#[derive(Clone, Debug)]
+struct Op {
+    effect: Effect,
+    issue: Seq,
+    done: Option<Seq>,
+    alive: u128,
+    born: LineId,
+    /// Sites that promised it by number.
+    firm: u8,
+    /// May have no effect at all.
+    optional: bool,
+}
+
+/// What one site owes: operations that completed before `.1` in a history that line `.0` belongs to.
+#[derive(Clone, Debug, Default)]
+struct Promise {
+    hard: Vec<(LineId, Seq)>,
+    /// Ends with the site's power.
+    soft: Vec<(LineId, Seq)>,
+}
+
+fn raise(list: &mut Vec<(LineId, Seq)>, line: LineId, seq: Seq) {
+    match list.iter_mut().find(|(l, _)| *l == line) {
+        Some((_, s)) => *s = seq.max(*s),
+        None => list.push((line, seq)),
+    }
+}
+
+/// The lower bounds of a read, fixed when it was issued.
+#[derive(Clone, Debug)]
+pub struct ReadCheck {
+    /// First sector.
+    pub first: u64,
+    lower: Vec<OpId>,
+}
+
+impl ReadCheck {
+    /// Sectors of the read.
+    pub fn sectors(&self) -> u64 {
+        self.lower.len() as u64
+    }
+}
+
+/// The oracle.
+#[derive(Debug)]
+pub struct Model {
+    ops: Vec<Op>,
+    history: Vec<Vec<OpId>>,
+    seen: Vec<OpId>,
+    initial_sectors: u64,
+    promises: [Promise; 2],
+    lines: u32,
+    now: Seq,
+}
+
+impl Model {
+    /// A volume of `sectors` sectors; the first `adopted` hold the pattern of operation 0, the others zeros. Room for growth
+    /// up to `max_sectors`.
+    pub fn new(adopted: u64, max_sectors: u64) -> Self {
+        let always = |effect| Op { effect, issue: 0, done: Some(0), alive: !0, born: 0, firm: 3, optional: false };
+        Self {
+            ops: vec![always(Effect::Pattern), always(Effect::Zeros)],
+            history: vec![Vec::new(); max_sectors as usize],
+            seen: vec![0; max_sectors as usize],
+            initial_sectors: adopted,
+            promises: Default::default(),
+            lines: 0,
+            now: 1,
+        }
+    }
+
+    fn tick(&mut self) -> Seq {
+        self.now += 1;
+        self.now
+    }
+
+    fn initial(&self, sector: u64) -> OpId {
+        if sector < self.initial_sectors { INITIAL } else { GROWN }
+    }
+
+    /// A new line that continues `parent`.
+    pub fn open_line(&mut self, parent: Option<LineId>) -> Option<LineId> {
+        let line = self.lines;
+        if line as usize >= MAX_LINES {
+            return None;
+        }
+        self.lines += 1;
+        if let Some(parent) = parent {
+            for op in &mut self.ops[2..] {
+                op.alive |= (op.alive >> parent & 1) << line;
+            }
+        }
+        Some(line as LineId)
+    }
+
+    fn issue(&mut self, line: LineId, sectors: std::ops::Range<u64>, effect: Effect, optional: bool) -> OpId {
+        let id = self.ops.len() as OpId;
+        let issue = self.tick();
+        self.ops.push(Op { effect, issue, done: None, alive: 1 << line, born: line, firm: 0, optional });
+        for sector in sectors {
+            self.history[sector as usize].push(id);
+        }
+        id
+    }
+
+    /// The number that the next operation will have.
+    pub fn next_op(&self) -> OpId {
+        self.ops.len() as OpId
+    }
+
+    /// A write is issued.
+    pub fn issue_write(&mut self, line: LineId, first: u64, sectors: u64) -> OpId {
+        self.issue(line, first..first + sectors, Effect::Pattern, false)
+    }
+
+    /// ZERO or DISCARD is issued: up to three operations, as its edges inside blocks are records of their own or optional.
+    pub fn issue_zero(&mut self, line: LineId, first: u64, sectors: u64, discard: bool) -> Vec<OpId> {
+        let end = first + sectors;
+        let inner_end = end / BLOCK_SECTORS * BLOCK_SECTORS;
+        let inner = first.div_ceil(BLOCK_SECTORS) * BLOCK_SECTORS;
+        let (inner, inner_end) = if inner < inner_end { (inner, inner_end) } else { (end, end) };
+        let parts = [(first..inner, discard), (inner..inner_end, false), (inner_end..end, discard)];
+        let mut out = Vec::new();
+        for (range, optional) in parts {
+            if !range.is_empty() {
+                out.push(self.issue(line, range, Effect::Zeros, optional));
+            }
+        }
+        out
+    }
+
+    /// A write, zero or discard completed. `firm` names sites (bits) that promised it by that.
+    pub fn complete(&mut self, op: OpId, firm: u8) {
+        let now = self.tick();
+        let op = &mut self.ops[op as usize];
+        op.done = Some(now);
+        op.firm |= firm;
+    }
+
+    /// A moment: everything completed so far is before it. For flushes, at their arrival.
+    pub fn mark(&mut self) -> Seq {
+        self.tick()
+    }
+
+    /// A flush that arrived at `at` was acknowledged: the sites in `hard` owe what was completed before, whatever happens;
+    /// those in `soft` as long as their power lasts.
+    pub fn flushed(&mut self, line: LineId, at: Seq, hard: u8, soft: u8) {
+        for (site, promise) in self.promises.iter_mut().enumerate() {
+            if hard >> site & 1 != 0 {
+                raise(&mut promise.hard, line, at);
+            }
+            if soft >> site & 1 != 0 {
+                raise(&mut promise.soft, line, at);
+            }
+        }
+    }
+
+    /// The process at `site` died while it was Primary in `line`: its completed writes survive.
+    pub fn killed(&mut self, site: usize, line: LineId) {
+        let now = self.tick();
+        raise(&mut self.promises[site].soft, line, now);
+    }
+
+    /// The power at `site` failed.
+    pub fn power_cut(&mut self, site: usize) {
+        self.promises[site].soft.clear();
+    }
+
+    fn is_alive(&self, op: OpId, line: LineId) -> bool {
+        self.ops[op as usize].alive >> line & 1 != 0
+    }
+
+    fn lower(&self, sector: u64, line: LineId) -> OpId {
+        let seen = self.seen[sector as usize];
+        let settled = |op: &&OpId| {
+            let o = &self.ops[**op as usize];
+            self.is_alive(**op, line) && (**op == seen || (o.done.is_some() && !o.optional))
+        };
+        self.history[sector as usize].iter().rev().find(settled).copied().unwrap_or(self.initial(sector))
+    }
+
+    /// A read is issued in a line.
+    pub fn issue_read(&self, line: LineId, first: u64, sectors: u64) -> ReadCheck {
+        ReadCheck { first, lower: (first..first + sectors).map(|s| self.lower(s, line)).collect() }
+    }
+
+    /// Judges what a read in `line` returned. `firm`: sites that from now on owe recovered content that it returned.
+    pub fn check_read(&mut self, line: LineId, read: &ReadCheck, values: &[Value], firm: u8) -> Result<(), String> {
+        for ((sector, lower), value) in (read.first..).zip(&read.lower).zip(values) {
+            let op = match value {
+                Value::Op(op) => self.judge_pattern(line, sector, *lower, *op)?,
+                Value::Zero => self.judge_zero(line, sector, *lower)?,
+                Value::Foreign => return Err(format!("sector {sector}: foreign or mixed content")),
+            };
+            let seen = &mut self.seen[sector as usize];
+            *seen = (*seen).max(op);
+            let o = &mut self.ops[op as usize];
+            if o.born != line && *value != Value::Zero {
+                o.firm |= firm;
+            }
+        }
+        Ok(())
+    }
+
+    /// Part of the content of a new line was returned: what it shows of the past is owed by the sites in `firm`.
+    pub fn recovered(&mut self, line: LineId, values: &[Value], firm: u8) {
+        for value in values {
+            if let Value::Op(op) = value
+                && let Some(o) = self.ops.get_mut(*op as usize)
+                && o.born != line
+            {
+                o.firm |= firm;
+            }
+        }
+    }
+
+    fn judge_pattern(&self, line: LineId, sector: u64, lower: OpId, op: OpId) -> Result<OpId, String> {
+        let known = op == self.initial(sector) || self.history[sector as usize].binary_search(&op).is_ok();
+        if !known || (op as usize) >= self.ops.len() || self.ops[op as usize].effect != Effect::Pattern {
+            return Err(format!("sector {sector}: holds write {op}, which never wrote there"));
+        }
+        if op < lower {
+            return Err(format!("sector {sector}: stale: holds write {op}, but {lower} was completed or read before"));
+        }
+        if !self.is_alive(op, line) {
+            return Err(format!("sector {sector}: holds write {op}, which line {line} had lost"));
+        }
+        Ok(op)
+    }
+
+    /// Zeros have no number: the oldest operation that explains them counts.
+    fn judge_zero(&self, line: LineId, sector: u64, lower: OpId) -> Result<OpId, String> {
+        if self.ops[lower as usize].effect == Effect::Zeros {
+            return Ok(lower);
+        }
+        let zero =
+            |op: &&OpId| **op > lower && self.ops[**op as usize].effect == Effect::Zeros && self.is_alive(**op, line);
+        let found = self.history[sector as usize].iter().find(zero);
+        found.copied().ok_or_else(|| format!("sector {sector}: zeros, but {lower} was completed or read before"))
+    }
+
+    /// Judges the whole content with which `line` opened at `site`, and settles what the line inherited. `trusted` is false
+    /// when the site's own medium lies and nothing else was asked: then its promises do not count, the rest does.
+    pub fn check_opening(
+        &mut self,
+        line: LineId,
+        site: usize,
+        values: &[Value],
+        trusted: bool,
+    ) -> Result<Opening, String> {
+        let mut lost = self.settle(line, values)?;
+        lost.sort_unstable();
+        let mut opening = Opening { lost: lost.len(), lost_completed: 0 };
+        for op in &lost {
+            let o = &self.ops[*op as usize];
+            opening.lost_completed += usize::from(o.done.is_some());
+            if trusted {
+                self.owed(*op, site)?;
+            }
+        }
+        for op in lost {
+            self.ops[op as usize].alive &= !(1u128 << line);
+        }
+        Ok(opening)
+    }
+
+    fn owed(&self, op: OpId, site: usize) -> Result<(), String> {
+        let o = &self.ops[op as usize];
+        if o.firm >> site & 1 != 0 {
+            return Err(format!(
+                "operation {op} is gone, which site {site} had promised by itself (FUA, ackOn write, or read after a recovery)"
+            ));
+        }
+        let Some(done) = o.done else { return Ok(()) };
+        let promise = &self.promises[site];
+        let owes = |list: &[(LineId, Seq)]| list.iter().any(|(l, s)| done < *s && self.is_alive(op, *l));
+        if owes(&promise.hard) {
+            return Err(format!(
+                "operation {op} is gone at site {site}, although a flush that it was part of was acknowledged"
+            ));
+        }
+        if owes(&promise.soft) {
+            return Err(format!(
+                "operation {op} is gone at site {site}, although it was completed there and the power never failed"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Finds the operations that the content does not have. The content is a prefix or this is an error.
+    fn settle(&self, line: LineId, values: &[Value]) -> Result<Vec<OpId>, String> {
+        let mut s =
+            Settling { model: self, line, lost: vec![false; self.ops.len()], list: Vec::new(), lost_min: Seq::MAX };
+        let mut zeros = Vec::new();
+        let mut visible = vec![false; self.ops.len()];
+        for (sector, value) in values.iter().enumerate() {
+            match value {
+                Value::Foreign => return Err(format!("sector {sector}: foreign or mixed content after opening")),
+                Value::Zero => zeros.push(sector),
+                Value::Op(op) => {
+                    self.judge_pattern(line, sector as u64, 0, *op)?;
+                    visible[*op as usize] = true;
+                    if self.ops[*op as usize].born != line || *op <= GROWN {
+                        s.lose_after(sector, *op);
+                    }
+                }
+            }
+        }
+        s.zeros(&zeros)?;
+        for op in 2..self.ops.len() as OpId {
+            let o = &self.ops[op as usize];
+            if visible[op as usize] && s.lost[op as usize] {
+                return Err(format!(
+                    "operation {op} is there in part, or although something completed before it is gone"
+                ));
+            }
+            if visible[op as usize] && o.born != line && o.issue > s.lost_min {
+                return Err(format!(
+                    "not a prefix: operation {op} is there, but one that completed before it was issued is gone"
+                ));
+            }
+        }
+        Ok(s.list)
+    }
+}
+
+/// What an opening inherited.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// Operations that it does not have.
+    pub lost: usize,
+    /// Of these, completed ones.
+    pub lost_completed: usize,
+}
+
+struct Settling<'a> {
+    model: &'a Model,
+    line: LineId,
+    lost: Vec<bool>,
+    list: Vec<OpId>,
+    /// The earliest completion of a lost operation.
+    lost_min: Seq,
+}
+
+impl Settling<'_> {
+    fn lose(&mut self, op: OpId) {
+        let o = &self.model.ops[op as usize];
+        let inherited = o.born != self.line && self.model.is_alive(op, self.line);
+        if inherited && !o.optional && !self.lost[op as usize] {
+            self.lost[op as usize] = true;
+            self.list.push(op);
+            self.lost_min = self.lost_min.min(o.done.unwrap_or(Seq::MAX));
+        }
+    }
+
+    fn lose_after(&mut self, sector: usize, op: OpId) {
+        for later in self.model.history[sector].iter().rev().take_while(|id| **id > op) {
+            self.lose(*later);
+        }
+    }
+
+    /// Everything issued after the completion of a lost operation is lost too.
+    fn lose_by_order(&mut self) -> bool {
+        let before = self.list.len();
+        let first = self.model.ops.partition_point(|o| o.issue <= self.lost_min);
+        for op in first.max(2)..self.model.ops.len() {
+            self.lose(op as OpId);
+        }
+        self.list.len() > before
+    }
+
+    /// Zeros are explained by the newest operation that can explain them; what came after it is lost. Repeated until
+    /// nothing changes, as an explanation may turn out to be lost.
+    fn zeros(&mut self, sectors: &[usize]) -> Result<(), String> {
+        loop {
+            let before = self.list.len();
+            self.lose_by_order();
+            for sector in sectors {
+                self.explain_zeros(*sector)?;
+            }
+            if self.list.len() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn explain_zeros(&mut self, sector: usize) -> Result<(), String> {
+        let explains = |op: &&OpId| {
+            let o = &self.model.ops[**op as usize];
+            o.effect == Effect::Zeros && self.model.is_alive(**op, self.line) && !self.lost[**op as usize]
+        };
+        match self.model.history[sector].iter().rev().find(explains) {
+            Some(op) if self.model.ops[*op as usize].born == self.line => {}
+            Some(op) => self.lose_after(sector, *op),
+            None if self.model.initial(sector as u64) == GROWN => self.lose_after(sector, GROWN),
+            None => {
+                return Err(format!("sector {sector}: zeros after opening, but nothing that may be there zeroed it"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> (Model, LineId) {
+        let mut m = Model::new(0, 64);
+        let line = m.open_line(None).unwrap();
+        (m, line)
+    }
+
+    fn written(m: &mut Model, line: LineId, first: u64, sectors: u64) -> OpId {
+        let op = m.issue_write(line, first, sectors);
+        m.complete(op, 0);
+        op
+    }
+
+    fn content(of: &[(u64, OpId)]) -> Vec<Value> {
+        let mut out = vec![Value::Zero; 64];
+        of.iter().for_each(|(s, op)| out[*s as usize] = Value::Op(*op));
+        out
+    }
+
+    #[test]
+    fn a_read_returns_the_last_completed_write_or_a_concurrent_one() {
+        let (mut m, line) = model();
+        let a = written(&mut m, line, 0, 1);
+        let b = m.issue_write(line, 0, 1);
+        let read = m.issue_read(line, 0, 1);
+        assert!(m.check_read(line, &read, &[Value::Op(a)], 0).is_ok());
+        assert!(m.check_read(line, &read, &[Value::Op(b)], 0).is_ok());
+        let again = m.issue_read(line, 0, 1);
+        assert!(m.check_read(line, &again, &[Value::Op(a)], 0).unwrap_err().contains("stale"));
+        assert!(m.check_read(line, &again, &[Value::Zero], 0).is_err());
+    }
+
+    #[test]
+    fn an_acknowledged_flush_may_not_be_missing_after_an_opening() {
+        let (mut m, line) = model();
+        let a = written(&mut m, line, 0, 1);
+        let at = m.mark();
+        m.flushed(line, at, 1, 0);
+        let b = written(&mut m, line, 1, 1);
+        let next = m.open_line(Some(line)).unwrap();
+        assert_eq!(m.check_opening(next, 0, &content(&[(0, a)]), true).unwrap().lost_completed, 1);
+        let next = m.open_line(Some(line)).unwrap();
+        assert!(m.check_opening(next, 0, &content(&[]), true).unwrap_err().contains("flush"));
+        assert!(m.check_opening(next, 1, &content(&[]), true).is_ok());
+        let _ = b;
+    }
+
+    #[test]
+    fn what_an_opening_keeps_is_a_prefix() {
+        let (mut m, line) = model();
+        let a = written(&mut m, line, 0, 1);
+        let b = written(&mut m, line, 1, 1);
+        let next = m.open_line(Some(line)).unwrap();
+        assert!(m.check_opening(next, 0, &content(&[(1, b)]), true).is_err());
+        assert!(m.check_opening(next, 0, &content(&[(0, a)]), true).is_ok());
+    }
+
+    #[test]
+    fn a_write_is_there_whole_or_not_at_all() {
+        let (mut m, line) = model();
+        let a = m.issue_write(line, 0, 2);
+        let next = m.open_line(Some(line)).unwrap();
+        assert!(m.check_opening(next, 0, &content(&[(0, a)]), true).unwrap_err().contains("part"));
+    }
+
+    #[test]
+    fn what_a_line_lost_may_not_come_back() {
+        let (mut m, line) = model();
+        let a = written(&mut m, line, 0, 1);
+        let next = m.open_line(Some(line)).unwrap();
+        m.check_opening(next, 0, &content(&[]), true).unwrap();
+        let read = m.issue_read(next, 0, 1);
+        assert!(m.check_read(next, &read, &[Value::Op(a)], 0).unwrap_err().contains("lost"));
+        let third = m.open_line(Some(next)).unwrap();
+        assert!(m.check_opening(third, 0, &content(&[(0, a)]), true).is_err());
+    }
+
+    #[test]
+    fn recovered_content_that_a_read_returned_may_not_vanish() {
+        let (mut m, line) = model();
+        let a = written(&mut m, line, 0, 1);
+        let next = m.open_line(Some(line)).unwrap();
+        let read = m.issue_read(next, 0, 1);
+        m.check_read(next, &read, &[Value::Op(a)], 0b01).unwrap();
+        let third = m.open_line(Some(next)).unwrap();
+        assert!(m.check_opening(third, 0, &content(&[]), true).is_err());
+        assert!(m.check_opening(third, 1, &content(&[]), true).is_ok(), "a lossy failover may lose it");
+    }
+
+    #[test]
+    fn a_kill_keeps_completed_writes_until_the_power_fails() {
+        let (mut m, line) = model();
+        let _ = written(&mut m, line, 0, 1);
+        m.killed(0, line);
+        let next = m.open_line(Some(line)).unwrap();
+        assert!(m.check_opening(next, 0, &content(&[]), true).unwrap_err().contains("power"));
+        m.power_cut(0);
+        assert!(m.check_opening(next, 0, &content(&[]), true).is_ok());
+    }
+
+    #[test]
+    fn zeros_are_explained_by_a_zeroing_that_is_not_lost() {
+        let (mut m, line) = model();
+        let a = written(&mut m, line, 0, 16);
+        let zero = m.issue_zero(line, 0, 16, false)[0];
+        m.complete(zero, 0);
+        let b = written(&mut m, line, 3, 1);
+        let next = m.open_line(Some(line)).unwrap();
+        assert!(m.check_opening(next, 0, &content(&[(3, b)]), true).is_ok());
+        let half: Vec<(u64, OpId)> = (0..8).map(|s| (s, a)).collect();
+        let next = m.open_line(Some(line)).unwrap();
+        assert!(
+            m.check_opening(next, 0, &content(&half), true).is_err(),
+            "half of a zeroing, and the old data is not there"
+        );
+    }
+
+    #[test]
+    fn the_edges_of_a_discard_are_free() {
+        let (mut m, line) = model();
+        let a = written(&mut m, line, 0, 24);
+        let ids = m.issue_zero(line, 4, 16, true);
+        assert_eq!(ids.len(), 3);
+        ids.iter().for_each(|id| m.complete(*id, 0));
+        let read = m.issue_read(line, 4, 5);
+        let kept = [Value::Op(a), Value::Op(a), Value::Zero, Value::Zero, Value::Zero];
+        assert!(m.check_read(line, &read, &kept, 0).is_ok());
+        assert!(m.check_read(line, &read, &[Value::Op(a); 5], 0).is_err());
+    }
+}
