@@ -8,3 +8,4 @@ pub mod process;
 pub mod proxy;
 pub mod sim;
 pub mod stage;
+pub mod volatile;
