@@ -1,7 +1,7 @@
 //! How fast the stream between two agents is, without disks: 4 KiB appends answered by acks at several depths, and a stream of
 //! large appends. Each end has its own thread and current-thread runtime, as a shard has.
 //!
-//! `cargo run --release --no-default-features -p tidemark-agent --example peer_pingpong`
+//! `cargo run --release -p tidemark-agent --example peer_pingpong [-- PAYLOAD_BYTES DEPTH]`
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -27,6 +27,8 @@ type Fallible<T> = Result<T, Box<dyn Error>>;
 
 /// How long each row is measured.
 const ROW: Duration = Duration::from_secs(2);
+/// Payload bytes and depth of each row.
+const ROWS: [(usize, u64); 6] = [(4096, 1), (4096, 8), (4096, 32), (4096, 128), (131_072, 8), (1 << 20, 8)];
 const EPOCH: Epoch = Epoch { major: 1, minor: 0 };
 const DIALLER: PeerIdentity = PeerIdentity { site: SiteId([1; 16]), node: NodeId([1; 16]) };
 const LISTENER: PeerIdentity = PeerIdentity { site: SiteId([2; 16]), node: NodeId([2; 16]) };
@@ -44,12 +46,21 @@ fn main() -> Fallible<()> {
     ] {
         let address = start_listener(listener)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        for (payload, depth) in [(4096, 1), (4096, 8), (4096, 32), (4096, 128), (131_072, 8), (1 << 20, 8)] {
+        for (payload, depth) in rows()? {
             let row = runtime.block_on(measure(&dialler, address, (payload, depth)))?;
             println!("{name:<10} {payload:>9} {depth:>6} {row}");
         }
     }
     Ok(())
+}
+
+/// The row that the arguments name, or all.
+fn rows() -> Fallible<Vec<(usize, u64)>> {
+    let mut args = std::env::args().skip(1);
+    match (args.next(), args.next()) {
+        (Some(payload), Some(depth)) => Ok(vec![(payload.parse()?, depth.parse()?)]),
+        _ => Ok(ROWS.to_vec()),
+    }
 }
 
 /// Two transports that trust one CA.

@@ -3,6 +3,8 @@
 //! Nothing is decided here. `hack/gen-proto` regenerates after a change of a `.proto` file.
 #![forbid(unsafe_code)]
 
+pub mod codec;
+
 /// What two agents say to each other: the data stream of a volume and the control calls.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod peer {

@@ -26,8 +26,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 /// The same for a connection.
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Largest HTTP/2 frame: a batch of small messages, or a quarter of a large one, without more headers in between.
-pub(super) const FRAME_BYTES: u32 = 256 << 10;
+/// Largest HTTP/2 frame: a whole batch of small messages. Larger ones make the reader's buffer grow for nothing.
+pub(super) const FRAME_BYTES: u32 = 64 << 10;
 /// How often an idle or silent connection is probed.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long the answer may take before the connection counts as lost.

@@ -40,6 +40,7 @@ pub fn generate(out: &Path) -> Result<(), Box<dyn Error>> {
         .iter()
         .fold(tonic_prost_build::configure(), |builder, path| builder.boxed(path))
         .bytes(".")
+        .codec_path("crate::codec::StreamCodec")
         .emit_rerun_if_changed(false)
         .out_dir(out)
         .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
