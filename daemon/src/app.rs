@@ -88,8 +88,21 @@ fn transport(
     }
 }
 
+/// A killed predecessor's sockets live until the kernel has ended its last disk operation: worth a short wait.
+const BIND_TRIES: u32 = 50;
+/// Pause between two tries.
+const BIND_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })
+    let mut tries = 0;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && tries < BIND_TRIES => tries += 1,
+            Err(source) => return Err(AppError::Listen { address, source }),
+        }
+        tokio::time::sleep(BIND_PAUSE).await;
+    }
 }
 
 /// Runs the agent until `stop` resolves, then closes every volume in order.
