@@ -55,6 +55,10 @@ pub enum Route {
     ConfigWrite,
     /// K was synced.
     ConfigSync,
+    /// A small file is written again as it was found.
+    SettleWrite,
+    /// The small files are synced as they were found.
+    SettleSync,
     /// The suffix is read for sealing.
     BranchRead,
     /// The branch file is whole and durable.

@@ -293,7 +293,7 @@ impl Model {
             let o = &self.ops[*op as usize];
             opening.lost_completed += usize::from(o.done.is_some());
             if trusted {
-                self.owed(*op, site)?;
+                self.owed(*op, site, line)?;
             }
         }
         for op in lost {
@@ -302,7 +302,7 @@ impl Model {
         Ok(opening)
     }
 
-    fn owed(&self, op: OpId, site: usize) -> Result<(), String> {
+    fn owed(&self, op: OpId, site: usize, opening: LineId) -> Result<(), String> {
         let o = &self.ops[op as usize];
         if o.firm >> site & 1 != 0 {
             return Err(format!(
@@ -311,7 +311,10 @@ impl Model {
         }
         let Some(done) = o.done else { return Ok(()) };
         let promise = &self.promises[site];
-        let owes = |list: &[(LineId, Seq)]| list.iter().any(|(l, s)| done < *s && self.is_alive(op, *l));
+        let owes = |list: &[(LineId, Seq)]| {
+            // What was promised in the line that is being settled says nothing about what it inherited.
+            list.iter().any(|(l, s)| *l != opening && done < *s && self.is_alive(op, *l))
+        };
         if owes(&promise.hard) {
             return Err(format!(
                 "operation {op} is gone at site {site}, although a flush that it was part of was acknowledged"

@@ -5,7 +5,7 @@ use crate::event::{DiskDone, DiskError, DiskResult, DiskToken, RequestId};
 use crate::floor;
 use crate::format::frame::{MAX_PEERS, PeerDurable};
 use crate::format::superblock::CopyFlag;
-use crate::log::{FrameContext, MIN_SLOTS, Placed};
+use crate::log::{FrameContext, LogFailure, MIN_SLOTS, Placed};
 use crate::node::meta::AfterSuperblock;
 use crate::node::{Node, Stage};
 use crate::planted::{Planted, planted};
@@ -22,8 +22,10 @@ const MAX_WRITTEN: usize = 4096;
 impl Node {
     /// Slots, frames and syncs.
     pub(super) fn pump_log(&mut self, now: Nanos) {
-        if self.log.failure().is_some() {
-            return self.fail_copy("the local log failed");
+        match self.log.failure() {
+            Some(LogFailure::Sync) => return self.fail_for_good(now, "a sync of the log failed"),
+            Some(LogFailure::Write) => return self.fail_copy("the log cannot be written"),
+            None => {}
         }
         let limit = self.slot_limit();
         self.log.poll_dropped(now, &mut self.out);

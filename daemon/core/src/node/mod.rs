@@ -155,11 +155,17 @@ pub struct Node {
     size: u64,
     stage: Stage,
     pumped: bool,
+    /// When what the clock decides was last looked at: what was due then waits for a fact, not for the clock.
+    looked_at: Nanos,
     /// A step of this pump allows another one at once, without any new fact.
     pump_again: bool,
 
     superblock: Superblock,
     superblock_file: meta::TwinFile,
+    /// Writes and the sync that make the small files durable as they were found; nothing is decided before.
+    settling: u8,
+    /// A device error ended this opening of the copy.
+    failed: bool,
     after_superblock: Vec<(u64, meta::AfterSuperblock)>,
     k: Config,
     k_next: Option<Config>,
@@ -258,6 +264,8 @@ impl Node {
 
     /// Everything that follows from the facts taken in.
     fn pump(&mut self, now: Nanos) {
+        self.looked_at = now;
+        self.watch_disk(now);
         if !matches!(self.stage, Stage::Running | Stage::Closing(_)) {
             return;
         }
@@ -277,6 +285,14 @@ impl Node {
         self.pump_closing(now);
     }
 
+    /// An operation that has been outstanding for too long counts as failed (R9).
+    fn watch_disk(&mut self, now: Nanos) {
+        let limit_ms = self.superblock.policy.disk_timeout_ms;
+        if !self.failed && self.out.oldest().is_some_and(|at| now >= at.after_ms(limit_ms)) {
+            self.fail_copy(&format!("the disk has not answered for {limit_ms} ms"));
+        }
+    }
+
     /// The next moment at which the clock alone changes something.
     pub fn poll_timeout(&self) -> Option<Nanos> {
         let times = [
@@ -288,7 +304,7 @@ impl Node {
             self.full_since.map(|at| at.after_ms(requests::FULL_MS)),
             self.retention_due(),
         ];
-        times.into_iter().flatten().min()
+        times.into_iter().flatten().filter(|at| *at > self.looked_at).min()
     }
 
     fn on_disk(&mut self, now: Nanos, token: DiskToken, result: DiskResult) {
@@ -310,6 +326,7 @@ impl Node {
             Route::FloorSync => self.on_floor_synced(now, ok),
             Route::SuperblockWrite | Route::SuperblockSync => self.on_superblock(now, route, ok),
             Route::ConfigWrite | Route::ConfigSync => self.on_config_file(now, route, ok),
+            Route::SettleWrite | Route::SettleSync => self.on_settled(now, route, ok),
             Route::BranchRead => self.on_branch_read(now, result),
             Route::BranchWrite => self.on_branch_written(now, ok),
             Route::Sample { at } => self.on_sample(now, at, result),
@@ -335,7 +352,7 @@ impl Node {
     }
 
     fn flag(&self) -> CopyFlag {
-        self.superblock.flag
+        if self.failed { CopyFlag::Failed } else { self.superblock.flag }
     }
 
     /// The copy holds everything that it ever held durable and nothing speaks against it.

@@ -1,11 +1,14 @@
 //! Birth and recovery of a copy: the small files, the log, the identity of the base, and then the role to begin with.
 
+use bytes::Bytes;
+
 use crate::event::{DiskDone, DiskOp, DiskResult, Event, FileRef};
 use crate::floor::{self, Floor};
 use crate::format::config as k_format;
 use crate::format::frame::chain_origin;
 use crate::format::record::Kind;
 use crate::format::superblock::{self, CopyFlag, Superblock};
+use crate::format::twin::TwinKind;
 use crate::format::{FormatError, superblock::Sample};
 use crate::group;
 use crate::log::recovery::{MIN_SLOT_BYTES, Recovered, Recovery, Start, Step};
@@ -112,6 +115,8 @@ impl Node {
         let k = k_format::decode_file(k_twin.content).map_err(OpenError::Config)?;
         check_identity(&params, &sb)?;
         let mut out = Outbox::default();
+        settle(now, superblock::FILE, FileRef::Superblock, twin.counter, &params.superblock, &mut out);
+        settle(now, k_format::FILE, FileRef::Config, k_twin.counter, &params.config, &mut out);
         let discard = matches!(sb.flag, CopyFlag::Seeding(_));
         let start = Start {
             volume: sb.volume,
@@ -137,8 +142,11 @@ impl Node {
             size: sb.size,
             stage: Stage::Recovering(Box::new(recovery)),
             pumped: false,
+            looked_at: now,
             pump_again: false,
             superblock_file: TwinFile::new(twin.counter),
+            settling: 3,
+            failed: false,
             after_superblock: Vec::new(),
             k,
             k_next: None,
@@ -291,8 +299,25 @@ impl Node {
         self.base_checked(now);
     }
 
+    /// The small files as they were found may be in a cache only: a process died between write and sync. They are written
+    /// again in place (a torn write of the same bytes harms nothing) and synced before anything is concluded from them.
+    pub(super) fn on_settled(&mut self, now: Nanos, route: Route, ok: bool) {
+        if !ok {
+            self.fail_copy("superblock or configuration cannot be written");
+        }
+        self.settling = self.settling.saturating_sub(1);
+        if self.settling == 1 && route == Route::SettleWrite {
+            let files = vec![FileRef::Superblock, FileRef::Config];
+            self.out.disk(now, Route::SettleSync, DiskOp::Sync { files });
+        }
+        self.base_checked(now);
+    }
+
     fn base_checked(&mut self, now: Nanos) {
         let Stage::CheckingBase { left: 0, wrong } = self.stage else { return };
+        if self.settling > 0 {
+            return;
+        }
         if wrong {
             self.suspect("the base image is not as it was left: mounted, swapped or written by somebody else");
         }
@@ -339,10 +364,20 @@ impl Node {
         self.alarm("suspect", why);
     }
 
-    /// A device error ended the copy (R9).
-    pub(super) fn fail_copy(&mut self, why: &str) {
+    /// A sync of the log failed: what the device or the kernel threw away cannot be told from what it kept, not even after a
+    /// restart. Only a new seeding makes this copy one again.
+    pub(super) fn fail_for_good(&mut self, now: Nanos, why: &str) {
         if self.superblock.flag != CopyFlag::Failed {
             self.superblock.flag = CopyFlag::Failed;
+            self.save_superblock(now);
+        }
+        self.fail_copy(why);
+    }
+
+    /// A device error ended the copy (R9); a restart may find it whole.
+    pub(super) fn fail_copy(&mut self, why: &str) {
+        if !self.failed {
+            self.failed = true;
             self.damage = Some(why.into());
             self.alarm("copy_failed", why);
         }
@@ -360,6 +395,9 @@ impl Node {
         if self.diverged.is_some() {
             return self.set_role(Role::Fenced(self.k.epoch));
         }
+        if self.flag() == CopyFlag::Failed {
+            return self.set_role(Role::Suspended(SuspendReason::Failed));
+        }
         self.set_role(Role::Suspended(SuspendReason::Restart));
         let alone = self.k.sites == [self.site];
         let local = self.superblock.peer.is_none();
@@ -369,6 +407,13 @@ impl Node {
             self.begin_opening(now);
         }
     }
+}
+
+/// Writes the slot in force of a small file again, in place.
+fn settle(now: Nanos, kind: TwinKind, file: FileRef, counter: u64, content: &Bytes, out: &mut Outbox) {
+    let offset = kind.offset(counter);
+    let slot = content.slice(offset as usize..offset as usize + kind.slot_bytes);
+    out.disk(now, Route::SettleWrite, DiskOp::Write { file, offset, bufs: vec![slot] });
 }
 
 fn check_identity(params: &OpenParams, sb: &Superblock) -> Result<(), OpenError> {

@@ -1,6 +1,7 @@
 //! The follower's side of the stream: frames judged, taken and acknowledged, in order.
 
 use crate::event::Output;
+use crate::format::superblock::CopyFlag;
 use crate::node::Node;
 use crate::planted::{Planted, planted};
 use crate::ship::receiver::{Against, judge};
@@ -150,6 +151,9 @@ impl Node {
 
     /// A copy that is being seeded, sealed or not trusted acknowledges nothing: what it has is no prefix.
     fn may_acknowledge(&self) -> bool {
-        self.sealing.is_none() && self.diverged.is_none() && (!self.needs_seed() || self.takes_live_frames())
+        self.sealing.is_none()
+            && self.diverged.is_none()
+            && self.superblock.flag != CopyFlag::Failed
+            && (!self.needs_seed() || self.takes_live_frames())
     }
 }
