@@ -623,6 +623,10 @@ impl<C: Copy> World<C> {
             _ if matches!(status.copy, CopyState::Diverged { .. }) && self.sites[other].is_primary() => {
                 self.client.target = other;
             }
+            // Neither side serves: this one is named the winner.
+            _ if matches!(status.copy, CopyState::Diverged { .. }) => {
+                self.verb(other, Verb::Reseed, Purpose::Reseed);
+            }
             _ if matches!(status.copy, CopyState::Failed { .. } | CopyState::Suspect { .. }) => {
                 self.target_lost(target)
             }

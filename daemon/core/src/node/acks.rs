@@ -225,8 +225,8 @@ impl Node {
         if !sound || busy || self.damage.is_some() || !matches!(self.stage, Stage::Running) || !self.wants_floor(now) {
             return;
         }
-        let limit = self.draining.unwrap_or(Lsn(u64::MAX)).min(self.floor_limit());
-        if let Some(to) = self.floor.reachable(&self.log.segments, limit) {
+        // What a drain asks for may end inside a frame: the floor stops at frames, so it may go further.
+        if let Some(to) = self.floor.reachable(&self.log.segments, self.floor_limit()) {
             self.floor_starts += 1;
             self.floor.begin(now, to, &self.log.segments, &mut self.out);
         }

@@ -291,6 +291,7 @@ impl Node {
             self.fail_waiting();
         }
         let (epoch, nonce) = (config.epoch, config.nonce);
+        self.link_refused = None;
         if let Some(link) = self.link.as_mut().filter(|l| l.conn == conn) {
             link.told = None;
             if let Some(hello) = &mut link.hello {

@@ -26,6 +26,10 @@ pub(super) struct Link {
     pub conn: ConnId,
     pub site: SiteId,
     pub hello: Option<Box<Hello>>,
+    /// The greeting was not looked at yet; afterwards, what flowed since says more than it.
+    pub fresh: bool,
+    /// Frames (or a whole seeding) of the peer were taken up to here: its log holds that.
+    pub taken: Option<Boundary>,
     pub sender: Sender,
     /// Epoch of the last acknowledgement.
     pub acked_epoch: Epoch,
@@ -55,6 +59,8 @@ impl Node {
             conn,
             site,
             hello: None,
+            fresh: false,
+            taken: None,
             sender: Sender::new(Epoch::default()),
             acked_epoch: Epoch::default(),
             backlog: VecDeque::new(),
@@ -191,7 +197,9 @@ impl Node {
         }
         if let Some(link) = &mut self.link {
             link.hello = Some(hello);
+            link.fresh = true;
         }
+        self.link_refused = None;
         self.match_peer(now);
     }
 
@@ -200,6 +208,7 @@ impl Node {
         if !matches!(self.stage, Stage::Running) || self.is_persisting_k() || self.sealing.is_some() {
             return;
         }
+        self.refresh_hello();
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) else { return };
         match group::contact(self.site, &self.k, hello.site, &hello.config) {
             // An operator named the loser by reseeding it: it waits for the other side, which leads.
@@ -208,7 +217,7 @@ impl Node {
                 self.diverged = None;
                 self.lead(now, &hello);
             }
-            Contact::SplitBrain => self.on_split_brain(),
+            Contact::SplitBrain => self.on_split_brain(now, &hello),
             Contact::PeerLeads => self.follow(now, &hello, true),
             Contact::AdoptTheirs => self.adopt_theirs(now, hello.config.clone()),
             Contact::Same | Contact::MineIsNewer => match self.k.primary {
@@ -224,9 +233,47 @@ impl Node {
         self.k.primary == Some(self.site) && self.k.epoch > hello.config.epoch
     }
 
-    fn on_split_brain(&mut self) {
-        self.diverged = Some("both sides were promoted without an arbiter".into());
+    /// Brings the peer's greeting up to what has flowed since: what it acknowledged, or what was taken from it.
+    fn refresh_hello(&mut self) {
+        let acked = self.link.as_ref().filter(|l| l.sender.source != Source::Probe).map(|l| l.sender.appended());
+        let boundary = acked.and_then(|lsn| self.boundary_at(lsn));
+        let Some(link) = &mut self.link else { return };
+        let (fresh, known) = (std::mem::take(&mut link.fresh), boundary.or(link.taken));
+        let Some(hello) = link.hello.as_mut().filter(|_| !fresh) else { return };
+        let Some(tail) = known else { return };
+        if tail.position.lsn >= hello.tail.position.lsn {
+            let mut history = self.history.clone();
+            history.cut_after(tail.position.lsn);
+            (hello.tail, hello.history) = (tail, history.entries().to_vec());
+        }
+    }
+
+    /// Both sides decided without an arbiter. Neither gives way by itself; the operator names the loser by `reseed`, and the
+    /// other side then makes a K that is newer than both.
+    fn on_split_brain(&mut self, now: Nanos, hello: &Hello) {
+        if self.reseed_wanted {
+            return;
+        }
+        if hello.needs_seed && self.k.primary == Some(self.site) {
+            self.diverged = None;
+            return match hello.config.epoch >= self.k.epoch {
+                true => self.outdo(now, &hello.config),
+                false => self.lead(now, hello),
+            };
+        }
+        if !self.leads() {
+            self.diverged = Some("both sides were promoted without an arbiter".into());
+        }
         self.refuse(Refusal::SplitBrain);
+    }
+
+    /// This side was named the winner: a K above the loser's.
+    fn outdo(&mut self, now: Nanos, theirs: &crate::config::Config) {
+        let nonce = self.new_nonce();
+        let above = crate::config::Config { epoch: theirs.epoch, ..self.k.clone() };
+        let mut k = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
+        k.since = k.id();
+        self.persist_k(now, k, super::meta::AfterK::Adopted);
     }
 
     /// The peer holds a K that this copy proposed and never heard of again.
@@ -295,6 +342,7 @@ impl Node {
             }
             link.sender.confirmed = epoch;
         }
+        self.link_refused = None;
         self.seeder = None;
         let policy = self.superblock.policy;
         self.send(Message::Policy(policy));

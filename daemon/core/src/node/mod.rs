@@ -359,6 +359,7 @@ impl Node {
     fn is_sound(&self) -> bool {
         self.flag() == CopyFlag::Complete
             && self.diverged.is_none()
+            && !self.reseed_wanted
             && self.log.durable() >= self.required
             && self.log.appended() >= self.superblock.visible_at
             && self.log.failure().is_none()

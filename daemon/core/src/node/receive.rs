@@ -79,6 +79,10 @@ impl Node {
             Ok(Some(a)) => match self.log.take(now, a.header, a.bytes, a.payload, &mut self.out) {
                 Some(placed) => {
                     self.on_placed(now, &placed);
+                    let end = self.log.end();
+                    if let Some(link) = &mut self.link {
+                        link.taken = Some(end);
+                    }
                     None
                 }
                 None => Some(kept),

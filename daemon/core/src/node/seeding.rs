@@ -33,6 +33,7 @@ impl Node {
             // A member of S that lost its content: nothing may be acknowledged against it, and nobody else may decide.
             return self.refuse(Refusal::Suspect);
         }
+        self.link_refused = None;
         let resync = self.new_nonce();
         let mut seeder = Seeder::new(resync, self.size.div_ceil(BLOCK as u64));
         for (lba, count, _) in self.index.iter() {
@@ -223,6 +224,7 @@ impl Node {
         if !quiet || !self.superblock_file.is_idle() || self.sealing.is_some() {
             return Some(again);
         }
+        self.link_refused = None;
         self.seeded = Some(Seeded::new(resync, pass, last, total_bytes, pass > 1 && !last));
         if pass == 1 {
             self.forget_copy(resync);
@@ -389,8 +391,10 @@ impl Node {
     pub(super) fn on_seed_done(&mut self, now: Nanos) {
         let Some(seeded) = self.seeded.take() else { return };
         self.send(Message::SeedAck { resync: seeded.resync, pass: seeded.pass, bytes: seeded.done_bytes, done: true });
+        let end = self.log.end();
         if let Some(link) = &mut self.link {
             link.told = None;
+            link.taken = Some(end);
         }
         self.identify_new_base(now);
     }

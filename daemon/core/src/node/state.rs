@@ -90,6 +90,7 @@ impl Node {
             CopyFlag::Suspect => return CopyState::Suspect { reason: damage },
             CopyFlag::Seeding(_) => return self.seeding_state(),
             CopyFlag::Released => return CopyState::Stale,
+            CopyFlag::Diverged | CopyFlag::Complete if self.reseed_wanted => return self.seeding_state(),
             CopyFlag::Diverged | CopyFlag::Complete => {}
         }
         if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {

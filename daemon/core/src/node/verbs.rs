@@ -489,6 +489,13 @@ impl Node {
         if self.leads() || (self.k.primary == Some(self.site) && self.diverged.is_none()) {
             return Err(self.role_error("only a copy that does not serve can be given up"));
         }
+        if self.k.sites.len() > 1 && self.k.has(self.site) && self.is_sound() {
+            return Err(VerbError::CopyState {
+                state: "a member of S".into(),
+                hint: "every flush waits for it: leave it out of S first (at the primary: mode async, or drop-peer)"
+                    .into(),
+            });
+        }
         let sealable = self.superblock.flag == CopyFlag::Diverged || self.diverged.is_some();
         self.reseed_wanted = true;
         if sealable {
