@@ -10,13 +10,15 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tidemark_core::types::{BootId, GroupId, NodeId, SiteId, VolumeId, WallMs};
+use tokio::task::AbortHandle;
 
 use crate::config::{Config, HostPort, Name};
 use crate::control::{FrontendKind, Place};
 use crate::frontend::fuse_loop::FuseLoop;
-use crate::peer::{Refusals, Tls, Transport};
+use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
 use crate::shard::ShardHandle;
 
 pub use engine::AgentEngine;
@@ -66,6 +68,8 @@ pub struct Peer {
 struct State {
     volumes: BTreeMap<VolumeId, Entry>,
     peers: BTreeMap<Name, Peer>,
+    /// The task that beats with each peer.
+    beating: BTreeMap<Name, AbortHandle>,
     stopping: bool,
 }
 
@@ -80,6 +84,7 @@ pub struct Agent {
     data_ports: Vec<u16>,
     transport: Transport,
     tls: Option<Arc<Tls>>,
+    heartbeats: Heartbeats,
     state: Mutex<State>,
     runtime: tokio::runtime::Handle,
 }
@@ -120,15 +125,18 @@ impl Agent {
     /// Puts an agent together. Nothing runs yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { config, site, node, shards, data_ports, transport, tls, runtime } = parts;
+        let boot = boot_id();
+        let pulse = Pulse { identity: PeerIdentity { site, node }, boot, started: Instant::now() };
         let agent = Arc::new(Self {
             site,
             node,
-            boot: boot_id(),
+            boot,
             started: wall_now(),
             shards,
             data_ports,
             transport,
             tls,
+            heartbeats: Heartbeats { pulse, board: Arc::default() },
             state: Mutex::default(),
             runtime,
             config,

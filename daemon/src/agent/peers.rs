@@ -3,7 +3,7 @@
 //! The side with the lower site id dials, the other accepts. A primary whose peer has no copy yet asks it to make one.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemark_core::status::{LinkState, Role};
 use tidemark_core::types::{SiteId, VolumeId};
@@ -16,7 +16,8 @@ use crate::control::{EngineError, NewPeer, PeerHealth, PeerInfo, PeerKey};
 use crate::disk::VolumeFiles;
 use crate::peer::control::{CallError, ControlAnswer, ControlHandler, NewReplica, create_replica, locate};
 use crate::peer::{
-    Backoff, OwnFiles, PeerAddress, PeerIdentity, PeerStream, PeerTrust, StreamAcceptor, StreamEnd, Tls,
+    Backoff, Heartbeats, OwnFiles, PeerAddress, PeerIdentity, PeerStream, PeerTrust, StreamAcceptor, StreamEnd, Tls,
+    keep_beating,
 };
 
 /// How often a stream that stands, or a copy that is to be made, is looked at.
@@ -52,8 +53,31 @@ impl Agent {
         for peer in peers {
             state.peers.insert(peer.name.clone(), peer);
         }
+        let peers: Vec<Peer> = state.peers.values().cloned().collect();
         drop(state);
         self.trust_peers();
+        for peer in &peers {
+            self.begin_beating(peer);
+        }
+    }
+
+    /// Beats with a peer whose site is known, on the control runtime; whatever beat with that peer before ends.
+    fn begin_beating(&self, peer: &Peer) {
+        let Some(address) = address_of(peer).filter(|address| address.site.is_some()) else { return };
+        let beating = keep_beating(self.heartbeats.clone(), address, self.transport.clone());
+        let task = self.runtime.spawn(beating).abort_handle();
+        if let Some(former) = self.state().beating.insert(peer.name.clone(), task) {
+            former.abort();
+        }
+    }
+
+    fn end_beating(&self, peer: &Peer) {
+        if let Some(task) = self.state().beating.remove(&peer.name) {
+            task.abort();
+        }
+        if let Some(site) = peer.site {
+            self.heartbeats.board.forget(site);
+        }
     }
 
     fn peer_from(&self, record: &PeerRecord) -> Result<Peer, EngineError> {
@@ -98,8 +122,9 @@ impl Agent {
         let path = self.config.state_dir.join("peers").join(format!("{}.toml", new.name));
         record::write(&path, &record).map_err(failed)?;
         let peer = self.peer_from(&record)?;
-        self.state().peers.insert(peer.name.clone(), peer);
+        self.state().peers.insert(peer.name.clone(), peer.clone());
         self.trust_peers();
+        self.begin_beating(&peer);
         self.peer_infos()
             .into_iter()
             .find(|p| p.name == new.name)
@@ -115,6 +140,7 @@ impl Agent {
         }
         record::remove(&self.config.state_dir.join("peers").join(format!("{}.toml", peer.name))).map_err(failed)?;
         self.state().peers.remove(&peer.name);
+        self.end_beating(&peer);
         self.trust_peers();
         Ok(())
     }
@@ -133,30 +159,28 @@ impl Agent {
         let volumes = |site: Option<SiteId>| {
             state.volumes.values().filter(|v| site.is_some() && v.peer_site == site).count() as u32
         };
-        let info = |p: &Peer| PeerInfo {
-            name: p.name.clone(),
-            site: p.site,
-            address: p.address.clone(),
-            from_config: p.from_config,
-            health: match (&p.fault, p.heard) {
-                (Some(why), _) => PeerHealth::Down(why.clone()),
-                (None, Some(_)) => PeerHealth::Up,
-                (None, None) => PeerHealth::Unknown,
-            },
-            rtt_us: None,
-            last_heard_ms: p.heard.map(|at| at.elapsed().as_millis() as u64),
-            version: None,
-            volumes: volumes(p.site),
+        let now = Instant::now();
+        let info = |p: &Peer| {
+            let beats = p.site.map(|site| self.heartbeats.board.health(site)).unwrap_or_default();
+            let heard = beats.heard.max(p.heard);
+            PeerInfo {
+                name: p.name.clone(),
+                site: p.site,
+                address: p.address.clone(),
+                from_config: p.from_config,
+                health: health_of(p, &beats, now),
+                rtt_us: beats.rtt.map(|rtt| rtt.as_micros() as u64),
+                last_heard_ms: heard.map(|at| now.saturating_duration_since(at).as_millis() as u64),
+                version: None,
+                volumes: volumes(p.site),
+            }
         };
         state.peers.values().map(info).collect()
     }
 
     fn address_of(&self, site: SiteId) -> Option<PeerAddress> {
         let state = self.state();
-        let peer = state.peers.values().find(|p| p.site == Some(site))?;
-        let (host, port) = peer.address.as_str().rsplit_once(':')?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Some(PeerAddress { host, port: port.parse().ok()?, site: Some(site) })
+        state.peers.values().find(|p| p.site == Some(site)).and_then(address_of)
     }
 
     fn note_contact(&self, site: SiteId, fault: Option<String>) {
@@ -263,6 +287,23 @@ impl Agent {
     }
 }
 
+/// Where a peer's control listener is.
+fn address_of(peer: &Peer) -> Option<PeerAddress> {
+    let (host, port) = peer.address.as_str().rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Some(PeerAddress { host, port: port.parse().ok()?, site: peer.site })
+}
+
+/// The heartbeat says whether a peer lives; a volume's failed contact says why one that lives is of no use.
+fn health_of(peer: &Peer, beats: &crate::peer::PeerHealth, now: Instant) -> PeerHealth {
+    match (beats.is_alive(now), &beats.fault, &peer.fault) {
+        (_, Some(why), _) | (_, None, Some(why)) => PeerHealth::Down(why.clone()),
+        (true, None, None) => PeerHealth::Up,
+        (false, None, None) if beats.heard.is_some() => PeerHealth::Down("silent".to_owned()),
+        (false, None, None) => PeerHealth::Unknown,
+    }
+}
+
 fn peer_of(config: &PeerConfig) -> Peer {
     Peer {
         name: config.name.clone(),
@@ -327,6 +368,10 @@ impl ControlHandler for HandleControl {
     fn locate(&self, volume: VolumeId) -> Option<u16> {
         let shard = self.agent.state().volumes.get(&volume).filter(|v| v.closed.is_none())?.shard;
         self.agent.data_ports.get(usize::from(shard) % self.agent.data_ports.len().max(1)).copied()
+    }
+
+    fn heartbeats(&self) -> Option<Heartbeats> {
+        Some(self.agent.heartbeats.clone())
     }
 
     fn create_replica(&self, site: Option<SiteId>, replica: NewReplica) -> ControlAnswer<u16> {

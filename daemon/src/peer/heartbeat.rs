@@ -269,19 +269,19 @@ impl Heartbeats {
     }
 
     /// Dials the peer and beats until the connection ends.
-    async fn beat_once(&self, peer: &PeerAddress, transport: &Transport, backoff: &mut Backoff) -> StreamEnd {
-        let opened = within_deadline(peer, peer.port, open(peer, transport)).await;
-        let (inbound, dialled, sender) = match opened {
-            Ok(opened) => opened,
-            Err(ConnectError::Stream { end, .. }) => return end,
-            Err(error) => return StreamEnd::Lost(error.to_string()),
-        };
+    async fn beat_once(
+        &self,
+        peer: &PeerAddress,
+        transport: &Transport,
+        backoff: &mut Backoff,
+    ) -> Result<StreamEnd, ConnectError> {
+        let (inbound, dialled, sender) = within_deadline(peer, peer.port, open(peer, transport)).await?;
         backoff.reset();
         if let Some(site) = peer.site {
             self.board.update(site, |health| health.fault = None);
         }
         let session = self.session(dialled.connection.clone(), transport.clone(), peer.site);
-        session.run(inbound, &dialled.fault, sender).await
+        Ok(session.run(inbound, &dialled.fault, sender).await)
     }
 }
 
@@ -290,7 +290,8 @@ pub async fn keep_beating(heartbeats: Heartbeats, peer: PeerAddress, transport: 
     let mut backoff = Backoff::default();
     let mut told = None;
     loop {
-        let end = heartbeats.beat_once(&peer, &transport, &mut backoff).await.to_string();
+        let ended = heartbeats.beat_once(&peer, &transport, &mut backoff).await;
+        let end = ended.map_or_else(|error| error.to_string(), |end| end.to_string());
         if let Some(site) = peer.site {
             heartbeats.board.update(site, |health| health.fault = Some(end.clone()));
         }
