@@ -1,6 +1,6 @@
 //! What is measured: its name, what its acknowledgements mean, how it is reached, what it costs.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use tidemark_tests::agents::Cli;
 
@@ -94,7 +94,11 @@ impl Target {
     pub fn drain(&self) -> Result<()> {
         let Some((sites, volume)) = &self.log else { return Ok(()) };
         for site in sites {
-            site.json(&["--timeout", "10m", "drain", volume])?;
+            site.json(&["--timeout", "2m", "drain", volume]).with_context(|| {
+                let status =
+                    site.show(volume).map_or_else(|error| error.to_string(), |view| view.0["status"].to_string());
+                format!("{volume} does not drain; its status is {status}")
+            })?;
         }
         Ok(())
     }
