@@ -91,6 +91,7 @@ enum Purpose {
     Drain,
     Reseed,
     Close,
+    StepDown,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -438,14 +439,14 @@ impl<C: Copy> World<C> {
     fn achieved(&mut self, site: usize, purpose: Purpose, ok: VerbOk) {
         match purpose {
             Purpose::Failover => self.failed_over(site, &ok),
-            Purpose::Take | Purpose::TakeBack => self.client.target = site,
+            Purpose::Take | Purpose::TakeBack => self.retarget(site),
             Purpose::Demote => {
                 self.operator.moving =
                     Some(Move { from: site, to: 1 - site, away_ms: 0, since: self.now, lossless: true });
             }
             Purpose::HandOver => {
                 self.fired.hit(Fault::Switchover);
-                self.client.target = site;
+                self.retarget(site);
                 self.operator.moving = None;
             }
             Purpose::Policy => self.policy_set(),
@@ -467,6 +468,7 @@ impl<C: Copy> World<C> {
                 }
             }
             Purpose::Reseed => self.fired.hit(Fault::Reseed),
+            Purpose::StepDown => {}
             Purpose::Close => {
                 self.stopped(site);
                 let down = self.rng.log_between(1, 500) * MS;
@@ -476,10 +478,18 @@ impl<C: Copy> World<C> {
         self.wake_client(1_000);
     }
 
+    /// The workload goes to another site from now on.
+    fn retarget(&mut self, site: usize) {
+        self.client.target = site;
+        if let Some(status) = &self.sites[site].status {
+            self.client.size = status.size;
+        }
+    }
+
     fn failed_over(&mut self, site: usize, ok: &VerbOk) {
         self.fired.hit(Fault::Failover);
         let away = self.operator.moving.take().map_or(0, |m| m.away_ms);
-        self.client.target = site;
+        self.retarget(site);
         if let VerbOk::Promoted { class: PromotionClass::Lossless, .. } = ok {
             note!(self, [36, site], "{} claims that nothing is lost", name(site));
         }
@@ -621,7 +631,7 @@ impl<C: Copy> World<C> {
         }
         match status.role {
             _ if matches!(status.copy, CopyState::Diverged { .. }) && self.sites[other].is_primary() => {
-                self.client.target = other;
+                self.retarget(other);
             }
             // Neither side serves: this one is named the winner.
             _ if matches!(status.copy, CopyState::Diverged { .. }) => {
@@ -636,7 +646,7 @@ impl<C: Copy> World<C> {
                 self.verb(target, promote_anyway(), Purpose::Take);
                 self.release(other, 2_000);
             }
-            Role::Secondary | Role::Fenced(_) if self.sites[other].is_primary() => self.client.target = other,
+            Role::Secondary | Role::Fenced(_) if self.sites[other].is_primary() => self.retarget(other),
             Role::Secondary | Role::Fenced(_) => {
                 let verb = Verb::Promote {
                     assert_peer_fenced: None,
@@ -687,6 +697,11 @@ impl<C: Copy> World<C> {
             return;
         };
         if self.operator.waits_for(other) {
+            return;
+        }
+        if status.role == Role::Primary && self.net.is_connected() {
+            // Both were promoted by a human's word. The target is the winner.
+            self.verb(other, Verb::Demote { force: true }, Purpose::StepDown);
             return;
         }
         match status.copy {

@@ -394,8 +394,12 @@ impl<C: Copy> World<C> {
         if changed {
             self.look(site);
         }
+        let instance = self.sites[site].instance;
         for output in outputs.drain(..) {
-            self.output(site, output);
+            // A process that ended in order is gone with the rest of what it wanted.
+            if self.sites[site].instance == instance {
+                self.output(site, output);
+            }
         }
         self.outputs = outputs;
         self.plan_tick(site);
@@ -472,7 +476,7 @@ impl<C: Copy> World<C> {
         let other = &self.sites[1 - site];
         if let Some(theirs) = &other.status
             && other.is_primary()
-            && theirs.config.epoch == status.config.epoch
+            && theirs.config.id() == status.config.id()
         {
             return self.fail(format!("two primaries at epoch {}", status.config.epoch));
         }

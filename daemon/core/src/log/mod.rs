@@ -201,6 +201,14 @@ impl Log {
         self.in_flight.is_empty() && self.pending.is_empty() && self.syncs.is_empty()
     }
 
+    /// Forgets the records that have no frame yet (nothing of them was completed).
+    pub fn forget_pending(&mut self) {
+        self.pending.clear();
+        self.pending_bytes = 0;
+        self.next = self.end.position.lsn.next();
+        self.wanted = self.wanted.min(self.end.position.lsn);
+    }
+
     /// Numbers a record; it is in no frame yet.
     pub fn push(&mut self, record: Record) -> Lsn {
         let lsn = self.next;

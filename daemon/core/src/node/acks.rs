@@ -4,6 +4,7 @@ use crate::config::Mode;
 use crate::event::{DiskDone, DiskError, DiskResult, DiskToken, RequestId};
 use crate::floor;
 use crate::format::frame::{MAX_PEERS, PeerDurable};
+use crate::format::record::Kind;
 use crate::format::superblock::CopyFlag;
 use crate::log::{FrameContext, LogFailure, MIN_SLOTS, Placed};
 use crate::node::meta::AfterSuperblock;
@@ -86,6 +87,10 @@ impl Node {
             self.written_at = kept.filter(|(i, _)| *i >= half || i % 2 == 0).map(|(_, w)| w).collect();
         }
         self.counters.frames += 1;
+        if placed.header.records.iter().any(|r| r.kind == Kind::Resize) && self.leads() {
+            // A copy that is being seeded learns the new size from the greeting: it gets no record of it.
+            self.greet();
+        }
     }
 
     pub(super) fn on_frame_written(&mut self, now: Nanos, token: DiskToken, ok: bool) {

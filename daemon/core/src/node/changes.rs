@@ -51,10 +51,10 @@ impl Node {
         }
     }
 
-    /// A primary changes K as its policy asks. One that opens only goes on with a K that lists a peer which does not have it
-    /// yet: without that it could never be everywhere.
+    /// A primary changes K as its policy asks. One that opens, or waits for room in its log, only goes on with a K that lists a
+    /// peer which does not have it yet: without that nothing could ever be everywhere.
     fn may_change(&self) -> bool {
-        self.role == Role::Primary || self.opening.is_some_and(|o| o.stage != super::role::Stage::Tail)
+        self.leads() && self.opening.is_none_or(|o| o.stage != super::role::Stage::Tail)
     }
 
     fn begin_change(&mut self, now: Nanos) {

@@ -452,7 +452,8 @@ impl Node {
         let at = self.wall_at(now);
         let Some(link) = &mut self.link else { return };
         let streaming = link.sender.source != Source::Probe && link.sender.confirmed == epoch;
-        if self.role == Role::Primary && streaming && now >= link.idle_at {
+        // Also while the log is full: the follower's log may be full as well, and wait for just this.
+        if streaming && now >= link.idle_at {
             link.idle_at = now.after_ms(IDLE_MS);
             link.told_committed = committed;
             self.send(Message::Committed { epoch, committed, appended, at });
@@ -461,6 +462,6 @@ impl Node {
 
     pub(super) fn link_timeout(&self) -> Option<Nanos> {
         let link = self.link.as_ref()?;
-        (self.role == Role::Primary && link.sender.source != Source::Probe).then_some(link.idle_at)
+        (self.leads() && link.sender.source != Source::Probe).then_some(link.idle_at)
     }
 }

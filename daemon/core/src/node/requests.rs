@@ -7,7 +7,7 @@ use crate::event::{Output, ReplyData, Request, RequestError, RequestId};
 use crate::format::record::{Descriptor, Kind};
 use crate::log::Record;
 use crate::node::volume_reads::{Purpose, trim};
-use crate::node::{Node, Parked};
+use crate::node::{Node, Parked, Stage};
 use crate::planted::{Planted, planted};
 use crate::status::{Role, SuspendReason};
 use crate::types::{BLOCK, BlockRange, ByteRange, Lsn, Nanos, SECTOR};
@@ -26,6 +26,7 @@ impl Node {
             return self.reply(id, Err(RequestError::Invalid));
         }
         match self.role {
+            _ if matches!(self.stage, Stage::Closing(_)) => self.reply(id, Err(RequestError::NotServing)),
             Role::Primary => self.run(now, id, request),
             Role::Suspended(_) => self.held.push_back((id, request)),
             _ => self.reply(id, Err(RequestError::NotServing)),
@@ -57,6 +58,13 @@ impl Node {
         while self.role == Role::Primary {
             let Some((id, request)) = self.held.pop_front() else { return };
             self.run(now, id, request);
+        }
+    }
+
+    /// Fails what was held and never began.
+    pub(super) fn fail_held(&mut self) {
+        for (id, _) in std::mem::take(&mut self.held) {
+            self.reply(id, Err(RequestError::NotServing));
         }
     }
 

@@ -224,16 +224,38 @@ impl Node {
         if !quiet || !self.superblock_file.is_idle() || self.sealing.is_some() {
             return Some(again);
         }
+        if !self.fits_base(now) {
+            return Some(again);
+        }
         self.link_refused = None;
         self.seeded = Some(Seeded::new(resync, pass, last, total_bytes, pass > 1 && !last));
         if pass == 1 {
             self.forget_copy(resync);
             self.after_superblock(now, AfterSuperblock::SeedBegun);
         } else if last {
+            self.take_size();
             self.restart_log(live_from);
             self.after_superblock(now, AfterSuperblock::SeedBegun);
         }
         None
+    }
+
+    /// True when the base holds what the primary's volume holds; else it is grown first.
+    fn fits_base(&mut self, now: Nanos) -> bool {
+        let Some(size) = self.link.as_ref().and_then(|l| l.hello.as_ref()).map(|h| h.size) else { return true };
+        if size > self.base_size && size > self.grow_to {
+            self.on_grow(now, size);
+        }
+        size <= self.base_size
+    }
+
+    /// While a copy is seeded its size is the primary's.
+    fn take_size(&mut self) {
+        let size = self.link.as_ref().and_then(|l| l.hello.as_ref()).map(|h| h.size);
+        if let Some(size) = size.filter(|size| *size <= self.base_size) {
+            self.size = size;
+            self.superblock.size = size;
+        }
     }
 
     /// From now on this copy is nothing until the seeding ends.
@@ -244,6 +266,7 @@ impl Node {
         self.reseed_wanted = false;
         self.diverged = None;
         self.damage = None;
+        self.take_size();
         self.restart_log(origin);
     }
 
@@ -290,6 +313,13 @@ impl Node {
         };
         if !seeded.ready || seeded.writing >= WRITES_IN_FLIGHT {
             return Some(blocks);
+        }
+        if blocks.range.end() > self.size.div_ceil(BLOCK as u64) {
+            // It grew meanwhile.
+            if !self.fits_base(now) {
+                return Some(blocks);
+            }
+            self.take_size();
         }
         if !self.is_whole(&blocks) {
             self.hang_up(Refusal::Payload);

@@ -9,6 +9,7 @@ use crate::log::Record;
 use crate::node::meta::{AfterK, AfterSuperblock};
 use crate::node::{Node, Stage};
 use crate::outbox::Route;
+use crate::ship::sender::Source;
 use crate::ship::{AdoptStep, Message, Refusal};
 use crate::status::{Role, SuspendReason};
 use crate::types::{BLOCK, Epoch, Lsn, Nanos, Nonce, SECTOR, SiteId};
@@ -321,7 +322,7 @@ impl Node {
         let here = self.log.is_quiet() && self.log.durable() == end && self.acks.is_empty() && self.parked.is_empty();
         let streams =
             self.link.as_ref().is_some_and(|l| l.sender.durable() >= end && l.sender.confirmed == self.k.epoch);
-        let needs_peer = self.k.sites.len() > 1 || self.link.as_ref().is_some_and(|l| l.hello.is_some());
+        let needs_peer = self.k.sites.len() > 1 || self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe);
         here && (streams || !needs_peer)
     }
 
@@ -444,7 +445,8 @@ impl Node {
     }
 
     pub(super) fn on_grow(&mut self, now: Nanos, size: u64) {
-        if self.leads() || size < self.size || !size.is_multiple_of(SECTOR as u64) {
+        let shrinks = size < self.size && !self.needs_seed();
+        if self.leads() || shrinks || !size.is_multiple_of(SECTOR as u64) {
             let size = self.base_size;
             return self.send(Message::GrowAnswer { size });
         }
@@ -452,12 +454,14 @@ impl Node {
         self.out.disk(now, Route::Grow, DiskOp::Grow { size });
     }
 
-    pub(super) fn on_grown(&mut self, _now: Nanos, ok: bool) {
+    pub(super) fn on_grown(&mut self, now: Nanos, ok: bool) {
         if ok {
             self.base_size = self.base_size.max(self.grow_to);
         }
+        self.grow_to = 0;
         let size = self.base_size;
         self.send(Message::GrowAnswer { size });
+        self.pump_receiver(now);
     }
 
     pub(super) fn on_grow_answer(&mut self, now: Nanos, size: u64) {
@@ -537,6 +541,7 @@ impl Node {
         }
         self.send(Message::Goodbye);
         self.stage = Stage::Closing(id);
+        self.fail_held();
         Ok(())
     }
 
@@ -544,6 +549,11 @@ impl Node {
     pub(super) fn pump_closing(&mut self, now: Nanos) {
         if !matches!(self.stage, Stage::Closing(_)) || self.closing_saved {
             return;
+        }
+        if self.log.is_full() {
+            // What found no room was never completed.
+            self.log.forget_pending();
+            self.fail_waiting();
         }
         let end = self.log.end().position.lsn;
         self.log.want_durable(end);
@@ -564,6 +574,9 @@ impl Node {
     pub(super) fn on_closed(&mut self, now: Nanos) {
         let Stage::Closing(id) = self.stage else { return };
         self.fail_waiting();
+        for verb in std::mem::take(&mut self.verbs) {
+            self.end_verb(verb.id, Err(VerbError::Interrupted("the copy is closed".into())));
+        }
         let status = Box::new(self.status(now));
         self.stage = Stage::Closed;
         self.end_verb(id, Ok(VerbOk::Done(status)));
