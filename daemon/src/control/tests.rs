@@ -303,7 +303,8 @@ async fn a_verb_goes_on_after_its_deadline() {
     let mut request = Request::new(wire::DrainRequest { volume: "pg".into() });
     request.set_timeout(Duration::from_millis(200));
     let error = agent.client.drain(request).await.unwrap_err();
-    assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
+    // Client and server watch the same deadline; the client's own timer says "cancelled" when it comes first.
+    assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled), "{error:?}");
     assert_eq!(agent.engine.drains(), 0);
     agent.engine.drained.notify_one();
     while agent.engine.drains() == 0 {

@@ -217,6 +217,7 @@ impl Node {
             Step::Failed(_) => {
                 self.stage = Stage::Running;
                 self.fail_copy("the log cannot be read");
+                self.fail_waiting();
             }
         }
     }
@@ -393,7 +394,8 @@ impl Node {
             return;
         }
         if self.diverged.is_some() {
-            return self.set_role(Role::Fenced(self.k.epoch));
+            self.set_role(Role::Fenced(self.k.epoch));
+            return self.fail_waiting();
         }
         if self.flag() == CopyFlag::Failed {
             return self.set_role(Role::Suspended(SuspendReason::Failed));

@@ -28,9 +28,16 @@ impl Node {
         match self.role {
             _ if matches!(self.stage, Stage::Closing(_)) => self.reply(id, Err(RequestError::NotServing)),
             Role::Primary => self.run(now, id, request),
+            Role::Secondary if self.is_opening_primary() => self.held.push_back((id, request)),
             Role::Suspended(_) => self.held.push_back((id, request)),
             _ => self.reply(id, Err(RequestError::NotServing)),
         }
+    }
+
+    /// Recovery runs and K names this site: requests wait for the role that comes out of it.
+    fn is_opening_primary(&self) -> bool {
+        let recovers = matches!(self.stage, super::Stage::Recovering(_) | super::Stage::CheckingBase { .. });
+        recovers && self.k.primary == Some(self.site) && self.sealing.is_none()
     }
 
     fn is_valid(&self, request: &Request) -> bool {

@@ -534,6 +534,7 @@ impl Node {
 
     fn close(&mut self, id: VerbId) -> Result<(), VerbError> {
         if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {
+            self.fail_waiting();
             self.stage = Stage::Closed;
             let status = Box::new(self.status(self.opened_at));
             self.end_verb(id, Ok(VerbOk::Done(status)));
