@@ -87,6 +87,8 @@ pub struct Model {
     seen: Vec<OpId>,
     initial_sectors: u64,
     promises: [Promise; 2],
+    /// Lines whose inheritance is known.
+    settled: u128,
     lines: u32,
     now: Seq,
 }
@@ -102,6 +104,7 @@ impl Model {
             seen: vec![0; max_sectors as usize],
             initial_sectors: adopted,
             promises: Default::default(),
+            settled: 1,
             lines: 0,
             now: 1,
         }
@@ -293,16 +296,17 @@ impl Model {
             let o = &self.ops[*op as usize];
             opening.lost_completed += usize::from(o.done.is_some());
             if trusted {
-                self.owed(*op, site, line)?;
+                self.owed(*op, site)?;
             }
         }
         for op in lost {
             self.ops[op as usize].alive &= !(1u128 << line);
         }
+        self.settled |= 1 << line;
         Ok(opening)
     }
 
-    fn owed(&self, op: OpId, site: usize, opening: LineId) -> Result<(), String> {
+    fn owed(&self, op: OpId, site: usize) -> Result<(), String> {
         let o = &self.ops[op as usize];
         if o.firm >> site & 1 != 0 {
             return Err(format!(
@@ -311,10 +315,9 @@ impl Model {
         }
         let Some(done) = o.done else { return Ok(()) };
         let promise = &self.promises[site];
-        let owes = |list: &[(LineId, Seq)]| {
-            // What was promised in the line that is being settled says nothing about what it inherited.
-            list.iter().any(|(l, s)| *l != opening && done < *s && self.is_alive(op, *l))
-        };
+        // What was promised in a line that never settled says nothing about what it inherited.
+        let knew = |line: LineId| self.is_alive(op, line) && (o.born == line || self.settled >> line & 1 != 0);
+        let owes = |list: &[(LineId, Seq)]| list.iter().any(|(l, s)| done < *s && knew(*l));
         if owes(&promise.hard) {
             return Err(format!(
                 "operation {op} is gone at site {site}, although a flush that it was part of was acknowledged"

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use tidemark_core::event::{ConnId, Event, Input, Output, VerbId};
 use tidemark_core::node::OpenParams;
 use tidemark_core::ship::Message;
-use tidemark_core::status::Role;
+use tidemark_core::status::{Role, SuspendReason};
 use tidemark_core::types::{BootId, GenId, Incarnation, Nanos, NodeId, Secret, SiteId, VolumeId, WallMs};
 
 use crate::sim::client::Client;
@@ -440,8 +440,11 @@ impl<C: Copy> World<C> {
         let status = node.status(s.clock.at(now));
         s.status = Some(Box::new(status));
         self.refresh_line(site);
-        if self.sites[site].is_primary() {
-            self.became_primary(site);
+        match self.sites[site].role() {
+            Some(Role::Primary) => self.became_primary(site),
+            Some(Role::Suspended(SuspendReason::LogFull | SuspendReason::User | SuspendReason::Failed)) => {}
+            // Whatever is served next is served in another line.
+            _ => self.sites[site].opened = None,
         }
     }
 

@@ -219,7 +219,7 @@ impl Node {
     /// Starts an advance when something asks for one and frees segments that nobody needs.
     pub(super) fn pump_floor(&mut self, now: Nanos) {
         self.free_segments();
-        if self.draining.is_some_and(|to| self.superblock.floor.position.lsn >= to) {
+        if self.draining.is_some_and(|to| self.floor.at().position.lsn >= to) {
             self.draining = None;
         }
         if self.floor_retry_at.is_some_and(|at| now >= at) {

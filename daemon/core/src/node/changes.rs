@@ -176,6 +176,11 @@ impl Node {
             }
             AfterK::Answer { conn, config } => self.on_k_adopted(now, conn, &config),
             AfterK::Adopted => {
+                if self.k.primary != Some(self.site) {
+                    self.opening = None;
+                    self.set_role(Role::Secondary);
+                    self.fail_waiting();
+                }
                 self.greet();
                 self.match_peer(now);
             }

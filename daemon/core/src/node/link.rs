@@ -219,7 +219,10 @@ impl Node {
             }
             Contact::SplitBrain => self.on_split_brain(now, &hello),
             Contact::PeerLeads => self.follow(now, &hello, true),
-            Contact::AdoptTheirs => self.adopt_theirs(now, hello.config.clone()),
+            Contact::AdoptTheirs if hello.config.primary == Some(self.site) => {
+                self.adopt_theirs(now, hello.config.clone());
+            }
+            Contact::AdoptTheirs => self.yield_to_none(now, &hello),
             Contact::Same | Contact::MineIsNewer => match self.k.primary {
                 Some(site) if site == self.site => self.lead(now, &hello),
                 Some(_) => self.follow(now, &hello, false),
@@ -274,6 +277,21 @@ impl Node {
         let mut k = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
         k.since = k.id();
         self.persist_k(now, k, super::meta::AfterK::Adopted);
+    }
+
+    /// The peer's newer K names nobody: it served, or was to serve, and was demoted. Whoever serves here stops; records that
+    /// the peer lacks are judged and sealed while this copy's own K still says who wrote them.
+    fn yield_to_none(&mut self, now: Nanos, hello: &Hello) {
+        self.fence(hello.config.epoch);
+        let parted = match self.relation(hello) {
+            Relation::Common { common, mine_has_more: true, theirs_has_more: true } => Some(common.lsn),
+            // A tail of the same incarnation is no other history: the peer may still be brought to it.
+            Relation::Common { .. } | Relation::Unrelated => None,
+        };
+        match parted {
+            Some(common) if !self.needs_seed() => self.begin_sealing(now, hello, common),
+            _ => self.adopt_theirs(now, hello.config.clone()),
+        }
     }
 
     /// The peer holds a K that this copy proposed and never heard of again.
@@ -378,6 +396,19 @@ impl Node {
                 }
             }
             Relation::Common { .. } => {}
+        }
+    }
+
+    /// The peer's log is a prefix of this one, or nothing.
+    pub(super) fn holds_all_of(&self, hello: &Hello) -> bool {
+        if hello.needs_seed {
+            return true;
+        }
+        match self.relation(hello) {
+            Relation::Common { common, theirs_has_more: false, .. } => {
+                common.lsn == Lsn::ZERO || self.boundary_at(common.lsn).is_none_or(|b| b == hello.tail)
+            }
+            _ => false,
         }
     }
 

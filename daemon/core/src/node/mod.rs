@@ -204,6 +204,8 @@ pub struct Node {
     link_refused: Option<String>,
     seeder: Option<Seeder>,
     seeded: Option<Seeded>,
+    /// Base operations of a seeding (of this one or of one that was given up) that have not ended.
+    seed_ops: u32,
     change: Option<changes::Change>,
     sealing: Option<seal::Sealing>,
     verify: Option<verify::Verify>,

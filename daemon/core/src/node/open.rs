@@ -182,6 +182,7 @@ impl Node {
             link_refused: None,
             seeder: None,
             seeded: None,
+            seed_ops: 0,
             change: None,
             sealing: None,
             verify: None,

@@ -220,7 +220,12 @@ impl Node {
             self.hang_up(Refusal::State);
             return None;
         }
-        let quiet = self.log.is_quiet() && self.floor.is_idle() && self.reads.len() == 0 && self.catch_up.is_none();
+        // Writes of an earlier seeding may still be on their way to the base: they must not land on this one's.
+        let quiet = self.log.is_quiet()
+            && self.floor.is_idle()
+            && self.reads.len() == 0
+            && self.catch_up.is_none()
+            && self.seed_ops == 0;
         if !quiet || !self.superblock_file.is_idle() || self.sealing.is_some() {
             return Some(again);
         }
@@ -302,6 +307,7 @@ impl Node {
         let len = self.base_size.min(self.size);
         let op = DiskOp::Zero { file: FileRef::Base, offset: 0, len, deallocate: true };
         seeded.writing += 1;
+        self.seed_ops += 1;
         self.out.disk(now, Route::SeedWrite { bytes: 0 }, op);
     }
 
@@ -353,16 +359,18 @@ impl Node {
         if let Some(seeded) = &mut self.seeded {
             seeded.writing += 1;
         }
+        self.seed_ops += 1;
         self.out.disk(now, Route::SeedWrite { bytes }, op);
     }
 
     pub(super) fn on_seed_written(&mut self, now: Nanos, bytes: u64, ok: bool) {
+        self.seed_ops -= 1;
         if !ok {
             self.alarm("base_write_failed", "the base image cannot be written while it is seeded");
             self.seeded = None;
             return self.hang_up(Refusal::Storage);
         }
-        let Some(seeded) = &mut self.seeded else { return };
+        let Some(seeded) = &mut self.seeded else { return self.pump_receiver(now) };
         seeded.writing = seeded.writing.saturating_sub(1);
         seeded.done_bytes += bytes;
         if !seeded.ready && seeded.pass == 1 {
@@ -387,6 +395,7 @@ impl Node {
         let Some(end) = seeded.end else { return };
         if !seeded.syncing && !seeded.synced {
             seeded.syncing = true;
+            self.seed_ops += 1;
             self.out.disk(now, Route::SeedSync, DiskOp::Sync { files: vec![FileRef::Base] });
             return;
         }
@@ -404,11 +413,12 @@ impl Node {
     }
 
     pub(super) fn on_seed_synced(&mut self, now: Nanos, ok: bool) {
+        self.seed_ops -= 1;
         if !ok {
             self.seeded = None;
             return self.fail_copy("the base image cannot be synced");
         }
-        let Some(seeded) = self.seeded.as_mut().filter(|s| s.syncing) else { return };
+        let Some(seeded) = self.seeded.as_mut().filter(|s| s.syncing) else { return self.pump_receiver(now) };
         (seeded.syncing, seeded.synced) = (false, true);
         if !seeded.is_last {
             let (resync, pass, bytes) = (seeded.resync, seeded.pass, seeded.done_bytes);

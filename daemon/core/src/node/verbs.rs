@@ -226,14 +226,15 @@ impl Node {
         }
     }
 
-    /// The peer is there, demoted and equal: it hands over.
+    /// The peer is there and demoted, and has nothing that this copy lacks: it hands over. When it lacks something itself it
+    /// agrees to leave S by that.
     fn ask_handover(&mut self, now: Nanos, id: VerbId, hello: &crate::ship::Hello) -> Result<(), VerbError> {
         let end = self.log.end();
         let refuse = |state: &str, hint: &str| Err(VerbError::CopyState { state: state.into(), hint: hint.into() });
-        if self.log.durable() != end.position.lsn || hello.tail != end {
+        if self.log.durable() != end.position.lsn || !self.holds_all_of(hello) {
             return refuse("not equal to its peer", "demote again, or promote the other site");
         }
-        let both = self.k.sites.len() > 1;
+        let both = self.k.sites.len() > 1 && hello.tail == end && !hello.needs_seed;
         let sites = if both { vec![self.site, hello.site] } else { vec![self.site] };
         let nonce = self.new_nonce();
         let mut config = group::joint(&self.k, self.node, nonce, Some(self.site), sites, self.k.mode);
