@@ -85,7 +85,7 @@ impl Agent {
         let address = HostPort::parse(&record.address).ok_or_else(|| failed("impossible address"))?;
         let ca = record.ca_pem.as_ref().map(|pem| {
             let path = self.config.state_dir.join("peers").join(format!("{name}.ca.pem"));
-            std::fs::write(&path, pem).map(|()| path)
+            record::write_text(&path, pem).map(|()| path)
         });
         let ca = ca.transpose().map_err(failed)?;
         let site = record.site_id.as_deref().and_then(SiteId::parse);

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalogue::crashsafe;
+
 /// Name of the file in a volume's directory.
 pub const VOLUME_FILE: &str = "volume.toml";
 
@@ -48,28 +50,20 @@ pub struct PeerRecord {
 
 /// Reads a record.
 pub fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
-    let text = std::fs::read_to_string(path)?;
+    let text = crashsafe::read(path)?.ok_or(io::ErrorKind::NotFound)?;
     toml::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }
 
-/// Writes a record whole: temporary file, sync, rename, directory sync.
+/// Writes a record whole and durably, with the directories above it.
 pub fn write<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
     let text = toml::to_string(record).map_err(|error| io::Error::other(error.to_string()))?;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir)?;
-    let temporary = path.with_extension("new");
-    let mut file = std::fs::File::create(&temporary)?;
-    io::Write::write_all(&mut file, text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    std::fs::File::open(dir)?.sync_all()
+    write_text(path, &text)
 }
 
-/// Removes a record durably. Missing is success.
-pub fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+/// Writes a small file whole and durably, with the directories above it.
+pub fn write_text(path: &Path, text: &str) -> io::Result<()> {
+    crashsafe::create_dir(path.parent().unwrap_or(Path::new(".")))?;
+    crashsafe::replace(path, text.as_bytes())
 }
+
+pub(super) use crashsafe::remove;

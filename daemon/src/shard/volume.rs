@@ -246,9 +246,9 @@ impl Volume {
 
 impl BlockTarget for Volume {
     fn geometry(&self) -> Geometry {
-        let status = self.status();
-        let write_through = status.policy.ack_on == tidemark_core::config::AckOn::Write;
-        Geometry { size: status.size, write_through, read_only: false }
+        let node = self.node.borrow();
+        let write_through = node.ack_on() == tidemark_core::config::AckOn::Write;
+        Geometry { size: node.size(), write_through, read_only: false }
     }
 
     fn submit(&self, request: Request, done: Completion) {

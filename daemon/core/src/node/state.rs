@@ -1,6 +1,6 @@
 //! The status of a copy: derived, never stored.
 
-use crate::config::Mode;
+use crate::config::{AckOn, Mode};
 use crate::format::superblock::CopyFlag;
 use crate::node::{Node, Stage};
 use crate::ship::sender::Source;
@@ -47,6 +47,16 @@ impl Node {
     /// Its role.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// Bytes of the volume now; asked by frontends at every wakeup, unlike the whole [`Status`].
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What an acknowledgement waits for; as [`Node::size`].
+    pub fn ack_on(&self) -> AckOn {
+        self.superblock.policy.ack_on
     }
 
     /// What the log knows of the blocks of a range, in order: `(first, count, Some(true))` zeros, `Some(false)` data, `None`
