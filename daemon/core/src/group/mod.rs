@@ -20,8 +20,8 @@ pub enum Contact {
     SplitBrain,
 }
 
-/// What `me` concludes from its own K and the peer's.
-pub fn contact(me: SiteId, mine: &Config, peer: SiteId, theirs: &Config) -> Contact {
+/// What a copy concludes from its own K and that of `peer`.
+pub fn contact(mine: &Config, peer: SiteId, theirs: &Config) -> Contact {
     if mine.id() == theirs.id() {
         return Contact::Same;
     }
@@ -33,7 +33,6 @@ pub fn contact(me: SiteId, mine: &Config, peer: SiteId, theirs: &Config) -> Cont
     if lower.forced && higher.forced && lower.primary != higher.primary && lower.since != higher.base {
         return Contact::SplitBrain;
     }
-    let _ = me;
     match theirs.epoch > mine.epoch {
         true if theirs.primary == Some(peer) => Contact::PeerLeads,
         true => Contact::AdoptTheirs,
@@ -184,8 +183,8 @@ mod tests {
     fn a_promotion_on_the_same_s_leaves_only_unacknowledged_records_behind() {
         let k = both();
         let promoted = forced(&k, N, nonce(3), Some(B), vec![B]);
-        assert_eq!(contact(A, &k, B, &promoted), Contact::PeerLeads);
-        assert_eq!(contact(B, &promoted, A, &k), Contact::MineIsNewer);
+        assert_eq!(contact(&k, B, &promoted), Contact::PeerLeads);
+        assert_eq!(contact(&promoted, A, &k), Contact::MineIsNewer);
         assert!(suffix_is_unacked(B, &k, &promoted));
         let alone = forced(&k, N, nonce(4), Some(A), vec![A]);
         assert!(!suffix_is_unacked(B, &alone, &promoted));
@@ -196,11 +195,11 @@ mod tests {
         let k = both();
         let a = forced(&k, N, nonce(3), Some(A), vec![A]);
         let b = forced(&k, N, nonce(4), Some(B), vec![B]);
-        assert_eq!(contact(A, &a, B, &b), Contact::SplitBrain);
+        assert_eq!(contact(&a, B, &b), Contact::SplitBrain);
         let a2 = forced(&a, N, nonce(5), Some(A), vec![A]);
         let a3 = joint(&a2, N, nonce(6), Some(A), vec![A], Mode::Async);
-        assert_eq!(contact(A, &a3, B, &b), Contact::SplitBrain);
-        assert_eq!(contact(B, &b, A, &a3), Contact::SplitBrain);
+        assert_eq!(contact(&a3, B, &b), Contact::SplitBrain);
+        assert_eq!(contact(&b, A, &a3), Contact::SplitBrain);
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::config::Config;
 use crate::format::block_crcs;
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind, MAX_PEERS, MAX_RECORDS, PeerDurable};
 use crate::format::record::{DESCRIPTOR_BYTES, Descriptor, Kind};
@@ -49,13 +48,6 @@ pub struct FrameContext {
     pub peers: [PeerDurable; MAX_PEERS],
     /// Wall clock, ms since 1970.
     pub wall_ms: u64,
-}
-
-impl FrameContext {
-    /// The context of a copy alone.
-    pub fn of(config: &Config, committed: Lsn, durable: Lsn, wall_ms: u64) -> Self {
-        Self { epoch: config.epoch, committed, durable, peers: Default::default(), wall_ms }
-    }
 }
 
 /// Takes records from the front of `pending` that fit into `room` bytes and makes a frame of them: header, its encoding, and

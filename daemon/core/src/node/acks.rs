@@ -310,7 +310,7 @@ impl Node {
         }
     }
 
-    pub(super) fn on_floor_saved(&mut self, _now: Nanos) {
+    pub(super) fn on_floor_saved(&mut self) {
         if !self.floor.is_saving() {
             return;
         }

@@ -185,7 +185,7 @@ impl Node {
                 self.match_peer(now);
             }
             AfterK::Open => {
-                self.begin_opening(now);
+                self.begin_opening();
                 self.greet();
                 self.match_peer(now);
             }

@@ -39,7 +39,6 @@ pub(super) struct Link {
     pub told: Option<(Epoch, Lsn, Lsn)>,
     /// The peer asked for this to be durable.
     pub sync_wanted: Lsn,
-    pub told_committed: Lsn,
     pub idle_at: Nanos,
     pub fetching: bool,
     /// The K that the peer was told and has not answered yet.
@@ -66,7 +65,6 @@ impl Node {
             backlog: VecDeque::new(),
             told: None,
             sync_wanted: Lsn::ZERO,
-            told_committed: Lsn::ZERO,
             idle_at: now,
             fetching: false,
             telling: None,
@@ -210,22 +208,22 @@ impl Node {
         }
         self.refresh_hello();
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) else { return };
-        match group::contact(self.site, &self.k, hello.site, &hello.config) {
+        match group::contact(&self.k, hello.site, &hello.config) {
             // An operator named the loser by reseeding it: it waits for the other side, which leads.
             Contact::SplitBrain if self.reseed_wanted => {}
             Contact::SplitBrain if hello.needs_seed && self.outranks(&hello) => {
                 self.diverged = None;
-                self.lead(now, &hello);
+                self.lead(&hello);
             }
             Contact::SplitBrain => self.on_split_brain(now, &hello),
-            Contact::PeerLeads => self.follow(now, &hello, true),
+            Contact::PeerLeads => self.follow(&hello, true),
             Contact::AdoptTheirs if hello.config.primary == Some(self.site) => {
                 self.adopt_theirs(now, hello.config.clone());
             }
             Contact::AdoptTheirs => self.yield_to_none(now, &hello),
             Contact::Same | Contact::MineIsNewer => match self.k.primary {
-                Some(site) if site == self.site => self.lead(now, &hello),
-                Some(_) => self.follow(now, &hello, false),
+                Some(site) if site == self.site => self.lead(&hello),
+                Some(_) => self.follow(&hello, false),
                 None => self.tell_k(&hello),
             },
         }
@@ -261,7 +259,7 @@ impl Node {
             self.diverged = None;
             return match hello.config.epoch >= self.k.epoch {
                 true => self.outdo(now, &hello.config),
-                false => self.lead(now, hello),
+                false => self.lead(hello),
             };
         }
         if !self.leads() {
@@ -289,7 +287,7 @@ impl Node {
             Relation::Common { .. } | Relation::Unrelated => None,
         };
         match parted {
-            Some(common) if !self.needs_seed() => self.begin_sealing(now, hello, common),
+            Some(common) if !self.needs_seed() => self.begin_sealing(hello, common),
             _ => self.adopt_theirs(now, hello.config.clone()),
         }
     }
@@ -307,12 +305,12 @@ impl Node {
     }
 
     /// The primary's side.
-    fn lead(&mut self, now: Nanos, hello: &Hello) {
+    fn lead(&mut self, hello: &Hello) {
         if self.role == Role::Suspended(SuspendReason::Restart) {
             if hello.is_primary {
                 return self.refuse(Refusal::SplitBrain);
             }
-            self.begin_opening(now);
+            self.begin_opening();
         }
         if hello.needs_seed {
             return self.want_seeding(hello);
@@ -379,7 +377,7 @@ impl Node {
     }
 
     /// The follower's side: seal what the leader does not have, then let it continue.
-    fn follow(&mut self, now: Nanos, hello: &Hello, fenced: bool) {
+    fn follow(&mut self, hello: &Hello, fenced: bool) {
         if fenced {
             self.fence(hello.config.epoch);
         }
@@ -392,7 +390,7 @@ impl Node {
                 let boundary_differs = common.lsn == hello.tail.position.lsn;
                 // The leader ends where I go on: while it opens it fetches my suffix; once it serves it has forked.
                 if theirs_has_more || hello.is_primary || !boundary_differs {
-                    self.begin_sealing(now, hello, common.lsn);
+                    self.begin_sealing(hello, common.lsn);
                 }
             }
             Relation::Common { .. } => {}
@@ -424,7 +422,7 @@ impl Node {
 
     fn on_fenced(&mut self, now: Nanos, config: &crate::config::Config) {
         let Some(peer) = self.superblock.peer else { return };
-        if group::contact(self.site, &self.k, peer, config) == Contact::PeerLeads {
+        if group::contact(&self.k, peer, config) == Contact::PeerLeads {
             self.fence(config.epoch);
         }
         self.match_peer(now);
@@ -486,7 +484,6 @@ impl Node {
         // Also while the log is full: the follower's log may be full as well, and wait for just this.
         if streaming && now >= link.idle_at {
             link.idle_at = now.after_ms(IDLE_MS);
-            link.told_committed = committed;
             self.send(Message::Committed { epoch, committed, appended, at });
         }
     }

@@ -139,7 +139,7 @@ impl Node {
 
     fn run_after_superblock(&mut self, now: Nanos, then: AfterSuperblock) {
         match then {
-            AfterSuperblock::Floor => self.on_floor_saved(now),
+            AfterSuperblock::Floor => self.on_floor_saved(),
             AfterSuperblock::SeedBegun => self.on_seed_begun(now),
             AfterSuperblock::SeedDone => self.on_seed_done(now),
             AfterSuperblock::Cut => self.on_cut_saved(now),

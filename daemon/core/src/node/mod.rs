@@ -320,7 +320,7 @@ impl Node {
             Route::Recovery => self.on_recovery_read(now, result),
             Route::Read { job, part } => self.on_read_part(now, job, part, result),
             Route::CatchUp => self.on_catch_up_read(now, result),
-            Route::SeedMap => self.on_seed_mapped(now, result),
+            Route::SeedMap => self.on_seed_mapped(result),
             Route::SeedWrite { bytes } => self.on_seed_written(now, bytes, ok),
             Route::SeedSync => self.on_seed_synced(now, ok),
             Route::FloorRead => self.on_floor_read(now, result),

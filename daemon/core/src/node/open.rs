@@ -68,14 +68,13 @@ impl Node {
             params.slot_bytes >= MIN_SLOT_BYTES && params.slot_bytes.is_multiple_of(BLOCK as u64),
             "slots are whole blocks"
         );
-        let (k, flag, generation) = match &params.kind {
+        let (k, flag) = match &params.kind {
             CreateKind::Primary { generation, nonce } => {
                 let k = group::genesis(params.site, params.node, *nonce, *generation, params.policy.mode);
-                (k, CopyFlag::Complete, *generation)
+                (k, CopyFlag::Complete)
             }
-            CreateKind::Replica { config } => (config.clone(), CopyFlag::Seeding(Nonce::NIL), config.generation),
+            CreateKind::Replica { config } => (config.clone(), CopyFlag::Seeding(Nonce::NIL)),
         };
-        let _ = generation;
         let origin = Boundary { position: Position::default(), chain: chain_origin(&params.secret, params.volume) };
         let superblock = Superblock {
             volume: params.volume,
@@ -326,7 +325,7 @@ impl Node {
         self.stage = Stage::Running;
         self.identify_new_base(now);
         if !self.end_of_sealing() {
-            self.begin_role(now);
+            self.begin_role();
         }
         self.greet();
         self.match_peer(now);
@@ -390,7 +389,7 @@ impl Node {
     }
 
     /// The role to begin with.
-    fn begin_role(&mut self, now: Nanos) {
+    fn begin_role(&mut self) {
         if self.k.primary != Some(self.site) || self.flag() == CopyFlag::Released {
             return;
         }
@@ -407,7 +406,7 @@ impl Node {
         // A volume that never served has nothing that another site could have taken over.
         let fresh = self.history.entries().is_empty() && self.log.end().position.lsn == Lsn::ZERO;
         if alone && (local || fresh || self.k.mode == crate::config::Mode::Async) {
-            self.begin_opening(now);
+            self.begin_opening();
         }
     }
 }

@@ -40,7 +40,7 @@ impl Node {
             }
             Message::Base(blocks) => return self.on_base_blocks(now, blocks).map(Message::Base),
             Message::SeedEnd { resync, pass, visible_at, history } => {
-                self.on_seed_end(now, resync, pass, visible_at, history);
+                self.on_seed_end(resync, pass, visible_at, history);
             }
             _ => {}
         }

@@ -35,7 +35,7 @@ pub(super) struct Opening {
 
 impl Node {
     /// Authority is established: this copy will serve once its history is settled.
-    pub(super) fn begin_opening(&mut self, _now: Nanos) {
+    pub(super) fn begin_opening(&mut self) {
         if self.opening.is_none() && self.role != Role::Primary {
             self.set_role(Role::Suspended(SuspendReason::Opening));
             self.opening = Some(Opening { stage: Stage::Tail, tail_done: false });
@@ -180,7 +180,7 @@ impl Node {
         self.save_superblock(now);
         self.greet();
         self.release_held(now);
-        self.promotion_done(now);
+        self.promotion_done();
         self.match_peer(now);
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct Sealing {
 
 impl Node {
     /// The peer's newer history parts from this one at `common`.
-    pub(super) fn begin_sealing(&mut self, _now: Nanos, hello: &Hello, common: Lsn) {
+    pub(super) fn begin_sealing(&mut self, hello: &Hello, common: Lsn) {
         if self.diverged.is_some() && !self.reseed_wanted {
             return self.refuse(Refusal::Diverged);
         }

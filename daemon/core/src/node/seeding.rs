@@ -77,8 +77,7 @@ impl Node {
         }
         self.map_more(now);
         while let Some(range) = self.next_chunk() {
-            let as_of = self.log.end().position.lsn;
-            self.read_blocks(now, vec![range], Purpose::Seed { as_of });
+            self.read_blocks(now, vec![range], Purpose::Seed);
         }
         self.end_pass();
     }
@@ -97,7 +96,7 @@ impl Node {
         self.out.disk(now, Route::SeedMap, DiskOp::Map { range });
     }
 
-    pub(super) fn on_seed_mapped(&mut self, _now: Nanos, result: DiskResult) {
+    pub(super) fn on_seed_mapped(&mut self, result: DiskResult) {
         let Some(seeder) = self.seeder.as_mut().filter(|s| s.mapping) else { return };
         seeder.mapping = false;
         match result {
@@ -125,10 +124,9 @@ impl Node {
         }
     }
 
-    pub(super) fn on_seed_read(&mut self, _now: Nanos, range: BlockRange, as_of: Lsn, data: Option<Vec<Bytes>>) {
+    pub(super) fn on_seed_read(&mut self, range: BlockRange, data: Option<Vec<Bytes>>) {
         let read_at = self.log.end().position;
         let Some(seeder) = &mut self.seeder else { return };
-        let _ = as_of;
         seeder.reading = seeder.reading.saturating_sub(1);
         seeder.visible_at = seeder.visible_at.max(read_at.lsn);
         seeder.done_bytes += range.bytes();
@@ -381,7 +379,7 @@ impl Node {
         self.pump_receiver(now);
     }
 
-    pub(super) fn on_seed_end(&mut self, _now: Nanos, resync: Nonce, pass: u32, at: Lsn, history: Vec<ChainEntry>) {
+    pub(super) fn on_seed_end(&mut self, resync: Nonce, pass: u32, at: Lsn, history: Vec<ChainEntry>) {
         let Some(seeded) = self.seeded.as_mut().filter(|s| s.resync == resync && s.pass == pass) else { return };
         seeded.end = Some(at);
         if seeded.is_last {

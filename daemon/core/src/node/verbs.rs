@@ -168,7 +168,7 @@ impl Node {
                 return Err(VerbError::PeerUnproven { site });
             }
             (Role::Suspended(_), Some(word), Some(_)) => self.force_k(now, Some(word)),
-            _ => self.begin_opening(now),
+            _ => self.begin_opening(),
         }
         self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
         Ok(())
@@ -280,7 +280,7 @@ impl Node {
     }
 
     /// The volume serves: promotions end.
-    pub(super) fn promotion_done(&mut self, _now: Nanos) {
+    pub(super) fn promotion_done(&mut self) {
         let (done, rest) = std::mem::take(&mut self.verbs)
             .into_iter()
             .partition::<Vec<_>, _>(|v| matches!(v.kind, Pending::Promote { .. }));

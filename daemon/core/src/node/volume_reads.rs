@@ -22,8 +22,8 @@ pub(super) enum Purpose {
     Reply(RequestId),
     /// The edge blocks of a partial write: `head` is followed by `tail` when both are needed.
     Fill(RequestId),
-    /// A chunk of a seeding, with its position.
-    Seed { as_of: Lsn },
+    /// A chunk of a seeding.
+    Seed,
     /// A range of a verification that this side began.
     VerifyAsk { lsn: Lsn },
     /// A range that the peer asks to compare.
@@ -211,7 +211,7 @@ impl Node {
         match purpose {
             Purpose::Reply(id) => self.on_reply_read(id, data),
             Purpose::Fill(id) => self.on_filled(now, id, data),
-            Purpose::Seed { as_of } => self.on_seed_read(now, ranges[0], as_of, data),
+            Purpose::Seed => self.on_seed_read(ranges[0], data),
             Purpose::VerifyAsk { lsn } => self.on_verify_read(ranges[0], lsn, data),
             Purpose::VerifyAnswer { id, hash, lsn } => self.on_verify_answer_read(ranges[0], id, hash, lsn, data),
         }

@@ -33,8 +33,6 @@ pub struct Sender {
     pub confirmed: Epoch,
     /// A configuration change is on its way: nothing is sent until it is answered, so that no append carries a stale epoch.
     pub paused: bool,
-    /// A read of old frames is under way.
-    pub reading: bool,
     acked_appended: Lsn,
     acked_durable: Lsn,
     acked_floor: Lsn,
@@ -52,7 +50,6 @@ impl Sender {
             next: Lsn(1),
             confirmed,
             paused: false,
-            reading: false,
             acked_appended: Lsn::ZERO,
             acked_durable: Lsn::ZERO,
             acked_floor: Lsn::ZERO,
