@@ -2,12 +2,14 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::agent::{AcceptStreams, Agent, AgentEngine, HandleControl, Parts, load_tls};
+use crate::catalogue::crashsafe;
 use crate::config::identity::{Identity, IdentityError};
 use crate::config::{Config, Security};
 use crate::control::{Control, ControlError};
@@ -15,7 +17,7 @@ use crate::disk::RingOptions;
 use crate::peer::control::serve_control;
 use crate::peer::{PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
 use crate::shard::{self, ShardThread};
-use crate::telemetry::{Pages, PagesError, Telemetry};
+use crate::telemetry::{Pages, Telemetry};
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -50,21 +52,21 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
-    /// The pages of metrics and health cannot be served.
-    #[error(transparent)]
-    Pages(#[from] PagesError),
     /// The admin API cannot be served.
     #[error(transparent)]
     Control(#[from] ControlError),
 }
 
 fn make_directories(config: &Config) -> Result<(), AppError> {
-    let pools = config.pools.iter().map(|p| &p.path);
-    for dir in [&config.state_dir, &config.run_dir].into_iter().chain(pools) {
-        std::fs::create_dir_all(dir)
-            .map_err(|source| AppError::Directory { path: dir.display().to_string(), source })?;
+    let failed = |dir: &Path| {
+        let path = dir.display().to_string();
+        move |source| AppError::Directory { path, source }
+    };
+    // A volume is no more durable than the names of the directories above it.
+    for dir in config.pools.iter().map(|p| &p.path).chain([&config.state_dir]) {
+        crashsafe::create_dir(dir).map_err(failed(dir))?;
     }
-    Ok(())
+    std::fs::create_dir_all(&config.run_dir).map_err(failed(&config.run_dir))
 }
 
 fn start_shards(count: u16) -> Result<Vec<ShardThread>, AppError> {
@@ -130,7 +132,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let data_ports = data.iter().filter_map(|l| l.local_addr().ok()).map(|a| a.port()).collect();
     let verb_timeout = config.limits.verb_timeout;
     let pages = match config.metrics {
-        Some(address) => Some(Pages::bind(address).await?),
+        Some(address) => Some(Pages::new(bind(address).await?)),
         None => None,
     };
     let agent = Agent::new(Parts {

@@ -38,6 +38,8 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     init_logging(&config.log).context("set up the log")?;
+    #[cfg(feature = "__planted")]
+    plant()?;
     // One cryptographic provider per process, before anything can ask for another.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -57,4 +59,16 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         };
         app::run(config, stop).await.context("the agent does not run")
     })
+}
+
+/// Breaks the rule that `TIDEMARK_PLANTED` names, so that the tests of whole agents can show that they would notice.
+#[cfg(feature = "__planted")]
+fn plant() -> anyhow::Result<()> {
+    use tidemark_core::planted::{Planted, plant};
+    let Some(name) = std::env::var_os("TIDEMARK_PLANTED") else { return Ok(()) };
+    let bug = name.to_str().and_then(Planted::parse);
+    let bug = bug.with_context(|| format!("no such planted bug: {}", name.display()))?;
+    tracing::warn!(?bug, "this agent is built to lose data");
+    plant(Some(bug));
+    Ok(())
 }

@@ -8,4 +8,6 @@ pub mod process;
 pub mod proxy;
 pub mod sim;
 pub mod stage;
+pub mod storm;
+pub mod verifier;
 pub mod volatile;

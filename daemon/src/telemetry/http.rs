@@ -32,22 +32,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The media type of the text that a scrape gives.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Why there are no pages.
-#[derive(Debug, thiserror::Error)]
-pub enum PagesError {
-    /// The address cannot be had.
-    #[error("metrics.listen {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What failed.
-        source: io::Error,
-    },
-    /// The server ended with an error.
-    #[error("metrics pages: {0}")]
-    Serve(io::Error),
-}
-
 /// The bound listener of the pages.
 pub struct Pages {
     listener: TcpListener,
@@ -61,15 +45,9 @@ struct Shown {
 }
 
 impl Pages {
-    /// Binds `address`.
-    pub async fn bind(address: SocketAddr) -> Result<Self, PagesError> {
-        let listener = TcpListener::bind(address).await.map_err(|source| PagesError::Listen { address, source })?;
-        Ok(Self { listener })
-    }
-
-    /// Where the pages are.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// The pages on `listener`.
+    pub fn new(listener: TcpListener) -> Self {
+        Self { listener }
     }
 
     /// Serves until `stop` ends. `ready` turns true when volumes are open, and false again when the agent stops.
@@ -79,7 +57,7 @@ impl Pages {
         engine: Arc<dyn Engine>,
         ready: watch::Receiver<bool>,
         stop: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), PagesError> {
+    ) -> io::Result<()> {
         let (stopped, mut was_stopped) = watch::channel(false);
         let stop = async move {
             stop.await;
@@ -99,7 +77,7 @@ impl Pages {
             tokio::time::sleep(STOP_GRACE).await;
         };
         tokio::select! {
-            ended = server => ended.map_err(PagesError::Serve),
+            ended = server => ended,
             () = grace => Ok(()),
         }
     }

@@ -25,7 +25,7 @@ use prometheus_client::registry::Registry;
 
 pub use admin::AdminMetrics;
 pub use disk::{DiskFile, DiskMetrics, DiskVerb};
-pub use http::{Pages, PagesError};
+pub use http::Pages;
 pub use logging::{LoggingError, init_logging};
 pub use peer::PeerMetrics;
 

@@ -26,11 +26,17 @@ pub(super) fn three(shards: u16) -> Result<[SocketAddr; 3]> {
     bail!("found no free loopback addresses in {MAX_TRIES} tries")
 }
 
-/// 127.16.0.0 to 127.255.255.255, spread by process.
+/// Networks of 256 addresses from 127.16.0.0 to 127.255.255.255.
+const NETWORKS: u64 = 240 * 256;
+/// The first and the last address of a network are left out.
+const HOSTS: u64 = 254;
+
+/// Another address for each number, in an order that starts elsewhere in each process.
 fn loopback(pid: u32, number: u32) -> IpAddr {
-    let spread = pid.wrapping_mul(0x9e37_79b1).wrapping_add(number);
-    let [_, second, third, fourth] = spread.to_be_bytes();
-    IpAddr::V4(Ipv4Addr::new(127, 16 + second % 240, third, fourth.clamp(1, 254)))
+    let place = (u64::from(pid) * 0x9e37_79b1 + u64::from(number)) % (NETWORKS * HOSTS);
+    let (network, host) = (place / HOSTS, place % HOSTS + 1);
+    let octet = |value: u64| value as u8;
+    IpAddr::V4(Ipv4Addr::new(127, octet(16 + network / 256), octet(network % 256), octet(host)))
 }
 
 fn is_free(address: SocketAddr, shards: u16) -> bool {
@@ -61,5 +67,22 @@ impl Route {
 
     pub fn cut(&self) {
         self.proxies.iter().for_each(Proxy::cut);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_numbers_of_a_process_have_the_same_address() {
+        for pid in [1, 4_711, 4_194_303] {
+            let addresses: BTreeSet<_> = (0..2_000).map(|number| loopback(pid, number)).collect();
+            assert_eq!(addresses.len(), 2_000);
+            let range = Ipv4Addr::new(127, 16, 0, 1)..=Ipv4Addr::new(127, 255, 255, 254);
+            assert!(addresses.iter().all(|address| matches!(address, IpAddr::V4(v4) if range.contains(v4))));
+        }
     }
 }

@@ -9,7 +9,6 @@ mod programs;
 mod site;
 mod view;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -19,7 +18,7 @@ use crate::stage::Stage;
 
 use address::Route;
 pub use cli::{Cli, NewVolume, Refused};
-pub use programs::Programs;
+pub use programs::{Programs, beside_this_program};
 pub use site::Site;
 pub use view::{Attachment, VolumeView};
 
@@ -36,8 +35,10 @@ pub struct Plan {
     pub log_level: String,
     /// A proxy between the sites that [`TwoSites::set_link`] controls; the seed of its dice.
     pub link_seed: Option<u64>,
-    /// Where the sites' pools lie instead of in the stage's directory: A, B.
-    pub pools: [Option<PathBuf>; 2],
+    /// Each site's pool is on a volatile disk of its own.
+    pub on_volatile_disks: bool,
+    /// More lines for the agents' configuration files, as whole sections.
+    pub config: String,
 }
 
 impl Default for Plan {
@@ -48,7 +49,8 @@ impl Default for Plan {
             insecure: false,
             log_level: "info".to_owned(),
             link_seed: None,
-            pools: [None, None],
+            on_volatile_disks: false,
+            config: String::new(),
         }
     }
 }
@@ -75,8 +77,8 @@ impl TwoSites {
     pub fn new(plan: &Plan) -> Result<Self> {
         let (stage, programs) = (Stage::new(&plan.name)?, Programs::find()?);
         let [address_a, address_b, address_link] = address::three(plan.shards)?;
-        let a = Site::new(&stage, &programs, ("a", address_a), plan, plan.pools[0].clone())?;
-        let b = Site::new(&stage, &programs, ("b", address_b), plan, plan.pools[1].clone())?;
+        let a = Site::new(&stage, &programs, ("a", address_a), plan)?;
+        let b = Site::new(&stage, &programs, ("b", address_b), plan)?;
         // Only A dials: its way to B leads over the proxy.
         let link = plan.link_seed.map(|seed| Route::new(address_link, b.address(), plan.shards, seed)).transpose()?;
         let to_b = link.as_ref().map_or(b.address(), Route::address);

@@ -26,10 +26,8 @@ impl Programs {
             return Self::at(Path::new(&dir))
                 .with_context(|| format!("no {AGENT} and {CLI} in TIDEMARK_BIN_DIR = {}", dir.display()));
         }
-        let own = std::env::current_exe()?;
-        let found = own.ancestors().skip(1).take(2).find_map(Self::at);
-        found.with_context(|| {
-            format!("no {AGENT} and {CLI} near {}: build them with cargo build --workspace --bins", own.display())
+        near_this_program().find_map(|dir| Self::at(&dir)).with_context(|| {
+            format!("no {AGENT} and {CLI} near this program: build them with cargo build --workspace --bins")
         })
     }
 
@@ -38,4 +36,15 @@ impl Programs {
         let programs = Self { agent: dir.join(AGENT), cli: dir.join(CLI) };
         (programs.agent.is_file() && programs.cli.is_file()).then_some(programs)
     }
+}
+
+/// Another program of the harness, built beside this one.
+pub fn beside_this_program(name: &str) -> Option<PathBuf> {
+    near_this_program().map(|dir| dir.join(name)).find(|path| path.is_file())
+}
+
+/// The directory of this program and the one above: a test's binary is one directory deeper.
+fn near_this_program() -> impl Iterator<Item = PathBuf> {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.ancestors().skip(1).take(2).map(Path::to_owned).collect::<Vec<_>>().into_iter()
 }

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::process;
 use crate::stage::Stage;
+use crate::volatile::VolatileProgram;
 
 use super::{Cli, Plan, Programs};
 
@@ -31,6 +32,7 @@ pub struct Site {
     programs: Programs,
     plan: Plan,
     child: Option<Child>,
+    disk: Option<VolatileProgram>,
 }
 
 impl Site {
@@ -39,12 +41,37 @@ impl Site {
         programs: &Programs,
         (name, address): (&'static str, SocketAddr),
         plan: &Plan,
-        pool: Option<PathBuf>,
     ) -> Result<Self> {
         let dir = stage.subdir(name)?;
-        let pool = pool.unwrap_or_else(|| dir.join("pool"));
-        fs::create_dir_all(&pool)?;
-        Ok(Self { name, dir, pool, address, programs: programs.clone(), plan: plan.clone(), child: None })
+        // Beside the site's directory: what is mounted below that belongs to the agent.
+        let disk_dir = stage.dir().join(format!("{name}-disk"));
+        let disk = plan.on_volatile_disks.then(|| VolatileProgram::start(stage, &disk_dir)).transpose()?;
+        let pool = disk.as_ref().map_or_else(|| dir.join("pool"), |disk| disk.path().join("pool"));
+        Ok(Self { name, dir, pool, address, programs: programs.clone(), plan: plan.clone(), child: None, disk })
+    }
+
+    /// The volatile disk under its pool.
+    ///
+    /// # Panics
+    /// When the plan has none.
+    pub fn disk(&self) -> &VolatileProgram {
+        self.disk.as_ref().expect("the plan has on_volatile_disks")
+    }
+
+    /// The power fails under a running agent: what its disk had not made durable is lost in part, chosen by `seed`. For half
+    /// of the seeds the agent stands still before, for the others it sees its disk go. It is not killed first: its end would
+    /// wait for the requests under way, and so let them be written.
+    ///
+    /// # Errors
+    /// When the disk does not answer.
+    ///
+    /// # Panics
+    /// When the plan has no volatile disks.
+    pub fn cut_disk(&self, seed: u64) -> Result<()> {
+        if seed.is_multiple_of(2) {
+            self.freeze();
+        }
+        self.disk().cut(seed)
     }
 
     /// `a` or `b`.
@@ -158,6 +185,7 @@ impl Site {
         writeln!(text, "[metrics]\nlisten = \"{}\"", self.metrics_address())?;
         writeln!(text, "[shards]\ncount = {}", self.plan.shards)?;
         writeln!(text, "[log]\nlevel = \"{}\"\n[limits]\nstop_timeout = \"30s\"", self.plan.log_level)?;
+        text.push_str(&self.plan.config);
         Ok(text)
     }
 

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use tidemark_tests::volatile::{Names, VolatileDisk, control};
 
 /// Mounts BACKING at MOUNT. The backing directory holds exactly what is durable; commands come over the CONTROL socket:
-/// cut SEED, stats, eio on|write|sync|off, enospc on [BYTES]|off, hang on|off, quit.
+/// cut SEED, stats, eio on|write|sync|off, enospc on [BYTES]|off, slow MS, hang on|off, quit.
 #[derive(Parser)]
 struct Options {
     /// The medium.

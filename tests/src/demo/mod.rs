@@ -42,6 +42,28 @@ impl Mode {
     }
 }
 
+/// What happens at the kill, and where the volume is opened afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Disaster {
+    /// Site A is gone, site B goes on: opened at B
+    ALost,
+    /// Power fails at both sites and only B comes back: opened at B
+    BReturns,
+    /// Power fails at both sites and only A comes back: opened at A
+    AReturns,
+}
+
+impl Disaster {
+    /// As the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ALost => "a-lost",
+            Self::BReturns => "b-returns",
+            Self::AReturns => "a-returns",
+        }
+    }
+}
+
 /// How the result is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Output {
@@ -83,12 +105,31 @@ pub struct Options {
     /// One-way delay of the link in async mode, in milliseconds: without any, nothing is under way at the kill
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=2_000))]
     pub delay: u64,
+    /// Both sites' pools are on disks that lose what was not synced, and the disk of a site that fails is cut
+    #[arg(long)]
+    pub on_volatile_disk: bool,
+    /// What fails; of several each round draws one
+    #[arg(long, value_enum, value_delimiter = ',', requires = "on_volatile_disk")]
+    pub disaster: Vec<Disaster>,
+    /// The first round that does not hold ends it
+    #[arg(long)]
+    pub fail_fast: bool,
     /// Leave logs, configurations and volumes where they are
     #[arg(long)]
     pub keep: bool,
 }
 
 impl Options {
+    /// The disasters that a round draws from.
+    fn disasters(&self) -> &[Disaster] {
+        match self.on_volatile_disk {
+            true if self.disaster.is_empty() => &[Disaster::ALost, Disaster::BReturns, Disaster::AReturns],
+            true => &self.disaster,
+            // A disk that is never cut loses nothing: there is only the one to show.
+            false => &[Disaster::ALost],
+        }
+    }
+
     /// The span in which the kill happens, after the load has begun.
     fn load(&self) -> (Duration, Duration) {
         let (min, max) = if self.brief { (500, 4_000) } else { (4_000, 12_000) };
@@ -111,7 +152,11 @@ pub fn run(options: &Options) -> Result<Report> {
             let outcome = play(options, &host, mode, number, dice)
                 .with_context(|| format!("round {number} in {} mode (--seed {seed})", mode.name()))?;
             eprintln!("round {number}: {outcome}");
+            let held = outcome.verdict().is_ok();
             report.add(outcome);
+            if options.fail_fast && !held {
+                return Ok(report);
+            }
         }
     }
     Ok(report)
@@ -120,7 +165,8 @@ pub fn run(options: &Options) -> Result<Report> {
 fn play(options: &Options, host: &Host, mode: Mode, number: u32, dice: Dice) -> Result<Outcome> {
     let delayed = mode == Mode::Async && options.delay > 0;
     let link_seed = delayed.then(|| dice.clone().number());
-    let mut sites = TwoSites::new(&Plan { name: "demo".to_owned(), link_seed, ..Plan::default() })?;
+    let on_volatile_disks = options.on_volatile_disk;
+    let mut sites = TwoSites::new(&Plan { name: "demo".to_owned(), link_seed, on_volatile_disks, ..Plan::default() })?;
     if delayed {
         sites.set_link(Weather::slow(Duration::from_millis(options.delay)));
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::ledger::Audit;
 
-use super::Mode;
+use super::{Disaster, Mode};
 
 /// One round.
 #[derive(Clone, Debug)]
@@ -17,6 +17,10 @@ pub struct Outcome {
     pub mode: &'static str,
     /// Its number.
     pub round: u32,
+    /// What failed, and where the volume was opened.
+    pub disaster: Disaster,
+    /// Why the database could not be had back; then nothing of it was compared.
+    pub broken: Option<String>,
     /// The comparison.
     pub audit: Audit,
     /// Age of the oldest lost transaction at the kill; zero when nothing is lost.
@@ -33,6 +37,12 @@ impl Outcome {
     /// # Errors
     /// What did not hold.
     pub fn verdict(&self) -> Result<(), String> {
+        if let Some(reason) = &self.broken {
+            return Err(format!("the database did not come back: {reason}"));
+        }
+        if self.disaster == Disaster::AReturns && self.audit.lost > 0 {
+            return Err(format!("{} lost at the site that had acknowledged them", self.audit.lost));
+        }
         if self.mode == Mode::Sync.name() {
             return if self.audit.lost == 0 { Ok(()) } else { Err(format!("sync mode lost {}", self.audit.lost)) };
         }
@@ -48,7 +58,7 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Audit { committed, found, lost, .. } = self.audit;
-        write!(f, "{} committed {committed}, found {found}, lost {lost}", self.mode)?;
+        write!(f, "{}, {}: committed {committed}, found {found}, lost {lost}", self.mode, self.disaster.name())?;
         write!(f, ", RPO {} ms, RTO {} ms", ms(self.rpo), ms(self.rto))?;
         self.verdict().or_else(|reason| write!(f, ": NOT HELD: {reason}"))
     }
@@ -102,11 +112,11 @@ impl Report {
     pub fn json(&self) -> Value {
         let round = |outcome: &Outcome| {
             json!({
-                "mode": outcome.mode, "round": outcome.round,
+                "mode": outcome.mode, "round": outcome.round, "disaster": outcome.disaster.name(),
                 "committed": outcome.audit.committed, "found": outcome.audit.found, "lost": outcome.audit.lost,
                 "unacknowledged": outcome.audit.unacknowledged,
                 "rpoMs": ms(outcome.rpo), "reportedRpoMs": outcome.reported_rpo.map(ms), "rtoMs": ms(outcome.rto),
-                "held": outcome.verdict().is_ok(),
+                "held": outcome.verdict().is_ok(), "broken": outcome.broken,
             })
         };
         json!({ "seed": self.seed, "held": self.held(), "rounds": self.outcomes.iter().map(round).collect::<Vec<_>>() })
@@ -147,7 +157,8 @@ mod tests {
     fn outcome(mode: &'static str, lost: u64, rpo: u64, reported: Option<u64>) -> Outcome {
         let audit = Audit { committed: 10, found: 10 - lost, lost, ..Audit::default() };
         let reported_rpo = reported.map(Duration::from_millis);
-        Outcome { mode, round: 1, audit, rpo: Duration::from_millis(rpo), reported_rpo, rto: Duration::from_secs(1) }
+        let (rpo, rto) = (Duration::from_millis(rpo), Duration::from_secs(1));
+        Outcome { mode, round: 1, disaster: Disaster::ALost, broken: None, audit, rpo, reported_rpo, rto }
     }
 
     #[test]
@@ -161,6 +172,19 @@ mod tests {
         assert!(outcome("async", 3, 40, Some(40)).verdict().is_ok());
         assert!(outcome("async", 3, 41, Some(40)).verdict().is_err());
         assert!(outcome("async", 3, 1, None).verdict().is_err());
+    }
+
+    #[test]
+    fn async_may_lose_nothing_at_the_site_that_acknowledged() {
+        let returned = |lost| Outcome { disaster: Disaster::AReturns, ..outcome("async", lost, 40, Some(40)) };
+        assert!(returned(0).verdict().is_ok());
+        assert!(returned(1).verdict().is_err());
+    }
+
+    #[test]
+    fn a_database_that_does_not_come_back_breaks_the_promise() {
+        let broken = Outcome { broken: Some("no file system".to_owned()), ..outcome("sync", 0, 0, None) };
+        assert!(broken.verdict().unwrap_err().contains("no file system"));
     }
 
     #[test]

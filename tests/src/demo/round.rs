@@ -4,20 +4,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::agents::{NewVolume, TwoSites};
+use crate::agents::{Cli, NewVolume, TwoSites};
 use crate::dice::Dice;
-use crate::ledger::{Ledger, Load, audit};
+use crate::ledger::{Audit, Ledger, Load, audit};
 use crate::{process, stage};
 
 use super::database::Database;
 use super::host::Host;
 use super::report::Outcome;
 use super::sampler::Sampler;
-use super::{Mode, Options};
+use super::{Disaster, Mode, Options};
 
 const VOLUME: &str = "demo";
 /// Commits that have to be there before the kill may come: the load is under way on every connection.
 const WARM_UP_COMMITS: u64 = 50;
+/// A slow disk's time for a sync.
+const MAX_SYNC_DELAY: Duration = Duration::from_millis(30);
 /// For the warm-up and for other things that take a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -26,6 +28,7 @@ pub(super) struct Round<'a> {
     host: &'a Host,
     mode: Mode,
     number: u32,
+    disaster: Disaster,
     dice: Dice,
 }
 
@@ -37,8 +40,10 @@ struct Killed {
 }
 
 impl<'a> Round<'a> {
-    pub fn new(options: &'a Options, host: &'a Host, mode: Mode, number: u32, dice: Dice) -> Self {
-        Self { options, host, mode, number, dice }
+    pub fn new(options: &'a Options, host: &'a Host, mode: Mode, number: u32, mut dice: Dice) -> Self {
+        let disasters = options.disasters();
+        let disaster = disasters[dice.below(disasters.len() as u64) as usize];
+        Self { options, host, mode, number, disaster, dice }
     }
 
     pub fn play(mut self, sites: &mut TwoSites) -> Result<Outcome> {
@@ -47,21 +52,30 @@ impl<'a> Round<'a> {
         let mut database = self.set_up(sites)?;
         let killed = self.load_and_kill(sites, &mut database)?;
         drop(database);
-        self.say("site A is dead; opening the volume at site B");
-        let (database, rto) = self.fail_over(sites, killed.at)?;
-        let found =
-            audit(&mut database.server.connect()?, &killed.ledger).context("the database at site B is not whole")?;
-        self.tear_down(sites, database)?;
-        let lost_after = found.oldest_lost.map(|acknowledged| killed.ledger.start + acknowledged);
+        Ok(self.compare(&killed, self.recover(sites, &killed)))
+    }
+
+    /// Opens the volume where the disaster left it, and reads what is there. A failure in here breaks the promise.
+    fn recover(&self, sites: &mut TwoSites, killed: &Killed) -> Result<(Audit, Duration)> {
+        let (database, rto) = match self.disaster {
+            Disaster::ALost | Disaster::BReturns => self.open_at_b(sites, killed.at)?,
+            Disaster::AReturns => self.open_at_a(sites, killed.at)?,
+        };
+        let found = audit(&mut database.server.connect()?, &killed.ledger).context("the database is not whole")?;
+        database.close_and_check(&self.host.postgres)?;
+        let site = if self.disaster == Disaster::AReturns { &mut sites.a } else { &mut sites.b };
+        site.cli().detach(VOLUME)?;
+        site.stop()?;
+        Ok((found, rto))
+    }
+
+    fn compare(&self, killed: &Killed, recovered: Result<(Audit, Duration)>) -> Outcome {
+        let broken = recovered.as_ref().err().map(|error| format!("{error:#}"));
+        let (audit, rto) = recovered.unwrap_or_default();
+        let lost_after = audit.oldest_lost.map(|acknowledged| killed.ledger.start + acknowledged);
         let rpo = lost_after.map_or(Duration::ZERO, |oldest| killed.at.saturating_duration_since(oldest));
-        Ok(Outcome {
-            mode: self.mode.name(),
-            round: self.number,
-            audit: found,
-            rpo,
-            reported_rpo: killed.reported_rpo,
-            rto,
-        })
+        let (mode, round, disaster, reported_rpo) = (self.mode.name(), self.number, self.disaster, killed.reported_rpo);
+        Outcome { mode, round, disaster, broken, audit, rpo, reported_rpo, rto }
     }
 
     fn say(&self, what: &str) {
@@ -91,13 +105,41 @@ impl<'a> Round<'a> {
         let sampler = (self.mode == Mode::Async).then(|| Sampler::start(sites.a.cli(), VOLUME));
         let (min, max) = self.options.load();
         let moment = self.dice.between(min, max);
+        if self.options.on_volatile_disk {
+            self.draw_speeds(sites)?;
+        }
         self.say(&format!("{} clients commit; the kill comes after {} ms", self.options.writers, moment.as_millis()));
         std::thread::sleep(moment);
-        let at = self.kill_site(sites, database);
+        let at = self.strike(sites, database)?;
         let ledger = load.finish()?;
         let reported_rpo = sampler.and_then(|sampler| sampler.bound_at(at));
         ensure!(ledger.committed() > WARM_UP_COMMITS, "nothing was committed after the warm-up");
         Ok(Killed { at, ledger, reported_rpo })
+    }
+
+    /// One site's disk takes its time for a sync: only then is the other ahead of it at the end.
+    fn draw_speeds(&mut self, sites: &TwoSites) -> Result<()> {
+        let slow = if self.dice.happens(0.5) { &sites.a } else { &sites.b };
+        slow.disk().set_sync_delay(self.dice.between(Duration::ZERO, MAX_SYNC_DELAY))
+    }
+
+    /// The disaster. Where the power fails at both sites, either goes first.
+    fn strike(&mut self, sites: &mut TwoSites, database: &mut Database) -> Result<Instant> {
+        let b_fails = self.disaster != Disaster::ALost;
+        if self.options.on_volatile_disk {
+            let mut failing = if b_fails { vec![&sites.a, &sites.b] } else { vec![&sites.a] };
+            if self.dice.happens(0.5) {
+                failing.reverse();
+            }
+            for site in failing {
+                site.cut_disk(self.dice.number())?;
+            }
+        }
+        let at = self.kill_site(sites, database);
+        if b_fails {
+            sites.b.kill();
+        }
+        Ok(at)
     }
 
     /// Either the agent or the database goes first: the dice say which. What is on the way to B dies with A's uplink.
@@ -119,23 +161,53 @@ impl<'a> Round<'a> {
     }
 
     /// Promote, attach, mount, recover; returns when the database answers, and how long it took since `killed`.
-    fn fail_over(&self, sites: &TwoSites, killed: Instant) -> Result<(Database, Duration)> {
-        let cli = sites.b.cli();
-        match self.mode {
-            Mode::Sync => cli.promote_fenced(VOLUME, "demo: site a was killed", &[])?,
-            Mode::Async => cli.promote_fenced(VOLUME, "demo: site a was killed", &["--max-loss-seconds", "60"])?,
+    fn open_at_b(&self, sites: &mut TwoSites, killed: Instant) -> Result<(Database, Duration)> {
+        self.say("site A is gone; opening the volume at site B");
+        if !sites.b.is_running() {
+            sites.b.start(&sites.stage)?;
+        }
+        // Since its restart B has not heard A: it cannot say how much is missing.
+        let options: &[&str] = match (self.mode, self.disaster) {
+            (Mode::Sync, _) => &[],
+            (Mode::Async, Disaster::BReturns) => &["--allow-unproven"],
+            (Mode::Async, _) => &["--max-loss-seconds", "60"],
         };
-        let attachment = cli.attach(VOLUME, &self.options.frontend)?;
-        let database = Database::open(&sites.stage, &self.host.postgres, "b", attachment.block_device()?)?;
+        promote(&sites.b.cli(), "demo: site a was lost", options)?;
+        let database = self.open_database(sites, &sites.b.cli(), "b")?;
         let rto = killed.elapsed();
         // What is left of A's device would only fill the kernel's log with errors.
         stage::take_down_devices(sites.a.dir())?;
         Ok((database, rto))
     }
 
-    fn tear_down(&self, sites: &mut TwoSites, database: Database) -> Result<()> {
-        database.close_and_check(&self.host.postgres)?;
-        sites.b.cli().detach(VOLUME)?;
-        sites.b.stop()
+    /// The same at A, after its restart.
+    fn open_at_a(&self, sites: &mut TwoSites, killed: Instant) -> Result<(Database, Duration)> {
+        self.say("only site A has power again; opening the volume there");
+        stage::take_down_devices(sites.a.dir())?;
+        sites.a.start(&sites.stage)?;
+        let cli = sites.a.cli();
+        if self.mode == Mode::Sync {
+            promote(&cli, "demo: site b was lost", &[])?;
+        }
+        cli.wait_for(VOLUME, "primary", PATIENCE, |view| view.role() == "primary")?;
+        Ok((self.open_database(sites, &cli, "a")?, killed.elapsed()))
+    }
+
+    fn open_database(&self, sites: &TwoSites, cli: &Cli, site: &str) -> Result<Database> {
+        let attachment = cli.attach(VOLUME, &self.options.frontend)?;
+        Database::open(&sites.stage, &self.host.postgres, site, attachment.block_device()?)
+    }
+}
+
+/// Promotes by assertion; a copy that is only just recovering is asked again.
+fn promote(cli: &Cli, reason: &str, options: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match cli.promote_fenced(VOLUME, reason, options) {
+            Err(error) if error.to_string().contains("opening") && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other.map(drop),
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! | `stats` | answers with [`Stats`](super::disk::Stats) as JSON |
 //! | `eio on`, `eio write`, `eio sync`, `eio off` | writes, syncs or both fail |
 //! | `enospc on`, `enospc on BYTES`, `enospc off` | the disk is as large as what it holds now, or as BYTES |
+//! | `slow MS` | a sync of a file takes so many milliseconds; 0 ends it |
 //! | `hang on`, `hang off` | reads, writes and syncs wait |
 //! | `quit` | makes everything durable and ends the program; `cut SEED` before it keeps only that |
 
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::Shared;
 
@@ -39,6 +41,8 @@ pub enum Command {
     },
     /// Limits the space.
     Enospc(Space),
+    /// Makes syncs of files take so many milliseconds.
+    Slow(u64),
     /// Makes requests wait, or lets them go on.
     Hang(bool),
     /// Ends the program.
@@ -59,7 +63,7 @@ pub enum Space {
 /// A line that is no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{line:?} is no command; there are: cut SEED, stats, eio on|write|sync|off, enospc on [BYTES]|off, hang on|off, quit"
+    "{line:?} is no command; there are: cut SEED, stats, eio on|write|sync|off, enospc on [BYTES]|off, slow MS, hang on|off, quit"
 )]
 pub struct UnknownCommand {
     line: String,
@@ -84,6 +88,7 @@ fn parse(line: &str) -> Option<Command> {
         ["enospc", "on"] => Command::Enospc(Space::Full),
         ["enospc", "on", bytes] => Command::Enospc(Space::Bytes(bytes.parse().ok()?)),
         ["enospc", "off"] => Command::Enospc(Space::Unlimited),
+        ["slow", ms] => Command::Slow(ms.parse().ok()?),
         ["hang", which @ ("on" | "off")] => Command::Hang(which == "on"),
         ["quit"] => Command::Quit,
         _ => return None,
@@ -186,6 +191,7 @@ fn run(command: Command, disk: &Shared) -> io::Result<String> {
             (faults.failing_writes, faults.failing_syncs) = (writes, syncs);
         }),
         Command::Enospc(space) => limit_space(disk, space),
+        Command::Slow(ms) => disk.set_faults(|faults| faults.sync_delay = Duration::from_millis(ms)),
         Command::Hang(hangs) => disk.hang(hangs),
         Command::Quit => {}
     }
@@ -215,7 +221,8 @@ mod tests {
         assert_eq!("enospc on 4096".parse(), Ok(Command::Enospc(Space::Bytes(4096))));
         assert_eq!("enospc on".parse(), Ok(Command::Enospc(Space::Full)));
         assert_eq!(" hang  off ".parse(), Ok(Command::Hang(false)));
-        for line in ["", "cut", "cut x", "cut 1 2", "eio", "eio maybe", "hang 1", "quit now"] {
+        assert_eq!("slow 20".parse(), Ok(Command::Slow(20)));
+        for line in ["", "slow", "slow -1", "cut", "cut x", "cut 1 2", "eio", "eio maybe", "hang 1", "quit now"] {
             assert!(line.parse::<Command>().is_err(), "{line:?}");
         }
     }

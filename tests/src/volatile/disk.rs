@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -28,6 +29,8 @@ pub struct Faults {
     pub failing_writes: bool,
     /// Syncs fail with `EIO`, and what they should have covered is never made durable by a later one.
     pub failing_syncs: bool,
+    /// Syncs of files take so long, and cover only what had completed before.
+    pub sync_delay: Duration,
     /// The size of the disk in bytes of allocated 4 KiB blocks; what does not fit is refused with `ENOSPC`.
     pub space: Option<u64>,
 }
@@ -102,6 +105,11 @@ impl Disk {
     }
 
     /// The injected faults.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// The injected faults, to be changed.
     pub fn faults_mut(&mut self) -> &mut Faults {
         &mut self.faults
     }
@@ -247,6 +255,14 @@ impl Disk {
     /// # Errors
     /// `EIO`, `ESTALE`, `EISDIR`.
     pub fn sync(&mut self, handle: Handle, ino: Ino) -> io::Result<()> {
+        self.sync_before(handle, ino, u64::MAX)
+    }
+
+    /// Makes the operations on a file with lower sequence numbers durable.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub fn sync_before(&mut self, handle: Handle, ino: Ino, sequence: u64) -> io::Result<()> {
         self.check(handle)?;
         if self.faults.failing_syncs {
             self.tree.file_mut(ino)?.give_up();
@@ -254,8 +270,8 @@ impl Disk {
         self.fail_if(self.faults.failing_syncs)?;
         let file = self.tree.file_mut(ino)?;
         let before = file.pending_bytes();
-        file.sync()?;
-        self.pending_bytes -= before;
+        file.sync_before(sequence)?;
+        self.pending_bytes = self.pending_bytes - before + file.pending_bytes();
         self.stats.syncs += 1;
         Ok(())
     }

@@ -42,6 +42,16 @@ struct Pending {
     given_up: bool,
 }
 
+impl Pending {
+    /// Bytes of data in memory.
+    fn bytes(&self) -> u64 {
+        match &self.change {
+            Change::Content { content: Content::Data(data), .. } => data.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
 /// The number of a sector and what it holds.
 type Sector = (u64, [u8; SECTOR as usize]);
 
@@ -214,14 +224,23 @@ impl FileData {
     /// # Errors
     /// When the backing file cannot be written; the state of the medium is then unknown, as with a real one.
     pub fn sync(&mut self) -> io::Result<()> {
-        let pending = std::mem::take(&mut self.pending);
-        self.pending_bytes = 0;
-        for operation in pending.iter().filter(|operation| !operation.given_up) {
+        self.sync_before(u64::MAX)
+    }
+
+    /// Makes the operations with lower sequence numbers durable, except what a failed sync gave up.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub fn sync_before(&mut self, sequence: u64) -> io::Result<()> {
+        let covered = self.pending.partition_point(|operation| operation.sequence < sequence);
+        let covered: Vec<_> = self.pending.drain(..covered).collect();
+        self.pending_bytes = self.pending.iter().map(Pending::bytes).sum();
+        for operation in covered.iter().filter(|operation| !operation.given_up) {
             self.make_durable(operation)?;
         }
-        self.backing.set_len(self.len)?;
-        self.durable_len = self.len;
-        if !self.hides_losses {
+        self.durable_len = covered.iter().filter_map(|operation| operation.len).next_back().unwrap_or(self.durable_len);
+        self.backing.set_len(self.durable_len)?;
+        if self.pending.is_empty() && !self.hides_losses {
             self.view.clear();
         }
         Ok(())
@@ -379,11 +398,25 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Write { offset: u64, len: u64 },
-        Zero { offset: u64, len: u64, is_hole: bool },
+        Write {
+            offset: u64,
+            len: u64,
+        },
+        Zero {
+            offset: u64,
+            len: u64,
+            is_hole: bool,
+        },
         SetLen(u64),
-        Reserve { offset: u64, len: u64 },
+        Reserve {
+            offset: u64,
+            len: u64,
+        },
         Sync,
+        /// One that was submitted so many steps ago.
+        LateSync {
+            steps: u64,
+        },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -395,12 +428,14 @@ mod tests {
             1 => offset.clone().prop_map(Step::SetLen),
             1 => (offset, len).prop_map(|(offset, len)| Step::Reserve { offset, len }),
             2 => Just(Step::Sync),
+            2 => (0..6_u64).prop_map(|steps| Step::LateSync { steps }),
         ]
     }
 
-    /// A naive file: its whole content after each step since the last sync.
+    /// A naive file: its whole content after each step since the last sync, which is what the first one is as of.
     struct Oracle {
         history: Vec<Vec<u8>>,
+        first: u64,
     }
 
     impl Oracle {
@@ -421,9 +456,17 @@ mod tests {
                 }
                 Step::SetLen(len) => now.resize(*len as usize, 0),
                 Step::Reserve { offset, len } => now.resize(now.len().max((offset + len) as usize), 0),
-                Step::Sync => self.history.clear(),
+                Step::Sync => self.forget_before(index as u64),
+                Step::LateSync { steps } => self.forget_before((index as u64).saturating_sub(*steps)),
             }
             self.history.push(now);
+        }
+
+        /// The state after all steps before this one is durable.
+        fn forget_before(&mut self, step: u64) {
+            let forgotten = step.saturating_sub(self.first);
+            self.history.drain(..forgotten as usize);
+            self.first += forgotten;
         }
 
         /// What the file may be after a cut: a length it had, and in each byte a value it had or a zero (a size can survive
@@ -440,7 +483,7 @@ mod tests {
 
     fn run(steps: &[Step]) -> (FileData, Oracle) {
         let mut file = FileData::open(tempfile::tempfile().expect("temporary file")).expect("opened");
-        let mut oracle = Oracle { history: vec![Vec::new()] };
+        let mut oracle = Oracle { history: vec![Vec::new()], first: 0 };
         for (index, step) in steps.iter().enumerate() {
             let sequence = index as u64;
             match step {
@@ -451,6 +494,7 @@ mod tests {
                 Step::SetLen(len) => file.set_len(sequence, *len),
                 Step::Reserve { offset, len } => file.reserve(sequence, *offset..offset + len, true),
                 Step::Sync => file.sync().expect("synced"),
+                Step::LateSync { steps } => file.sync_before(sequence.saturating_sub(*steps)).expect("synced"),
             }
             oracle.apply(index, step);
         }

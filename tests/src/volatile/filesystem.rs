@@ -45,6 +45,23 @@ impl VolatileFs {
         self.shared.gate.pass(Box::new(move || request(&mut shared.disk())));
     }
 
+    /// Runs `request` after the time that a sync takes, with the sequence number of the first operation that comes too late.
+    fn pass_sync(&self, request: impl FnOnce(&mut Disk, u64) + Send + 'static) {
+        let (sequence, delay) = {
+            let mut disk = self.shared.disk();
+            (disk.tree.new_sequence(), disk.faults().sync_delay)
+        };
+        let request = move |disk: &mut Disk| request(disk, sequence);
+        if delay.is_zero() {
+            return self.pass(request);
+        }
+        let shared = Arc::clone(&self.shared);
+        std::thread::spawn(move || {
+            std::thread::sleep(delay);
+            Self { shared }.pass(request);
+        });
+    }
+
     fn attributes(&self, ino: Ino) -> io::Result<FileAttr> {
         attributes(&self.shared.disk().tree, ino)
     }
@@ -294,7 +311,7 @@ impl Filesystem for VolatileFs {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.pass(move |disk| reply_empty(reply, disk.sync(Handle(handle.0), ino.0)));
+        self.pass_sync(move |disk, before| reply_empty(reply, disk.sync_before(Handle(handle.0), ino.0, before)));
     }
 
     fn fallocate(

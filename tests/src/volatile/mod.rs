@@ -14,6 +14,7 @@
 //! | [`disk`] | the tree with its faults: errors, full, limits, statistics |
 //! | `filesystem`, [`gate`] | the FUSE side; a disk that hangs |
 //! | [`control`] | commands over a unix socket |
+//! | `program` | the disk in a process of its own |
 //!
 //! The model: a sync covers what had completed when it was submitted, and nothing else. Of what is not covered each sector holds
 //! any one of the versions it had since. Sizes change in order. With [`Names::Strict`] creations, renames and removals are lost
@@ -31,6 +32,7 @@ pub mod file;
 mod filesystem;
 pub mod gate;
 pub mod names;
+mod program;
 mod session;
 pub mod tree;
 
@@ -43,6 +45,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use disk::{Disk, Faults, Stats};
 use gate::Gate;
+pub use program::VolatileProgram;
 use session::Session;
 
 /// What happens to creations, renames and removals that no directory sync covered.

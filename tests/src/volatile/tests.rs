@@ -320,6 +320,30 @@ fn locks_are_those_of_the_kernel() {
 }
 
 #[test]
+fn a_slow_sync_covers_what_was_written_before_it_and_not_what_came_meanwhile() {
+    if is_unprivileged() {
+        return;
+    }
+    let seen = outcomes(
+        |setup| {
+            let file = setup.open("file");
+            setup.sync_dir("");
+            setup.disk.set_faults(|faults| faults.sync_delay = std::time::Duration::from_millis(100));
+            file.write_all_at(&[1; SECTOR], 0).expect("written");
+            std::thread::scope(|scope| {
+                let sync = scope.spawn(|| file.sync_data());
+                std::thread::sleep(std::time::Duration::from_millis(40));
+                file.write_all_at(&[2; SECTOR], SECTOR as u64).expect("written");
+                sync.join().expect("no panic").expect("synced");
+            });
+        },
+        |setup| fs::read(setup.path("file")).expect("there"),
+    );
+    assert!(seen.iter().all(|content| content[..SECTOR] == [1; SECTOR]), "what was written before is durable");
+    assert!(seen.iter().any(|content| content.len() == SECTOR), "what came meanwhile can be lost");
+}
+
+#[test]
 fn injected_errors_hit_writes_and_syncs() {
     if is_unprivileged() {
         return;
