@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::volumes::failed;
 use super::{Agent, Entry, wall_now};
+use crate::catalogue::crashsafe;
 use crate::control::{
     AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, FrontendKind, NewPeer,
     NewVolume, PeerInfo, PeerKey, PolicyPatch, PoolInfo, ShardInfo, Verified, VerifyProgress, VolumeInfo, VolumeKey,
@@ -99,7 +100,8 @@ impl Agent {
             return Ok(base);
         }
         let kept = entry.dir.with_file_name(format!("{}.released.img", entry.name));
-        std::fs::rename(&base, &kept).map_err(failed)?;
+        // The image must not go with its directory when the power fails in between.
+        crashsafe::rename(&base, &kept).map_err(failed)?;
         std::fs::remove_dir_all(&entry.dir).map_err(failed)?;
         Ok(kept)
     }
@@ -132,9 +134,9 @@ impl Agent {
             }
             Disposal::Trash => {
                 let trash = entry.dir.with_file_name("trash");
-                std::fs::create_dir_all(&trash).map_err(failed)?;
+                crashsafe::create_dir(&trash).map_err(failed)?;
                 let place = trash.join(format!("{}-{}", entry.id, wall_now().0));
-                std::fs::rename(&entry.dir, &place).map_err(failed)?;
+                crashsafe::rename(&entry.dir, &place).map_err(failed)?;
                 Ok(Some(place))
             }
         }

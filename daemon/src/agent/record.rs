@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tidemark_core::types::VolumeId;
 
 use crate::catalogue::crashsafe;
 
@@ -34,6 +35,22 @@ pub struct VolumeRecord {
     pub attached: Option<String>,
 }
 
+impl VolumeRecord {
+    /// Stands in for a record that cannot be read.
+    pub fn unknown(id: VolumeId) -> Self {
+        Self {
+            name: id.to_string(),
+            id: id.to_string(),
+            group: String::new(),
+            base: None,
+            adopted: false,
+            created_ms: 0,
+            frontend: "auto".into(),
+            attached: None,
+        }
+    }
+}
+
 /// A peer's record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,13 +68,17 @@ pub struct PeerRecord {
 /// Reads a record.
 pub fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
     let text = crashsafe::read(path)?.ok_or(io::ErrorKind::NotFound)?;
-    toml::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    toml::from_str(&text).map_err(|error: toml::de::Error| io::Error::new(io::ErrorKind::InvalidData, error.message()))
 }
 
 /// Writes a record whole and durably, with the directories above it.
 pub fn write<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
-    let text = toml::to_string(record).map_err(|error| io::Error::other(error.to_string()))?;
-    write_text(path, &text)
+    write_text(path, &text_of(record)?)
+}
+
+/// A record as it is written.
+pub fn text_of<T: Serialize>(record: &T) -> io::Result<String> {
+    toml::to_string(record).map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// Writes a small file whole and durably, with the directories above it.

@@ -77,12 +77,9 @@ impl Agent {
     }
 
     async fn open_found(self: &Arc<Self>, pool: &PoolConfig, id: VolumeId, dir: &Path) {
-        let record: VolumeRecord = match record::read(&dir.join(VOLUME_FILE)) {
-            Ok(record) => record,
-            Err(error) => return tracing::error!(%id, %error, "volume.toml cannot be read; the volume is left alone"),
-        };
-        let Ok(name) = Name::parse(&record.name) else {
-            return tracing::error!(%id, name = record.name, "volume.toml holds an impossible name");
+        let (name, record) = match named_record(dir) {
+            Ok(found) => found,
+            Err(why) => return self.know_unrecorded(pool, id, dir, why),
         };
         let entry = self.entry(name, id, pool, dir, &record);
         self.state().volumes.insert(id, entry);
@@ -94,6 +91,15 @@ impl Agent {
         if let Some(kind) = record.attached {
             self.reattach(id, frontend_of(&kind));
         }
+    }
+
+    /// A volume whose record is damaged is known by its id, and left alone.
+    fn know_unrecorded(&self, pool: &PoolConfig, id: VolumeId, dir: &Path, why: String) {
+        tracing::error!(%id, error = why, "the volume is left alone");
+        let Ok(name) = Name::parse(&id.to_string()) else { return };
+        let mut entry = self.entry(name, id, pool, dir, &VolumeRecord::unknown(id));
+        entry.closed = Some(why);
+        self.state().volumes.insert(id, entry);
     }
 
     fn entry(&self, name: Name, id: VolumeId, pool: &PoolConfig, dir: &Path, record: &VolumeRecord) -> Entry {
@@ -286,12 +292,14 @@ impl Agent {
             attached: None,
         };
         let new = Node::create(&params);
-        let (target, made) = (dir.clone(), record.clone());
+        let text = record::text_of(&record).map_err(failed)?;
+        let target = dir.clone();
         let task = tokio::task::spawn_blocking(move || -> Result<(), EngineError> {
-            let new = NewFiles { superblock: new.superblock, config: new.config };
-            let files = VolumeFiles::create(&target, &base, &new, FileOptions::default()).map_err(failed)?;
-            drop(files);
-            record::write(&target.join(VOLUME_FILE), &made).map_err(failed)
+            // The record is part of the volume from its first moment: a volume without one could neither be opened nor made
+            // again.
+            let others = vec![(VOLUME_FILE, text.into())];
+            let new = NewFiles { superblock: new.superblock, config: new.config, others };
+            VolumeFiles::create(&target, &base, &new, FileOptions::default()).map(drop).map_err(failed)
         });
         task.await.map_err(failed)??;
         let entry = self.entry(name, id, &pool, &dir, &record);
@@ -341,6 +349,14 @@ impl Agent {
             tracing::warn!(%id, %error, "volume.toml cannot be updated");
         }
     }
+}
+
+/// The record in a volume's directory, with its name.
+fn named_record(dir: &Path) -> Result<(Name, VolumeRecord), String> {
+    let record: VolumeRecord =
+        record::read(&dir.join(VOLUME_FILE)).map_err(|error| format!("{VOLUME_FILE} cannot be read: {error}"))?;
+    let name = Name::parse(&record.name).map_err(|error| format!("{VOLUME_FILE} holds an impossible name: {error}"))?;
+    Ok((name, record))
 }
 
 /// The slot size of a new volume: 32 MiB, smaller for a small log, so that it has at least sixteen.

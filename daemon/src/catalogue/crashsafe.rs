@@ -46,6 +46,13 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<String>> {
     Ok(Some(text))
 }
 
+/// Gives a file or directory another name, durably.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_dir(parent(to)?)?;
+    sync_dir(parent(from)?)
+}
+
 /// Creates a private directory and its parents; the new entries survive a power cut.
 pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;

@@ -58,6 +58,8 @@ pub struct NewFiles {
     pub superblock: Bytes,
     /// The whole configuration file.
     pub config: Bytes,
+    /// Files of the caller's own, by name: they are there whenever the volume is.
+    pub others: Vec<(&'static str, Bytes)>,
 }
 
 /// An open log slot and when it was last used, in lookups.
@@ -327,6 +329,9 @@ fn furnish(dir: &Path, base: &NewBase, new: &NewFiles) -> Result<(), Error> {
     }
     crashsafe::replace(&dir.join(home::SUPERBLOCK), std::slice::from_ref(&new.superblock))?;
     crashsafe::replace(&dir.join(home::CONFIG), std::slice::from_ref(&new.config))?;
+    for (name, content) in &new.others {
+        crashsafe::replace(&dir.join(name), std::slice::from_ref(content))?;
+    }
     match base {
         NewBase::Image { size } => create_image(&dir.join(home::BASE_IMAGE), *size)?,
         NewBase::Adopt { path } => link_base(&dir.join(home::BASE_LINK), path)?,

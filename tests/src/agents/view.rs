@@ -50,6 +50,11 @@ impl VolumeView {
         self.number("/status/backlogBytes")
     }
 
+    /// Why the copy is not open; empty when it is.
+    pub fn open_error(&self) -> &str {
+        self.text("/openError")
+    }
+
     /// The volume's directory in the pool.
     pub fn directory(&self) -> PathBuf {
         PathBuf::from(self.text("/directory"))

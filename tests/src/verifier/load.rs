@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::model::{Model, Violation};
 use super::nbd::{Command, Nbd, NbdError};
-use super::pattern::{SECTOR, fill, recognize};
+use super::pattern::{Found, SECTOR, fill, recognize};
 use crate::dice::Dice;
 
 /// The longest request in sectors.
@@ -166,14 +166,7 @@ impl Verifier {
     /// What the crash must not have done.
     pub fn check(&self) -> Result<()> {
         let mut connection = self.shared.connect().context("the server does not come back")?;
-        let mut found = Vec::new();
-        let mut data = vec![0; CHECK_BYTES];
-        for offset in (0..self.shared.target.size).step_by(CHECK_BYTES) {
-            data.truncate((self.shared.target.size - offset) as usize);
-            connection.read(offset, &mut data)?;
-            let sectors = (offset / SECTOR as u64..).zip(data.chunks_exact(SECTOR));
-            found.extend(sectors.map(|(sector, bytes)| recognize(bytes, sector)));
-        }
+        let found = read_all(&mut connection, self.shared.target.size)?;
         self.shared.state().counts.checks += 1;
         Ok(self.shared.model().after_crash(&found)?)
     }
@@ -231,6 +224,22 @@ impl Shared {
         state.idle -= 1;
         state.order != Order::Stop
     }
+}
+
+/// What every sector holds.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_all(connection: &mut Nbd, size: u64) -> Result<Vec<Found>, NbdError> {
+    let mut found = Vec::with_capacity(size as usize / SECTOR);
+    let mut data = vec![0; CHECK_BYTES];
+    for offset in (0..size).step_by(CHECK_BYTES) {
+        data.truncate((size - offset) as usize);
+        connection.read(offset, &mut data)?;
+        let sectors = (offset / SECTOR as u64..).zip(data.chunks_exact(SECTOR));
+        found.extend(sectors.map(|(sector, bytes)| recognize(bytes, sector)));
+    }
+    Ok(found)
 }
 
 struct Worker {

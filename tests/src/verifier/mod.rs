@@ -17,5 +17,6 @@ pub mod model;
 pub mod nbd;
 pub mod pattern;
 
-pub use load::{Counts, Target, Verifier};
-pub use model::Violation;
+pub use load::{Counts, Target, Verifier, read_all};
+pub use model::{Model, Violation};
+pub use nbd::Nbd;

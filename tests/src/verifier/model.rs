@@ -81,7 +81,7 @@ pub enum Violation {
 pub struct Flush(Tick);
 
 /// The knowledge about a volume.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Model {
     sectors: Vec<Vec<Version>>,
     writes: BTreeMap<Number, Write>,

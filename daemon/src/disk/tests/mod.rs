@@ -23,7 +23,8 @@ const BASE_BYTES: u64 = (1 << 20) + 512;
 const ANYWHERE: FileOptions = FileOptions { allow_buffered: true };
 
 fn new_files() -> NewFiles {
-    NewFiles { superblock: vec![1; 65536].into(), config: vec![2; 65536].into() }
+    let others = vec![("note", "a file of the caller's own".into())];
+    NewFiles { superblock: vec![1; 65536].into(), config: vec![2; 65536].into(), others }
 }
 
 fn image(size: u64) -> NewBase {

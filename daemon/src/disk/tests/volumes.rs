@@ -15,6 +15,7 @@ fn a_new_volume_holds_what_it_was_given() {
     let files = volume_at(dir.path());
     assert_eq!(files.superblock().unwrap(), new_files().superblock);
     assert_eq!(files.config().unwrap(), new_files().config);
+    assert_eq!(std::fs::read(files.dir().join("note")).unwrap(), b"a file of the caller's own");
     assert_eq!(files.base_size(), BASE_BYTES);
     assert!(!files.base_is_device());
     assert_eq!((files.slots().unwrap(), files.branches().unwrap()), (vec![], vec![]));

@@ -1,0 +1,132 @@
+//! One case: damage, start, and what is served.
+
+use std::fmt;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::VOLUME;
+use super::golden::Golden;
+use super::table::{Case, Expected};
+use crate::agents::{Site, TwoSites, VolumeView};
+
+/// A copy that refuses for so long refuses for good.
+const SETTLED: Duration = Duration::from_millis(1500);
+/// A copy that neither serves nor refuses after this is stuck.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What came of a case.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Both copies are equal and protected.
+    Whole,
+    /// The damaged copy refuses, for this reason.
+    Refused(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => f.write_str("whole"),
+            Self::Refused(reason) => write!(f, "refused: {reason}"),
+        }
+    }
+}
+
+/// Plays a case on restored files.
+///
+/// # Errors
+/// When something wrong is served, nothing is served any more, or the outcome is not the expected one.
+pub fn play(sites: &mut TwoSites, golden: &Golden, case: &Case) -> Result<Outcome> {
+    let damaged = if case.site == "a" { &sites.a } else { &sites.b };
+    case.damage.inflict(&golden.volume_dir(damaged))?;
+    for site in [&sites.a, &sites.b] {
+        fs::write(site.log_path(), "")?;
+    }
+    sites.start()?;
+    let outcome = settle(sites, golden, case)?;
+    match (&outcome, case.site) {
+        (Outcome::Refused(_), "a") => {
+            sites.a.kill();
+            check_b_alone(sites, golden).context("at site B, promoted")?;
+        }
+        (Outcome::Refused(_), _) => {
+            sites.b.kill();
+            check_a_alone(sites, golden).context("at site A")?;
+        }
+        (Outcome::Whole, _) => {
+            check(&sites.a, golden).context("at site A")?;
+            ensure!(sites.a.cli().verify(VOLUME)?, "the copies differ");
+            sites.a.kill();
+            check_b_alone(sites, golden).context("at site B, promoted")?;
+        }
+    }
+    sites.a.kill();
+    sites.b.kill();
+    judge(&outcome, case.expected)?;
+    Ok(outcome)
+}
+
+fn judge(outcome: &Outcome, expected: Expected) -> Result<()> {
+    match (outcome, expected) {
+        (_, Expected::Either) | (Outcome::Whole, Expected::Whole) => Ok(()),
+        (Outcome::Refused(reason), Expected::Refused(part)) if reason.contains(part) => Ok(()),
+        _ => bail!("expected {expected:?}, and it is {outcome}"),
+    }
+}
+
+/// Waits until both copies are equal, or the damaged one has refused for a while.
+fn settle(sites: &TwoSites, golden: &Golden, case: &Case) -> Result<Outcome> {
+    let damaged = if case.site == "a" { &sites.a } else { &sites.b };
+    let deadline = Instant::now() + PATIENCE;
+    let mut refused_since = None;
+    loop {
+        let view = sites.a.cli().show(VOLUME).ok();
+        if view.as_ref().is_some_and(|view| view.role() == "primary" && view.is_protected()) {
+            return Ok(Outcome::Whole);
+        }
+        match (refusal(damaged, golden), refused_since) {
+            (Some(reason), Some(since)) if Instant::now() > since + SETTLED => return Ok(Outcome::Refused(reason)),
+            (Some(_), Some(_)) => {}
+            (Some(_), None) => refused_since = Some(Instant::now()),
+            (None, _) => refused_since = None,
+        }
+        if Instant::now() > deadline {
+            let state = |site: &Site| site.cli().show(VOLUME).map_or_else(|e| e.to_string(), |view| view.summary());
+            bail!("neither whole nor refused after {PATIENCE:?}: A {}; B {}", state(&sites.a), state(&sites.b));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Why a copy does not take part, when it does not.
+fn refusal(site: &Site, golden: &Golden) -> Option<String> {
+    // A volume whose record is damaged goes by its id.
+    let view = site.cli().show(VOLUME).or_else(|_| site.cli().show(&golden.id)).ok()?;
+    match view.open_error() {
+        "" => is_refusing(&view).then(|| view.summary()),
+        reason => Some(reason.to_owned()),
+    }
+}
+
+fn is_refusing(view: &VolumeView) -> bool {
+    ["suspect", "failed", "diverged"].contains(&view.copy()) && view.role() != "primary"
+}
+
+/// Everything that a site serves is right.
+fn check(site: &Site, golden: &Golden) -> Result<()> {
+    golden.check(&site.cli().attach(VOLUME, "nbd")?.nbd_socket()?)
+}
+
+/// A without B: goes on by an operator's word, unless B has confirmed before that it may.
+fn check_a_alone(sites: &TwoSites, golden: &Golden) -> Result<()> {
+    sites.a.cli().promote_fenced(VOLUME, "test: site b is down", &[])?;
+    check(&sites.a, golden)
+}
+
+/// B without A: promotes without a loss and serves what is right.
+fn check_b_alone(sites: &TwoSites, golden: &Golden) -> Result<()> {
+    sites.b.cli().promote_fenced(VOLUME, "test: site a is down", &[])?;
+    check(&sites.b, golden)
+}
