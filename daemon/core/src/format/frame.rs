@@ -131,6 +131,19 @@ impl FrameHeader {
         self.first.advance(self.records.len() as u64 - 1)
     }
 
+    /// Up to where this frame proves that `site`'s copy was durable. The writer's own position proves nothing about a peer, which
+    /// may be behind; a frame that names no peer may be anybody's: then it is the writer's word only where `leads`, which is
+    /// to say that the copy's K has `site` as primary.
+    pub fn durable_at(&self, site: SiteId, leads: bool) -> Lsn {
+        let mut peers = self.peers.iter().filter(|peer| peer.site != SiteId::default());
+        let names_others = peers.clone().next().is_some();
+        match peers.find(|peer| peer.site == site) {
+            Some(own) => own.lsn,
+            None if names_others || leads => self.durable,
+            None => Lsn::ZERO,
+        }
+    }
+
     /// The position of the last record.
     pub fn end(&self) -> Position {
         Position { generation: self.generation, incarnation: self.incarnation, lsn: self.last() }
@@ -363,6 +376,17 @@ mod tests {
             ],
             crcs: vec![1, 2],
         }
+    }
+
+    #[test]
+    fn a_frame_proves_of_a_replica_only_what_the_replica_acknowledged() {
+        let (replica, writer) = (SiteId([1; 16]), SiteId([3; 16]));
+        assert_eq!(header().durable_at(replica, false), Lsn(39));
+        assert_eq!(header().durable_at(replica, true), Lsn(39), "promoted, and nothing written yet");
+        assert_eq!(header().durable_at(writer, false), Lsn(41));
+        let alone = FrameHeader { peers: Default::default(), ..header() };
+        assert_eq!(alone.durable_at(writer, true), Lsn(41));
+        assert_eq!(alone.durable_at(replica, false), Lsn::ZERO);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::log::Placed;
 use crate::log::segments::{FrameRef, Segment, Segments};
 use crate::outbox::{Outbox, Route};
 use crate::planted::{Planted, planted};
-use crate::types::{BLOCK, Boundary, Lsn, Nanos, Secret, VolumeId};
+use crate::types::{BLOCK, Boundary, Lsn, Nanos, Secret, SiteId, VolumeId};
 
 /// Bytes read at a time.
 const CHUNK: u64 = 4 << 20;
@@ -31,6 +31,10 @@ const CHUNK: u64 = 4 << 20;
 pub struct Start {
     /// The volume.
     pub volume: VolumeId,
+    /// Own site.
+    pub site: SiteId,
+    /// K has the own site as primary.
+    pub leads: bool,
     /// Its secret.
     pub secret: Secret,
     /// Bytes of a slot.
@@ -338,13 +342,13 @@ impl Recovery {
         Parsed::Skip
     }
 
-    /// A frame of this volume stands beyond the end: what it says was durable had to be there. Only the running incarnation
+    /// A frame of this volume stands beyond the end: what it says was durable here had to be there. Only the running incarnation
     /// counts: older ones may be left over in a reused slot.
     fn note_evidence(&mut self, header: &FrameHeader) {
         let same =
             header.generation == self.end.position.generation && header.incarnation == self.end.position.incarnation;
         if same && header.first > self.end.position.lsn {
-            self.required = self.required.max(header.durable);
+            self.required = self.required.max(header.durable_at(self.start.site, self.start.leads));
         }
     }
 

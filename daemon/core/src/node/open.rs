@@ -119,6 +119,8 @@ impl Node {
         let discard = matches!(sb.flag, CopyFlag::Seeding(_));
         let start = Start {
             volume: sb.volume,
+            site: params.site,
+            leads: k.primary == Some(params.site),
             secret: sb.secret.clone(),
             slot_bytes: sb.slot_bytes,
             floor: sb.floor,

@@ -196,6 +196,8 @@ impl Node {
         let cut = sealing.from;
         let start = Start {
             volume: self.superblock.volume,
+            site: self.site,
+            leads: self.k.primary == Some(self.site),
             secret: self.superblock.secret.clone(),
             slot_bytes: self.superblock.slot_bytes,
             floor: self.superblock.floor,

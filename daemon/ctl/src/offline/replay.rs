@@ -83,6 +83,8 @@ fn start(copy: &VolumeCopy) -> Start {
     let discard = is_seeding(superblock.flag);
     Start {
         volume: superblock.volume,
+        site: superblock.site,
+        leads: copy.config.as_ref().is_ok_and(|k| k.primary == Some(superblock.site)),
         secret: superblock.secret.clone(),
         slot_bytes: superblock.slot_bytes,
         floor: superblock.floor,
