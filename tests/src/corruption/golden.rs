@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::VOLUME;
 use crate::agents::{NewVolume, Site, TwoSites};
@@ -19,6 +19,10 @@ pub(crate) const SIZE: u64 = 16 << 20;
 const LOG_SIZE: &str = "16Mi";
 /// Written in all: twice the log.
 const WRITTEN_BYTES: u64 = 32 << 20;
+/// Records that both logs are to hold above their floors: four segments or so.
+const LIVE_RECORDS: u64 = 120;
+/// Written at a time until they do.
+const STEP_BYTES: u64 = 256 << 10;
 /// Written behind the last flush.
 const TAIL_WRITES: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,7 +49,7 @@ impl Golden {
         let id = view.directory().file_name().context("a directory")?.to_string_lossy().into_owned();
         let socket = sites.a.cli().attach(VOLUME, "nbd")?.nbd_socket()?;
         let mut model = Model::new(SIZE / SECTOR as u64);
-        write(&mut Nbd::connect(&socket, VOLUME, PATIENCE)?, &mut model)?;
+        write(sites, &mut Nbd::connect(&socket, VOLUME, PATIENCE)?, &mut model)?;
         sites.a.kill();
         sites.b.kill();
         let golden = Self { dir: sites.stage.subdir("golden")?, model, id };
@@ -88,19 +92,33 @@ impl Golden {
     }
 }
 
-fn write(connection: &mut Nbd, model: &mut Model) -> Result<()> {
+fn write(sites: &TwoSites, connection: &mut Nbd, model: &mut Model) -> Result<()> {
     let mut dice = Dice::new(1);
     let mut written = 0;
-    while written < WRITTEN_BYTES {
-        written += write_one(connection, model, &mut dice)?;
+    let mut wanted = WRITTEN_BYTES;
+    loop {
+        while written < wanted {
+            written += write_one(connection, model, &mut dice)?;
+        }
+        let flush = model.begin_flush();
+        connection.plain(Command::Flush, 0, 0)?;
+        model.end_flush(flush);
+        if above_floor(&sites.a)? >= LIVE_RECORDS && above_floor(&sites.b)? >= LIVE_RECORDS {
+            break;
+        }
+        ensure!(wanted < 4 * WRITTEN_BYTES, "the floors follow too closely");
+        wanted += STEP_BYTES;
     }
-    let flush = model.begin_flush();
-    connection.plain(Command::Flush, 0, 0)?;
-    model.end_flush(flush);
     for _ in 0..TAIL_WRITES {
         write_one(connection, model, &mut dice)?;
     }
     Ok(())
+}
+
+/// Records that a copy's log holds and its base does not.
+fn above_floor(site: &Site) -> Result<u64> {
+    let view = site.cli().show(VOLUME)?;
+    Ok(view.number("/status/durableLsn") - view.number("/status/floorLsn"))
 }
 
 fn write_one(connection: &mut Nbd, model: &mut Model, dice: &mut Dice) -> Result<u64> {

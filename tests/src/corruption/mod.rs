@@ -64,9 +64,10 @@ pub fn run(options: &Options) -> Result<Vec<(Case, Outcome)>> {
     let mut outcomes = Vec::new();
     for case in cases {
         golden.restore(&sites)?;
+        let begun = std::time::Instant::now();
         let played = trial::play(&mut sites, &golden, &case);
         let outcome = played.with_context(|| format!("{} (--seed {seed})\n{}", case.name, sites.logs()))?;
-        eprintln!("{:<44} {outcome}", case.name);
+        eprintln!("{:<44} {:>5} ms  {outcome}", case.name, begun.elapsed().as_millis());
         outcomes.push((case, outcome));
     }
     Ok(outcomes)

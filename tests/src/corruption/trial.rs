@@ -11,8 +11,10 @@ use super::golden::Golden;
 use super::table::{Case, Expected};
 use crate::agents::{Site, TwoSites, VolumeView};
 
-/// A copy that refuses for so long refuses for good.
-const SETTLED: Duration = Duration::from_millis(1500);
+/// A copy that is expected to refuse does, when it has for so long.
+const SETTLED: Duration = Duration::from_secs(1);
+/// A copy that refuses for so long is not made whole any more: the peer is asked again with growing pauses.
+const GIVEN_UP: Duration = Duration::from_secs(15);
 /// A copy that neither serves nor refuses after this is stuck.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -86,11 +88,15 @@ fn settle(sites: &TwoSites, golden: &Golden, case: &Case) -> Result<Outcome> {
         if view.as_ref().is_some_and(|view| view.role() == "primary" && view.is_protected()) {
             return Ok(Outcome::Whole);
         }
-        match (refusal(damaged, golden), refused_since) {
-            (Some(reason), Some(since)) if Instant::now() > since + SETTLED => return Ok(Outcome::Refused(reason)),
-            (Some(_), Some(_)) => {}
-            (Some(_), None) => refused_since = Some(Instant::now()),
-            (None, _) => refused_since = None,
+        match refusal(damaged, golden) {
+            None => refused_since = None,
+            Some(reason) => {
+                let since = *refused_since.get_or_insert_with(Instant::now);
+                let is_expected = matches!(case.expected, Expected::Refused(part) if reason.contains(part));
+                if since.elapsed() > if is_expected { SETTLED } else { GIVEN_UP } {
+                    return Ok(Outcome::Refused(reason));
+                }
+            }
         }
         if Instant::now() > deadline {
             let state = |site: &Site| site.cli().show(VOLUME).map_or_else(|e| e.to_string(), |view| view.summary());
