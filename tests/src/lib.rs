@@ -10,5 +10,6 @@ pub mod proxy;
 pub mod sim;
 pub mod stage;
 pub mod storm;
+pub mod trials;
 pub mod verifier;
 pub mod volatile;

@@ -86,6 +86,14 @@ pub fn stat(pid: i32) -> Option<Vec<String>> {
     Some(fields.split_whitespace().map(str::to_owned).collect())
 }
 
+/// Processor seconds that a process has used so far.
+pub fn processor_seconds(pid: i32) -> f64 {
+    let ticks_per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    // User and system time, fields 14 and 15 of the whole line.
+    let ticks = stat(pid).map_or(0, |stat| stat.iter().skip(11).take(2).filter_map(|t| t.parse::<i64>().ok()).sum());
+    ticks as f64 / ticks_per_second as f64
+}
+
 /// Sends a signal; a process that is gone is no error.
 pub fn signal(pid: i32, signal: Signal) {
     // Not there any more is the only failure that can happen to one's own children.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::Flock;
-use nix::sys::statfs::{self, TMPFS_MAGIC};
+use nix::sys::statfs::{self, FUSE_SUPER_MAGIC, TMPFS_MAGIC};
 
 use super::Error;
 use super::buffer::{AlignedBuf, Alignment};
@@ -42,6 +42,8 @@ pub(super) struct DataFile {
     /// What `file` wants; [`Alignment::NONE`] when it is buffered.
     alignment: Alignment,
     is_direct: bool,
+    /// A submission may wait in the kernel although it must not.
+    waits_inline: bool,
     /// The page cache's way to the same file.
     buffered: Option<File>,
     _lock: Option<Flock<File>>,
@@ -65,6 +67,7 @@ impl DataFile {
         let buffered = if is_base && alignment.is_some() { Some(open_plain(home, &path, mode)?) } else { None };
         Ok(Self {
             path,
+            waits_inline: is_fuse(&file),
             file,
             alignment: alignment.unwrap_or(Alignment::NONE),
             is_direct: alignment.is_some(),
@@ -81,6 +84,12 @@ impl DataFile {
     /// True when what completes is on the device, not in the page cache.
     pub fn is_direct(&self) -> bool {
         self.is_direct
+    }
+
+    /// True when submitting an operation on it can block the caller: then the kernel has to be told to hand it to a worker at
+    /// once, or one file whose server hangs stops every volume of the shard.
+    pub fn waits_inline(&self) -> bool {
+        self.waits_inline
     }
 
     /// The way for a transfer of `len` bytes at `offset`.
@@ -195,6 +204,11 @@ fn opening(path: &Path) -> impl FnOnce(io::Error) -> Error {
 /// tmpfs accepts O_DIRECT and ignores it.
 fn is_memory(file: &File) -> bool {
     statfs::fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// A FUSE file system waits for the inode's lock, held by a sync that its server does not answer, also where it must not wait.
+fn is_fuse(file: &File) -> bool {
+    statfs::fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == FUSE_SUPER_MAGIC)
 }
 
 /// Locks the base image through a duplicate, which shares the lock with `file`.

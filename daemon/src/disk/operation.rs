@@ -105,14 +105,16 @@ impl Work {
 
 /// The submission entry of an operation, or of one file of a sync.
 pub(super) fn entry(work: &Work, submission: Submission) -> squeue::Entry {
-    let entry = match work {
-        Work::Transfer(transfer) => transfer_entry(transfer),
+    let (file, entry) = match work {
+        Work::Transfer(transfer) => (transfer.file(), transfer_entry(transfer)),
         Work::Sync(sync) => {
-            let fd = types::Fd(sync.files[submission.part as usize].raw_fd(Channel::Main));
-            opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
+            let file = &sync.files[submission.part as usize];
+            let fd = types::Fd(file.raw_fd(Channel::Main));
+            (file, opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build())
         }
     };
-    entry.user_data(u64::from(submission.cell))
+    let flags = if file.waits_inline() { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
+    entry.flags(flags).user_data(u64::from(submission.cell))
 }
 
 fn transfer_entry(transfer: &Transfer) -> squeue::Entry {

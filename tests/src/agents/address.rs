@@ -65,6 +65,10 @@ impl Route {
         self.proxies.iter().for_each(|proxy| proxy.set(weather));
     }
 
+    pub fn cuts(&self) -> u64 {
+        self.proxies.iter().map(Proxy::cuts).sum()
+    }
+
     pub fn cut(&self) {
         self.proxies.iter().for_each(Proxy::cut);
     }

@@ -119,6 +119,14 @@ impl TwoSites {
         self.link.as_ref().expect("the plan has a link_seed").cut();
     }
 
+    /// Connections between the sites that were cut so far.
+    ///
+    /// # Panics
+    /// When the plan has no link.
+    pub fn link_cuts(&self) -> u64 {
+        self.link.as_ref().expect("the plan has a link_seed").cuts()
+    }
+
     /// Makes a volume at A with its copy at B and waits until both copies are equal and stream.
     ///
     /// # Errors

@@ -45,6 +45,16 @@ impl VolumeView {
         self.number("/status/rpoMs")
     }
 
+    /// Why the role is not normal; empty when it is.
+    pub fn role_reason(&self) -> &str {
+        self.text("/status/role/reason")
+    }
+
+    /// Why the copy is not in order; empty when it is.
+    pub fn copy_reason(&self) -> &str {
+        self.text("/status/copy/reason")
+    }
+
     /// Bytes of log that the peer does not have durable.
     pub fn backlog_bytes(&self) -> u64 {
         self.number("/status/backlogBytes")

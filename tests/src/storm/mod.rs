@@ -13,7 +13,6 @@ use clap::{Parser, ValueEnum};
 
 use crate::agents::{NewVolume, Plan, TwoSites};
 use crate::dice::Dice;
-use crate::process;
 use crate::verifier::{Counts, Target, Verifier};
 
 use round::Round;
@@ -131,11 +130,4 @@ fn weather(options: &Options, sites: &mut TwoSites, mut dice: Dice) -> Result<Su
     }
     summary.counts = verifier.stop()?;
     Ok(summary)
-}
-
-/// Processor seconds that a process has used.
-pub fn processor_seconds(pid: i32) -> f64 {
-    let ticks = |stat: &[String], at: usize| stat.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
-    // User and system time are fields 14 and 15 of the whole line.
-    process::stat(pid).map_or(0.0, |stat| (ticks(&stat, 11) + ticks(&stat, 12)) / 100.0)
 }

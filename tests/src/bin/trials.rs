@@ -1,0 +1,19 @@
+//! Bad disks and bad links: see [`tidemark_tests::trials`].
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tidemark_tests::stage;
+use tidemark_tests::trials::{Options, run};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    stage::sweep_on_panic();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trials: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
