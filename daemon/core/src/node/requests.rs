@@ -254,22 +254,31 @@ impl Node {
         self.fail_waiting();
     }
 
-    /// Watches a log without room: after a while the volume says so.
+    /// Watches a log without room: after a while the volume says so, also one that is only just opening.
     pub(super) fn watch_full(&mut self, now: Nanos) {
         if !self.log.is_full() {
             self.full_since = None;
-            if self.role == Role::Suspended(SuspendReason::LogFull) {
-                self.set_role(Role::Primary);
-                self.release_held(now);
-            }
-            return;
+            return self.leave_full(now);
         }
         let since = *self.full_since.get_or_insert(now);
-        if self.role == Role::Primary && now.since(since) >= FULL_MS * 1_000_000 {
+        let needs_room = self.role == Role::Primary || self.role == Role::Suspended(SuspendReason::Opening);
+        if needs_room && now.since(since) >= FULL_MS * 1_000_000 {
             let why = if self.log.no_space() { "no space under the log" } else { "the log has reached its limit" };
             self.alarm("log_full", why);
             self.set_role(Role::Suspended(SuspendReason::LogFull));
         }
+    }
+
+    /// There is room again: back to what was going on.
+    fn leave_full(&mut self, now: Nanos) {
+        if self.role != Role::Suspended(SuspendReason::LogFull) {
+            return;
+        }
+        if self.opening.is_some() {
+            return self.set_role(Role::Suspended(SuspendReason::Opening));
+        }
+        self.set_role(Role::Primary);
+        self.release_held(now);
     }
 }
 
