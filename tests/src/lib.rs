@@ -1,6 +1,7 @@
 //! Harness of the tests of Tidemark as a whole.
 
 pub mod agents;
+pub mod clients;
 pub mod corruption;
 pub mod demo;
 pub mod dice;

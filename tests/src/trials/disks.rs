@@ -62,10 +62,46 @@ fn settled(field: &Field, span: Duration) -> bool {
     })
 }
 
+/// A is killed while its disk is full: it comes back, says the same, and goes on with space.
+pub(super) fn full_restart(condition: &Condition) -> Result<String> {
+    let wishes = Wishes { log_size: "16Mi", on_volatile_disks: true, ..Wishes::default() };
+    Field::new(condition, &wishes)?.play(|field| {
+        field.expect_progress()?;
+        field.sites.a.disk().send("enospc on")?;
+        field.wait("full log", |view| view.role() == "suspended-log-full")?;
+        field.sites.a.kill();
+        field.sites.a.start(&field.sites.stage)?;
+        let back = field.wait("role", |view| ["primary", "suspended-log-full"].contains(&view.role()))?;
+        field.sites.a.disk().send("enospc off")?;
+        field.wait("primary with space again", |view| view.role() == "primary")?;
+        field.verifier.pause()?;
+        field.verifier.check()?;
+        field.verifier.resume();
+        field.expect_progress()?;
+        Ok(format!("{} after the restart, and on with space", back.role()))
+    })
+}
+
+/// A sync of A's log fails: the role ends at once and for good, and B takes over without a loss.
+pub(super) fn failed_sync(condition: &Condition) -> Result<String> {
+    let wishes = Wishes { on_volatile_disks: true, ..Wishes::default() };
+    Field::new(condition, &wishes)?.play_to_the_end_of_a(|field| {
+        field.expect_progress()?;
+        field.sites.a.disk().send("eio sync")?;
+        field.wait("end of the role", |view| view.role() == "suspended-failed")?;
+        expect_metric(&field.sites.a, "role", "suspended-failed")?;
+        field.sites.a.disk().send("eio off")?;
+        field.sites.a.kill();
+        field.sites.a.start(&field.sites.stage)?;
+        field.wait("memory of the failure", |view| view.copy() == "failed" && view.role() != "primary")?;
+        Ok("failed for good, taken over".to_owned())
+    })
+}
+
 /// A's disk hangs: after `diskTimeout` the copy is failed and says so, and B takes over without a loss.
 pub(super) fn hung_disk(condition: &Condition) -> Result<String> {
     let wishes = Wishes { disk_timeout: DISK_TIMEOUT, on_volatile_disks: true, ..Wishes::default() };
-    Field::new(condition, &wishes)?.play(|field| {
+    Field::new(condition, &wishes)?.play_to_the_end_of_a(|field| {
         field.expect_progress()?;
         field.sites.a.disk().send("hang on")?;
         let named = expect_hang_named(&field.sites.a);
@@ -73,8 +109,7 @@ pub(super) fn hung_disk(condition: &Condition) -> Result<String> {
         field.sites.a.disk().send("hang off")?;
         named?;
         role?;
-        field.sites.a.kill();
-        Ok("failed by name".to_owned())
+        Ok("failed by name, taken over".to_owned())
     })
 }
 

@@ -59,10 +59,25 @@ impl Field {
         Ok(Self { verifier, sites })
     }
 
-    /// Does `what`; with the agents' logs when it goes wrong.
+    /// Does `what`, then [`Self::finish`]; with the agents' logs when it goes wrong.
     pub fn play<T>(mut self, what: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let result = what(&mut self).and_then(|said| self.finish().map(|()| said));
         result.with_context(|| self.sites.logs())
+    }
+
+    /// Does `what`, after which A is not to be used any more, then [`Self::take_over`].
+    pub fn play_to_the_end_of_a<T>(mut self, what: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let result = what(&mut self).and_then(|said| self.take_over().map(|()| said));
+        result.with_context(|| self.sites.logs())
+    }
+
+    /// A is gone; B is promoted without a loss and serves what it must.
+    fn take_over(&mut self) -> Result<()> {
+        self.sites.a.kill();
+        self.verifier.pause()?;
+        let cli = self.sites.b.cli();
+        cli.promote_fenced(VOLUME, "trial: the disk of site a failed", &[])?;
+        self.verifier.check_at(&cli.attach(VOLUME, "nbd")?.nbd_socket()?).context("at site B")
     }
 
     /// Both agents are killed and come back; everything is there and equal.

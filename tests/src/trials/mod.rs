@@ -1,7 +1,7 @@
 //! Real agents in bad conditions that are not crashes: disks that are full or hang, links that are slow or break.
 //!
-//! Each trial names the state that the agents must show, and ends with both agents killed, started again, every sector checked
-//! and both copies compared.
+//! Each trial names the state that the agents must show. At its end both agents are killed and started again, every sector is
+//! checked and both copies are compared; where A's disk failed, B is promoted instead and checked.
 
 mod disks;
 mod field;
@@ -21,6 +21,10 @@ pub enum Trial {
     FullBase,
     /// No space at B
     FullPeer,
+    /// A is killed while its disk is full
+    FullRestart,
+    /// A sync at A fails
+    FailedSync,
     /// A's disk does not answer any more
     HungDisk,
     /// B's disk does not answer any more
@@ -75,6 +79,8 @@ fn play(trial: Trial, options: &Options, seed: u64) -> Result<String> {
         Trial::FullLog => disks::full_log(&condition),
         Trial::FullBase => disks::full_base(&condition),
         Trial::FullPeer => disks::full_peer(&condition),
+        Trial::FullRestart => disks::full_restart(&condition),
+        Trial::FailedSync => disks::failed_sync(&condition),
         Trial::HungDisk => disks::hung_disk(&condition),
         Trial::HungPeer => disks::hung_peer(&condition),
         Trial::SlowSync => links::slow_sync(&condition),

@@ -2,7 +2,7 @@
 //! came back.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -165,7 +165,15 @@ impl Verifier {
     /// # Errors
     /// What the crash must not have done.
     pub fn check(&self) -> Result<()> {
-        let mut connection = self.shared.connect().context("the server does not come back")?;
+        self.check_at(&self.shared.target.socket)
+    }
+
+    /// The same of another server that has taken over.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_at(&self, socket: &Path) -> Result<()> {
+        let mut connection = self.shared.connect(socket).context("the server does not come back")?;
         let found = read_all(&mut connection, self.shared.target.size)?;
         self.shared.state().counts.checks += 1;
         Ok(self.shared.model().after_crash(&found)?)
@@ -201,10 +209,10 @@ impl Shared {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connect(&self) -> Result<Nbd, NbdError> {
+    fn connect(&self, socket: &Path) -> Result<Nbd, NbdError> {
         let deadline = Instant::now() + self.target.patience;
         loop {
-            match Nbd::connect(&self.target.socket, &self.target.export, self.target.patience) {
+            match Nbd::connect(socket, &self.target.export, self.target.patience) {
                 Err(NbdError::Ended(_) | NbdError::Refused(_)) if Instant::now() < deadline => {
                     std::thread::sleep(CONNECT_PAUSE);
                 }
@@ -287,7 +295,7 @@ impl Worker {
     fn step(&mut self) -> Result<(), Trouble> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.shared.connect().map_err(Trouble::Broken)?,
+            None => self.shared.connect(&self.shared.target.socket).map_err(Trouble::Broken)?,
         };
         let begun = Instant::now();
         self.request(&mut connection)?;
