@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::event::{DiskOp, FileRef, Slot};
 use crate::format::block_crcs;
 use crate::format::frame::FrameHeader;
-use crate::format::superblock::Sample;
+use crate::format::superblock::{MAX_SAMPLES, Sample};
 use crate::log::segments::{FrameRef, Segments};
 use crate::outbox::{Outbox, Route};
 use crate::types::{BLOCK, BlockRange, Boundary, Lsn, Nanos, Secret};
@@ -28,8 +28,13 @@ const READ_BYTES: u64 = 4 << 20;
 pub const HEAD_BYTES: u64 = 1 << 20;
 /// Bytes of a sample.
 pub const SAMPLE_BYTES: u64 = 64 * 1024;
-/// Extents sampled after an advance.
-const EXTENTS: usize = 64;
+/// So much of the head is sampled block by block. A sample is not compared while the log has newer content of any part of it,
+/// and the first blocks of a file system change all the time: one that covered many would hardly ever count.
+const FINE_BYTES: usize = 64 * 1024;
+/// Samples of the head.
+const HEAD_SAMPLES: usize = FINE_BYTES / BLOCK + (HEAD_BYTES as usize - FINE_BYTES) / SAMPLE_BYTES as usize;
+/// Extents sampled after an advance: the rest.
+const EXTENTS: usize = MAX_SAMPLES - HEAD_SAMPLES;
 
 /// Hash of a sample.
 pub fn sample(offset: u64, data: &[u8]) -> Sample {
@@ -357,9 +362,18 @@ impl Floor {
     }
 }
 
-/// Samples over the first MiB.
+/// Samples over the first MiB, back to back.
 pub fn head_samples(head: &[u8]) -> Vec<Sample> {
-    head.chunks(SAMPLE_BYTES as usize).enumerate().map(|(i, piece)| sample(i as u64 * SAMPLE_BYTES, piece)).collect()
+    let (fine, coarse) = head.split_at(FINE_BYTES.min(head.len()));
+    let mut offset = 0;
+    let pieces = fine.chunks(BLOCK).chain(coarse.chunks(SAMPLE_BYTES as usize));
+    pieces
+        .map(|piece| {
+            let sample = sample(offset, piece);
+            offset += piece.len() as u64;
+            sample
+        })
+        .collect()
 }
 
 /// Cuts the pieces to `limit` bytes in all, when they are `len` bytes.
@@ -391,4 +405,21 @@ pub fn apply(index: &mut Index, header: &FrameHeader, slot: Slot, payload_block:
         crc += n as usize;
     }
     size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_cover_the_head_once_and_its_first_blocks_one_by_one() {
+        for len in [512, BLOCK, FINE_BYTES, HEAD_BYTES as usize] {
+            let samples = head_samples(&vec![7; len]);
+            assert!(samples.len() <= HEAD_SAMPLES);
+            let ends = samples.iter().map(|s| s.offset + u64::from(s.len));
+            let starts = samples.iter().skip(1).map(|s| s.offset).chain([len as u64]);
+            assert!(ends.eq(starts), "{len} bytes");
+            assert!(samples.iter().take(FINE_BYTES / BLOCK).all(|s| s.len as usize <= BLOCK));
+        }
+    }
 }

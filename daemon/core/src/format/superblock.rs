@@ -20,7 +20,7 @@ pub const FILE: TwinKind =
 pub const MAX_HISTORY: usize = 256;
 /// Human decisions kept, newest last.
 pub const MAX_ASSERTIONS: usize = 16;
-/// Samples of the base kept: 16 over the first MiB and the last 64 extents written.
+/// Samples of the base kept: 31 over the first MiB and the last 49 extents written.
 pub const MAX_SAMPLES: usize = 80;
 const TEXT: usize = 256;
 
