@@ -24,6 +24,9 @@ pub enum Expected {
     Either,
 }
 
+/// Blocks at the base's head that are identified one by one.
+const FINE_BLOCKS: u64 = 16;
+
 /// One case.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -43,6 +46,8 @@ struct Frame {
     at: u64,
     header_bytes: u64,
     len: u64,
+    /// Which of the volume's first blocks it has content of, as bits.
+    first_blocks: u64,
 }
 
 /// A segment's file with its frames above the floor: what recovery cannot do without.
@@ -67,7 +72,7 @@ pub fn cases(golden: &Golden, drawn: u32, dice: &mut Dice) -> Result<Vec<Case>> 
         };
         segments(&slots, &mut add);
         small_files(&mut add);
-        base(&mut add);
+        base(&slots, &mut add)?;
         for _ in 0..drawn {
             let (name, damage) = draw(&slots, dice);
             add(&name, damage, Expected::Either);
@@ -121,16 +126,21 @@ fn small_files(add: &mut impl FnMut(&str, Damage, Expected)) {
     add("record removed", Damage::Remove { file: record() }, Refused("volume.toml"));
 }
 
-fn base(add: &mut impl FnMut(&str, Damage, Expected)) {
+fn base(slots: &[Slot], add: &mut impl FnMut(&str, Damage, Expected)) -> Result<()> {
     use Expected::Refused;
     let file = || "base.img".to_owned();
     let suspect = Refused("the base image is not as it was left");
     add("base swapped for another", Damage::Replace { file: file() }, suspect);
-    // What mounting does first: it writes to the file system's superblock.
-    add("base written to near its head", Damage::Scribble { file: file(), at: 1024, len: 1024 }, suspect);
+    // What mounting does first: it writes to the file system's head. Where the log has newer content that harms nothing.
+    let in_log = slots.iter().flat_map(|slot| &slot.frames).fold(0, |blocks, frame| blocks | frame.first_blocks);
+    let block = u64::from(in_log.trailing_ones());
+    ensure!(block < FINE_BLOCKS, "every block of the head is in the log");
+    let at = block * BLOCK as u64 + 1024;
+    add("base written to near its head", Damage::Scribble { file: file(), at, len: 1024 }, suspect);
     add("base zeroed", Damage::Zero { file: file(), at: 0, len: SIZE }, suspect);
     add("base cut short", Damage::Truncate { file: file(), len: SIZE / 2 }, Refused("the base image has"));
     add("base removed", Damage::Remove { file: file() }, Refused("the base image is missing"));
+    Ok(())
 }
 
 /// One byte of a segment's header, a frame, a footer's or a small file's content.
@@ -180,10 +190,17 @@ fn slot(file: &str, bytes: &[u8], superblock: &Superblock) -> Option<Slot> {
         end = frame.boundary();
         let (header_bytes, len) = (frame.padded_bytes(), frame.padded_bytes() + frame.payload_bytes());
         if frame.first > superblock.floor.position.lsn {
-            frames.push(Frame { at: at as u64, header_bytes: header_bytes as u64, len: len as u64 });
+            let first_blocks = first_blocks(&frame);
+            frames.push(Frame { at: at as u64, header_bytes: header_bytes as u64, len: len as u64, first_blocks });
         }
         at += len;
     }
     let found = Slot { file: file.to_owned(), sequence: header.sequence, frames };
     (!found.frames.is_empty()).then_some(found)
+}
+
+fn first_blocks(frame: &FrameHeader) -> u64 {
+    let ranges = frame.records.iter().filter_map(|record| record.range());
+    let blocks = ranges.flat_map(|range| range.start()..range.end().min(u64::from(u64::BITS)));
+    blocks.fold(0, |bits, block| bits | 1 << block)
 }
