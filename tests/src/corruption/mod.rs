@@ -39,6 +39,9 @@ pub struct Options {
     /// Only cases whose name contains this
     #[arg(long)]
     pub only: Option<String>,
+    /// A copy at B that refuses is given up and seeded anew, as an operator would
+    #[arg(long)]
+    pub repair: bool,
     /// Chooses bytes; by default other ones each time, printed at the start
     #[arg(long)]
     pub seed: Option<u64>,
@@ -65,7 +68,7 @@ pub fn run(options: &Options) -> Result<Vec<(Case, Outcome)>> {
     for case in cases {
         golden.restore(&sites)?;
         let begun = std::time::Instant::now();
-        let played = trial::play(&mut sites, &golden, &case);
+        let played = trial::play(&mut sites, &golden, &case, options.repair);
         let outcome = played.with_context(|| format!("{} (--seed {seed})\n{}", case.name, sites.logs()))?;
         eprintln!("{:<44} {:>5} ms  {outcome}", case.name, begun.elapsed().as_millis());
         outcomes.push((case, outcome));

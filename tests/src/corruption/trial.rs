@@ -36,11 +36,11 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Plays a case on restored files.
+/// Plays a case on restored files; with `repair` a suspect copy at B is seeded anew.
 ///
 /// # Errors
 /// When something wrong is served, nothing is served any more, or the outcome is not the expected one.
-pub fn play(sites: &mut TwoSites, golden: &Golden, case: &Case) -> Result<Outcome> {
+pub fn play(sites: &mut TwoSites, golden: &Golden, case: &Case, repair: bool) -> Result<Outcome> {
     let damaged = if case.site == "a" { &sites.a } else { &sites.b };
     case.damage.inflict(&golden.volume_dir(damaged))?;
     for site in [&sites.a, &sites.b] {
@@ -53,16 +53,15 @@ pub fn play(sites: &mut TwoSites, golden: &Golden, case: &Case) -> Result<Outcom
             sites.a.kill();
             check_b_alone(sites, golden).context("at site B, promoted")?;
         }
+        (Outcome::Refused(reason), _) if repair && reason.contains("copy suspect") => {
+            repair_b(sites).context("when B is given up and seeded anew")?;
+            check_whole(sites, golden)?;
+        }
         (Outcome::Refused(_), _) => {
             sites.b.kill();
             check_a_alone(sites, golden).context("at site A")?;
         }
-        (Outcome::Whole, _) => {
-            check(&sites.a, golden).context("at site A")?;
-            ensure!(sites.a.cli().verify(VOLUME)?, "the copies differ");
-            sites.a.kill();
-            check_b_alone(sites, golden).context("at site B, promoted")?;
-        }
+        (Outcome::Whole, _) => check_whole(sites, golden)?,
     }
     sites.a.kill();
     sites.b.kill();
@@ -123,6 +122,24 @@ fn is_refusing(view: &VolumeView) -> bool {
 /// Everything that a site serves is right.
 fn check(site: &Site, golden: &Golden) -> Result<()> {
     golden.check(&site.cli().attach(VOLUME, "nbd")?.nbd_socket()?)
+}
+
+/// What an operator does about a damaged copy at B: A goes on without it, and B starts over.
+fn repair_b(sites: &TwoSites) -> Result<()> {
+    let [a, b] = [&sites.a, &sites.b].map(Site::cli);
+    a.json(&["drop-peer", VOLUME, "--reason", "test: the copy at site b is damaged", "--yes"])?;
+    a.wait_for(VOLUME, "primary without B", PATIENCE, |view| view.role() == "primary")?;
+    b.json(&["reseed", VOLUME, "--yes"])?;
+    a.wait_for(VOLUME, "whole copy at B", PATIENCE, VolumeView::is_protected)?;
+    Ok(())
+}
+
+/// Both serve what they must, B after a promotion, and they are equal.
+fn check_whole(sites: &mut TwoSites, golden: &Golden) -> Result<()> {
+    check(&sites.a, golden).context("at site A")?;
+    ensure!(sites.a.cli().verify(VOLUME)?, "the copies differ");
+    sites.a.kill();
+    check_b_alone(sites, golden).context("at site B, promoted")
 }
 
 /// A without B: goes on by an operator's word, unless B has confirmed before that it may.
