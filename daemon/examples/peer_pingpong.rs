@@ -197,6 +197,7 @@ fn hello() -> Message {
         config,
         is_primary: true,
         needs_seed: false,
+        is_suspect: false,
         history: vec![],
         floor: Boundary::default(),
         tail: Boundary::default(),

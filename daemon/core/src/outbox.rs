@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::event::{DiskOp, DiskToken, Output, Slot};
-use crate::types::Nanos;
+use crate::types::{BlockRange, Nanos};
 
 /// Whose completion it is. The node carries it to that machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,8 +36,8 @@ pub enum Route {
     SeedMap,
     /// The receiver writes seeded blocks to the base.
     SeedWrite {
-        /// Bytes of this write.
-        bytes: u64,
+        /// Blocks of this write; none for the zeroing before the first pass.
+        range: BlockRange,
     },
     /// The receiver syncs its base at the end of a pass.
     SeedSync,

@@ -170,6 +170,7 @@ pub fn hello(from: PeerIdentity) -> Message {
         config,
         is_primary: false,
         needs_seed: false,
+        is_suspect: false,
         history: vec![],
         floor: Boundary::default(),
         tail: Boundary::default(),

@@ -183,7 +183,7 @@ pub struct Hello {
     /// The sender serves, or may come to serve without asking anybody.
     #[prost(bool, tag = "9")]
     pub is_primary: bool,
-    /// The sender's copy was never complete or cannot be trusted.
+    /// The sender's copy was never complete, or was given up by an operator: it has nothing to lose.
     #[prost(bool, tag = "10")]
     pub needs_seed: bool,
     /// History of the sender's copy, oldest first, at most 4096 entries, lsn ascending.
@@ -198,6 +198,9 @@ pub struct Hello {
     /// Highest durable position of the receiver that the sender remembers.
     #[prost(message, optional, tag = "14")]
     pub remembered: ::core::option::Option<Remembered>,
+    /// The sender's copy cannot be trusted: it takes nothing until an operator decides.
+    #[prost(bool, tag = "15")]
+    pub is_suspect: bool,
 }
 /// An entry of a volume's history.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

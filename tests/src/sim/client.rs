@@ -258,7 +258,7 @@ impl<C: Copy> World<C> {
         self.tell(site, Input::Request(id, request));
     }
 
-    fn terms(&self, site: usize) -> Option<Terms> {
+    pub(super) fn terms(&self, site: usize) -> Option<Terms> {
         let node = self.sites[site].node.as_ref()?;
         let ids = [self.sites[0].id, self.sites[1].id];
         Some(Site::<C>::terms(&node.status(self.local(site)), ids))
@@ -304,7 +304,9 @@ impl<C: Copy> World<C> {
     }
 
     fn ask_wrong_site(&mut self, site: usize) {
-        if !matches!(self.sites[site].role(), Some(Role::Secondary | Role::Fenced(_))) {
+        let named = self.sites[site].status.as_ref().is_some_and(|s| s.config.primary == Some(s.site));
+        if named || !matches!(self.sites[site].role(), Some(Role::Secondary | Role::Fenced(_))) {
+            // A site that K names may keep the request until it opens.
             return;
         }
         self.fired.hit(Fault::WrongSite);
@@ -356,13 +358,17 @@ impl<C: Copy> World<C> {
     }
 
     fn succeeded(&mut self, site: usize, asked: Asked, data: ReplyData) {
-        let Asked { line, terms, kind, .. } = asked;
+        let Asked { line, terms, kind, since, .. } = asked;
         let answered = match kind {
             // Plain writes promise nothing unless every write does.
             Kind::Change { fua: false, .. } if !terms.is_some_and(|t| t.ack_on_write) => None,
             _ => self.terms(site),
         };
         let (hard, soft) = owing(site, terms, answered);
+        // What the other side only had in its memory is gone when its power failed since.
+        let soft = if self.sites[1 - site].power_cut_at >= since { 0 } else { soft };
+        // What an opening recovered is durable where S was then; members that joined later confirm it later.
+        let recovered = hard & (self.sites[site].opened_with | 1 << site);
         match kind {
             Kind::Change { ops, fua, at } => {
                 let on_write = [terms, answered].iter().all(|t| t.is_some_and(|t| t.ack_on_write));
@@ -378,14 +384,14 @@ impl<C: Copy> World<C> {
             Kind::Read(check) => {
                 let values = values(&data, check.first);
                 self.judge_length(values.len() as u64, check.sectors());
-                if let Err(why) = self.model.check_read(line, &check, &values, hard) {
+                if let Err(why) = self.model.check_read(line, &check, &values, recovered, !self.sites[site].tainted) {
                     self.fail(format!("read at {} in line {line}: {why}", name(site)));
                 }
             }
             Kind::Scan { first, sectors } => {
                 let values = values(&data, first);
                 self.judge_length(values.len() as u64, sectors);
-                self.scanned(site, line, first, Some(values), hard);
+                self.scanned(site, line, first, Some(values), recovered);
             }
             Kind::Wrong => {
                 let serves = self.sites[site].opened.is_some_and(|o| o.0 == self.sites[site].instance);

@@ -89,7 +89,8 @@ pub struct Model {
     promises: [Promise; 2],
     /// Lines whose inheritance is known.
     settled: u128,
-    lines: u32,
+    /// The line that each line continues.
+    parents: Vec<Option<LineId>>,
     now: Seq,
 }
 
@@ -105,7 +106,7 @@ impl Model {
             initial_sectors: adopted,
             promises: Default::default(),
             settled: 1,
-            lines: 0,
+            parents: Vec::new(),
             now: 1,
         }
     }
@@ -121,11 +122,11 @@ impl Model {
 
     /// A new line that continues `parent`.
     pub fn open_line(&mut self, parent: Option<LineId>) -> Option<LineId> {
-        let line = self.lines;
-        if line as usize >= MAX_LINES {
+        let line = self.parents.len();
+        if line >= MAX_LINES {
             return None;
         }
-        self.lines += 1;
+        self.parents.push(parent);
         if let Some(parent) = parent {
             for op in &mut self.ops[2..] {
                 op.alive |= (op.alive >> parent & 1) << line;
@@ -157,9 +158,8 @@ impl Model {
     /// ZERO or DISCARD is issued: up to three operations, as its edges inside blocks are records of their own or optional.
     pub fn issue_zero(&mut self, line: LineId, first: u64, sectors: u64, discard: bool) -> Vec<OpId> {
         let end = first + sectors;
-        let inner_end = end / BLOCK_SECTORS * BLOCK_SECTORS;
-        let inner = first.div_ceil(BLOCK_SECTORS) * BLOCK_SECTORS;
-        let (inner, inner_end) = if inner < inner_end { (inner, inner_end) } else { (end, end) };
+        let inner = end.min(first.div_ceil(BLOCK_SECTORS) * BLOCK_SECTORS);
+        let inner_end = inner.max(end / BLOCK_SECTORS * BLOCK_SECTORS);
         let parts = [(first..inner, discard), (inner..inner_end, false), (inner_end..end, discard)];
         let mut out = Vec::new();
         for (range, optional) in parts {
@@ -202,6 +202,11 @@ impl Model {
         raise(&mut self.promises[site].soft, line, now);
     }
 
+    /// The site gave way to another one: what it completed and never made durable may be sealed.
+    pub fn gave_way(&mut self, site: usize) {
+        self.promises[site].soft.clear();
+    }
+
     /// The power at `site` failed.
     pub fn power_cut(&mut self, site: usize) {
         self.promises[site].soft.clear();
@@ -225,16 +230,26 @@ impl Model {
         ReadCheck { first, lower: (first..first + sectors).map(|s| self.lower(s, line)).collect() }
     }
 
-    /// Judges what a read in `line` returned. `firm`: sites that from now on owe recovered content that it returned.
-    pub fn check_read(&mut self, line: LineId, read: &ReadCheck, values: &[Value], firm: u8) -> Result<(), String> {
+    /// Judges what a read in `line` returned. `firm`: sites that from now on owe recovered content that it returned. What a
+    /// medium that lies returned (`trusted` is false) binds nobody.
+    pub fn check_read(
+        &mut self,
+        line: LineId,
+        read: &ReadCheck,
+        values: &[Value],
+        firm: u8,
+        trusted: bool,
+    ) -> Result<(), String> {
         for ((sector, lower), value) in (read.first..).zip(&read.lower).zip(values) {
             let op = match value {
                 Value::Op(op) => self.judge_pattern(line, sector, *lower, *op)?,
                 Value::Zero => self.judge_zero(line, sector, *lower)?,
                 Value::Foreign => return Err(format!("sector {sector}: foreign or mixed content")),
             };
-            let seen = &mut self.seen[sector as usize];
-            *seen = (*seen).max(op);
+            if trusted {
+                let seen = &mut self.seen[sector as usize];
+                *seen = (*seen).max(op);
+            }
             let o = &mut self.ops[op as usize];
             if o.born != line && *value != Value::Zero {
                 o.firm |= firm;
@@ -269,15 +284,20 @@ impl Model {
         Ok(op)
     }
 
-    /// Zeros have no number: the oldest operation that explains them counts.
+    /// Zeros have no number: the oldest operation that explains them counts. One that may have had no effect explains nothing
+    /// for sure when another one could have.
     fn judge_zero(&self, line: LineId, sector: u64, lower: OpId) -> Result<OpId, String> {
         if self.ops[lower as usize].effect == Effect::Zeros {
             return Ok(lower);
         }
         let zero =
             |op: &&OpId| **op > lower && self.ops[**op as usize].effect == Effect::Zeros && self.is_alive(**op, line);
-        let found = self.history[sector as usize].iter().find(zero);
-        found.copied().ok_or_else(|| format!("sector {sector}: zeros, but {lower} was completed or read before"))
+        let mut candidates = self.history[sector as usize].iter().filter(zero);
+        match candidates.next() {
+            Some(op) if self.ops[*op as usize].optional && candidates.next().is_some() => Ok(lower),
+            Some(op) => Ok(*op),
+            None => Err(format!("sector {sector}: zeros, but {lower} was completed or read before")),
+        }
     }
 
     /// Judges the whole content with which `line` opened at `site`, and settles what the line inherited. `trusted` is false
@@ -331,10 +351,20 @@ impl Model {
         Ok(())
     }
 
+    /// The lines before `line` in its history whose inheritance was never learned, oldest first.
+    fn doubtful_before(&self, line: LineId) -> Vec<LineId> {
+        let next = |line: &LineId| self.parents.get(*line as usize).copied().flatten();
+        let mut lines: Vec<LineId> = std::iter::successors(next(&line), next).collect();
+        lines.retain(|l| self.settled >> l & 1 == 0);
+        lines.reverse();
+        lines
+    }
+
     /// Finds the operations that the content does not have. The content is a prefix or this is an error.
     fn settle(&self, line: LineId, values: &[Value]) -> Result<Vec<OpId>, String> {
-        let mut s =
-            Settling { model: self, line, lost: vec![false; self.ops.len()], list: Vec::new(), lost_min: Seq::MAX };
+        let doubts = self.doubtful_before(line);
+        let (lost, lost_min) = (vec![false; self.ops.len()], vec![Seq::MAX; doubts.len() + 1]);
+        let mut s = Settling { model: self, line, doubts, lost, list: Vec::new(), lost_min };
         let mut zeros = Vec::new();
         let mut visible = vec![false; self.ops.len()];
         for (sector, value) in values.iter().enumerate() {
@@ -358,7 +388,7 @@ impl Model {
                     "operation {op} is there in part, or although something completed before it is gone"
                 ));
             }
-            if visible[op as usize] && o.born != line && o.issue > s.lost_min {
+            if visible[op as usize] && o.born != line && o.issue > s.lost_min[s.part(o)] {
                 return Err(format!(
                     "not a prefix: operation {op} is there, but one that completed before it was issued is gone"
                 ));
@@ -380,10 +410,13 @@ pub struct Opening {
 struct Settling<'a> {
     model: &'a Model,
     line: LineId,
+    /// Earlier lines of this history that nobody read to the end. They cut it into parts: what is gone of one part may have
+    /// been lost when such a line opened, and then says nothing of what was written after that.
+    doubts: Vec<LineId>,
     lost: Vec<bool>,
     list: Vec<OpId>,
-    /// The earliest completion of a lost operation.
-    lost_min: Seq,
+    /// The earliest completion of a lost operation, for each part.
+    lost_min: Vec<Seq>,
 }
 
 impl Settling<'_> {
@@ -393,8 +426,15 @@ impl Settling<'_> {
         if inherited && !o.optional && !self.lost[op as usize] {
             self.lost[op as usize] = true;
             self.list.push(op);
-            self.lost_min = self.lost_min.min(o.done.unwrap_or(Seq::MAX));
+            let part = self.part(o);
+            let earliest = &mut self.lost_min[part];
+            *earliest = o.done.unwrap_or(Seq::MAX).min(*earliest);
         }
+    }
+
+    /// The part of the history that the operation belongs to.
+    fn part(&self, op: &Op) -> usize {
+        self.doubts.partition_point(|d| *d <= op.born)
     }
 
     fn lose_after(&mut self, sector: usize, op: OpId) {
@@ -404,13 +444,15 @@ impl Settling<'_> {
     }
 
     /// Everything issued after the completion of a lost operation is lost too.
-    fn lose_by_order(&mut self) -> bool {
-        let before = self.list.len();
-        let first = self.model.ops.partition_point(|o| o.issue <= self.lost_min);
+    fn lose_by_order(&mut self) {
+        let earliest = self.lost_min.iter().copied().min().unwrap_or(Seq::MAX);
+        let first = self.model.ops.partition_point(|o| o.issue <= earliest);
         for op in first.max(2)..self.model.ops.len() {
-            self.lose(op as OpId);
+            let o = &self.model.ops[op];
+            if o.issue > self.lost_min[self.part(o)] {
+                self.lose(op as OpId);
+            }
         }
-        self.list.len() > before
     }
 
     /// Zeros are explained by the newest operation that can explain them; what came after it is lost. Repeated until
@@ -473,11 +515,11 @@ mod tests {
         let a = written(&mut m, line, 0, 1);
         let b = m.issue_write(line, 0, 1);
         let read = m.issue_read(line, 0, 1);
-        assert!(m.check_read(line, &read, &[Value::Op(a)], 0).is_ok());
-        assert!(m.check_read(line, &read, &[Value::Op(b)], 0).is_ok());
+        assert!(m.check_read(line, &read, &[Value::Op(a)], 0, true).is_ok());
+        assert!(m.check_read(line, &read, &[Value::Op(b)], 0, true).is_ok());
         let again = m.issue_read(line, 0, 1);
-        assert!(m.check_read(line, &again, &[Value::Op(a)], 0).unwrap_err().contains("stale"));
-        assert!(m.check_read(line, &again, &[Value::Zero], 0).is_err());
+        assert!(m.check_read(line, &again, &[Value::Op(a)], 0, true).unwrap_err().contains("stale"));
+        assert!(m.check_read(line, &again, &[Value::Zero], 0, true).is_err());
     }
 
     #[test]
@@ -520,7 +562,7 @@ mod tests {
         let next = m.open_line(Some(line)).unwrap();
         m.check_opening(next, 0, &content(&[]), true).unwrap();
         let read = m.issue_read(next, 0, 1);
-        assert!(m.check_read(next, &read, &[Value::Op(a)], 0).unwrap_err().contains("lost"));
+        assert!(m.check_read(next, &read, &[Value::Op(a)], 0, true).unwrap_err().contains("lost"));
         let third = m.open_line(Some(next)).unwrap();
         assert!(m.check_opening(third, 0, &content(&[(0, a)]), true).is_err());
     }
@@ -531,7 +573,7 @@ mod tests {
         let a = written(&mut m, line, 0, 1);
         let next = m.open_line(Some(line)).unwrap();
         let read = m.issue_read(next, 0, 1);
-        m.check_read(next, &read, &[Value::Op(a)], 0b01).unwrap();
+        m.check_read(next, &read, &[Value::Op(a)], 0b01, true).unwrap();
         let third = m.open_line(Some(next)).unwrap();
         assert!(m.check_opening(third, 0, &content(&[]), true).is_err());
         assert!(m.check_opening(third, 1, &content(&[]), true).is_ok(), "a lossy failover may lose it");
@@ -546,6 +588,19 @@ mod tests {
         assert!(m.check_opening(next, 0, &content(&[]), true).unwrap_err().contains("power"));
         m.power_cut(0);
         assert!(m.check_opening(next, 0, &content(&[]), true).is_ok());
+    }
+
+    #[test]
+    fn what_an_unread_opening_may_have_lost_says_nothing_of_later_writes() {
+        let (mut m, line) = model();
+        let _ = written(&mut m, line, 0, 1);
+        let unread = m.open_line(Some(line)).unwrap();
+        let b = written(&mut m, unread, 1, 1);
+        let c = written(&mut m, unread, 2, 1);
+        let next = m.open_line(Some(unread)).unwrap();
+        assert!(m.check_opening(next, 0, &content(&[(1, b), (2, c)]), true).is_ok());
+        let next = m.open_line(Some(unread)).unwrap();
+        assert!(m.check_opening(next, 0, &content(&[(2, c)]), true).is_err(), "but the order within it holds");
     }
 
     #[test]
@@ -574,7 +629,7 @@ mod tests {
         ids.iter().for_each(|id| m.complete(*id, 0));
         let read = m.issue_read(line, 4, 5);
         let kept = [Value::Op(a), Value::Op(a), Value::Zero, Value::Zero, Value::Zero];
-        assert!(m.check_read(line, &read, &kept, 0).is_ok());
-        assert!(m.check_read(line, &read, &[Value::Op(a); 5], 0).is_err());
+        assert!(m.check_read(line, &read, &kept, 0, true).is_ok());
+        assert!(m.check_read(line, &read, &[Value::Op(a); 5], 0, true).is_err());
     }
 }

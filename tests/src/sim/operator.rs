@@ -134,6 +134,9 @@ pub struct Operator {
     slot_bytes: u64,
     moving: Option<Move>,
     ending: Ending,
+    /// The target's role as last seen, and when it changed.
+    last_role: Role,
+    moved_at: u64,
     /// When a repair was last tried.
     tried: u64,
     /// True time since which the target serves and everything is connected.
@@ -167,6 +170,8 @@ impl Operator {
             slot_bytes,
             moving: None,
             ending: Ending::No,
+            last_role: Role::Secondary,
+            moved_at: 0,
             tried: 0,
             healthy_since: None,
             hopeless: false,
@@ -522,6 +527,13 @@ impl<C: Copy> World<C> {
     fn declined(&mut self, site: usize, purpose: Purpose, error: &VerbError) {
         match purpose {
             Purpose::DropPeer { away_ms } => self.release(1 - site, away_ms),
+            Purpose::Failover => {
+                // A copy that may not be opened will not be better in a while.
+                let give_up = self.operator.moving.is_some_and(|m| self.now - m.since > 1_500 * MS);
+                if let Some(m) = self.operator.moving.take_if(|_| give_up) {
+                    self.release(m.from, 10);
+                }
+            }
             Purpose::HandOver => {
                 let give_up = self.operator.moving.is_some_and(|m| self.now - m.since > 3_000 * MS);
                 if give_up {
@@ -629,14 +641,19 @@ impl<C: Copy> World<C> {
         if self.operator.waits_for(target) {
             return;
         }
+        if status.role != self.operator.last_role {
+            self.operator.last_role = status.role;
+            self.operator.moved_at = self.now;
+        }
+        if self.part_from_lost_member(target, status) {
+            return;
+        }
         match status.role {
             _ if matches!(status.copy, CopyState::Diverged { .. }) && self.sites[other].is_primary() => {
                 self.retarget(other);
             }
             // Neither side serves: this one is named the winner.
-            _ if matches!(status.copy, CopyState::Diverged { .. }) => {
-                self.verb(other, Verb::Reseed, Purpose::Reseed);
-            }
+            _ if matches!(status.copy, CopyState::Diverged { .. }) => self.give_up(other),
             _ if matches!(status.copy, CopyState::Failed { .. } | CopyState::Suspect { .. }) => {
                 self.target_lost(target)
             }
@@ -647,6 +664,14 @@ impl<C: Copy> World<C> {
                 self.release(other, 2_000);
             }
             Role::Secondary | Role::Fenced(_) if self.sites[other].is_primary() => self.retarget(other),
+            // Nobody serves, and the other side cannot follow: it is named the loser.
+            Role::Secondary | Role::Fenced(_) if self.is_diverged(other) => {
+                self.verb(other, Verb::Reseed, Purpose::Reseed);
+            }
+            Role::Secondary | Role::Fenced(_) if self.is_abandoned(other, status) => {
+                note!(self, [43, target], "{} is promoted by a human's word", name(target));
+                self.begin_failover(other, Crash::Power, 500);
+            }
             Role::Secondary | Role::Fenced(_) => {
                 let verb = Verb::Promote {
                     assert_peer_fenced: None,
@@ -656,16 +681,44 @@ impl<C: Copy> World<C> {
                 };
                 self.verb(target, verb, Purpose::TakeBack);
             }
-            Role::Primary if self.is_stuck(2_500) && self.down_for(other, 1_500) && self.in_s(target, other) => {
-                self.hold(other, Crash::Power);
-                self.verb(target, Verb::DropPeer(assertion()), Purpose::DropPeer { away_ms: 2_000 });
-            }
             _ => {}
         }
     }
 
-    fn is_stuck(&self, ms: u64) -> bool {
-        self.client.oldest().is_some_and(|since| self.now - since > ms * MS)
+    /// Nobody has served for long, although this copy could.
+    fn is_abandoned(&self, other: usize, status: &Status) -> bool {
+        let long = self.now - self.operator.moved_at > 20_000 * MS;
+        long && self.sites[other].node.is_some() && status.copy == CopyState::Current
+    }
+
+    fn is_diverged(&self, site: usize) -> bool {
+        let status = self.sites[site].status.as_ref().filter(|_| self.sites[site].node.is_some());
+        status.is_some_and(|s| matches!(s.copy, CopyState::Diverged { .. }))
+    }
+
+    /// For how long the target has not been able to go on, in milliseconds.
+    fn blocked_ms(&self, status: &Status) -> u64 {
+        let waiting = self.client.oldest().map_or(0, |since| self.now - since) / MS;
+        match status.role {
+            Role::Primary => waiting,
+            Role::Suspended(SuspendReason::User | SuspendReason::Failed) => 0,
+            Role::Suspended(_) => (self.now - self.operator.moved_at) / MS,
+            _ => 0,
+        }
+    }
+
+    /// A member of S that is away, or whose copy is refused, is stopped and left out.
+    fn part_from_lost_member(&mut self, target: usize, status: &Status) -> bool {
+        let other = 1 - target;
+        let blocked = self.blocked_ms(status);
+        let refused = matches!(status.link, LinkState::Refused(_) | LinkState::Handshaking | LinkState::Disconnected);
+        let lost = (self.down_for(other, 1_500) && blocked > 2_500) || (refused && blocked > 10_000);
+        let part = lost && self.in_s(target, other) && status.role != Role::Suspended(SuspendReason::Restart);
+        if part {
+            note!(self, [42, other], "{} is left out of S", name(other));
+            self.exclude(other);
+        }
+        part
     }
 
     /// The target's copy is broken: restart it once in a while, or move.
@@ -706,14 +759,23 @@ impl<C: Copy> World<C> {
         }
         match status.copy {
             CopyState::Failed { .. } => self.rebuild(other),
-            CopyState::Diverged { .. } | CopyState::Suspect { .. } if self.in_s(1 - other, other) => {
+            CopyState::Diverged { .. } | CopyState::Suspect { .. } | CopyState::Seeding { .. }
+                if self.in_s(1 - other, other) =>
+            {
                 self.exclude(other)
             }
-            CopyState::Diverged { .. } | CopyState::Suspect { .. } => {
-                self.verb(other, Verb::Reseed, Purpose::Reseed);
-            }
+            CopyState::Diverged { .. } | CopyState::Suspect { .. } => self.give_up(other),
             _ => {}
         }
+    }
+
+    /// A copy that holds the role is demoted first.
+    fn give_up(&mut self, site: usize) {
+        let (verb, purpose) = match self.sites[site].role() {
+            Some(Role::Suspended(_)) => (Verb::Demote { force: true }, Purpose::StepDown),
+            _ => (Verb::Reseed, Purpose::Reseed),
+        };
+        self.verb(site, verb, purpose);
     }
 
     /// True when the K of `of` lists `site` in S.
@@ -782,7 +844,16 @@ impl<C: Copy> World<C> {
             ),
             _ => format!("{}: down {:?}", name(site), self.sites[site].refused),
         };
-        format!("{}; {}; outstanding {}", one(0), one(1), self.client.outstanding())
+        format!(
+            "{}; {}; outstanding {}, remaining {}, target {}, moving {:?}, verbs {:?}",
+            one(0),
+            one(1),
+            self.client.outstanding(),
+            self.client.remaining,
+            name(self.client.target),
+            self.operator.moving,
+            self.operator.waiting.values().map(|w| (name(w.site), w.purpose)).collect::<Vec<_>>()
+        )
     }
 
     // ---- the end
@@ -861,6 +932,7 @@ impl<C: Copy> World<C> {
         a.role == Role::Primary
             && b.role == Role::Secondary
             && matches!(b.copy, CopyState::Current)
+            && b.appended == a.appended
             && a.link == LinkState::Streaming
             && (a.config.mode == a.policy.mode)
             && (a.config.mode == Mode::Async || a.config.sites.len() == 2)
@@ -872,7 +944,9 @@ impl<C: Copy> World<C> {
         let Some(line) = self.sites[target].opened.map(|o| o.1) else { return };
         let Some(status) = self.sites[site].status.clone() else { return };
         note!(self, [41, site], "{} drained to {} of {}", name(site), status.floor, status.appended.lsn);
-        for durable in [false, true] {
+        // What a medium lost without a word is found by the next scrub or verification, not by draining.
+        let judged = if self.sites[site].tainted { &[][..] } else { &[false, true] };
+        for durable in judged.iter().copied() {
             let disk = &self.sites[site].disk;
             let Some(image) = (if durable { disk.durable(FileRef::Base) } else { disk.seen(FileRef::Base) }) else {
                 return;
@@ -882,7 +956,7 @@ impl<C: Copy> World<C> {
             let values: Vec<_> =
                 data.chunks_exact(512).enumerate().map(|(i, s)| pattern::read_sector(s, i as u64)).collect();
             let check = self.model.issue_read(line, 0, sectors);
-            if let Err(why) = self.model.check_read(line, &check, &values, 0) {
+            if let Err(why) = self.model.check_read(line, &check, &values, 0, true) {
                 let which = if durable { "on the medium" } else { "as read" };
                 return self.fail(format!("base of {} {which} after draining to {}: {why}", name(site), status.floor));
             }

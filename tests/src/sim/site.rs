@@ -87,6 +87,10 @@ pub struct Site<C> {
     pub status: Option<Box<Status>>,
     /// The process instance in which the present opening as Primary was seen.
     pub opened: Option<(u32, LineId)>,
+    /// Bits of the sites at which an opening makes what it recovered durable: those of S at that time.
+    pub opened_with: u8,
+    /// True time of the last power cut.
+    pub power_cut_at: u64,
     /// True time at which the process stopped or started.
     pub since: u64,
     /// A device error was injected since the copy was last opened.

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use tidemark_core::config::Mode;
 use tidemark_core::event::{ConnId, Event, Input, Output, VerbId};
 use tidemark_core::node::OpenParams;
 use tidemark_core::ship::Message;
@@ -155,6 +156,8 @@ impl<C: Copy> World<C> {
             key: None,
             status: None,
             opened: None,
+            opened_with: 0,
+            power_cut_at: 0,
             since: 0,
             erred: false,
             tainted: false,
@@ -321,6 +324,7 @@ impl<C: Copy> World<C> {
         s.disk.crash(crash, &mut self.rng, &mut self.fired);
         if crash == Crash::Power {
             s.boot = BootId(self.rng.id());
+            s.power_cut_at = self.now;
             self.model.power_cut(site);
             self.fired.hit(Fault::PowerCut);
         } else {
@@ -443,6 +447,10 @@ impl<C: Copy> World<C> {
         match self.sites[site].role() {
             Some(Role::Primary) => self.became_primary(site),
             Some(Role::Suspended(SuspendReason::LogFull | SuspendReason::User | SuspendReason::Failed)) => {}
+            Some(Role::Fenced(_)) => {
+                self.sites[site].opened = None;
+                self.model.gave_way(site);
+            }
             // Whatever is served next is served in another line.
             _ => self.sites[site].opened = None,
         }
@@ -485,6 +493,7 @@ impl<C: Copy> World<C> {
         }
         note!(self, [7, site, line], "{} serves line {line} at epoch {}", name(site), status.config.epoch);
         self.sites[site].opened = Some((instance, line));
+        self.sites[site].opened_with = self.terms(site).filter(|t| t.mode == Mode::Sync).map_or(0, |t| t.sites);
         self.begin_scan(site, line, status.size);
     }
 
@@ -810,11 +819,12 @@ fn gist(message: &Message) -> String {
         ),
         Message::Base(b) => format!("Base {:?} as of {:?}, {} bytes", b.range, b.as_of.lsn, b.data.len()),
         Message::Hello(h) => format!(
-            "Hello epoch {} S {} primary {} seed {} floor {:?} tail {:?} remembered {:?} history {:?}",
+            "Hello epoch {} S {} primary {} seed {} suspect {} floor {:?} tail {:?} remembered {:?} history {:?}",
             h.config.epoch,
             h.config.sites.len(),
             h.is_primary,
             h.needs_seed,
+            h.is_suspect,
             short(h.floor.position),
             short(h.tail.position),
             h.remembered.map(|r| short(r.position)),

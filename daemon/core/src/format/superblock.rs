@@ -6,7 +6,7 @@ use crate::format::config::{mode_code, mode_of};
 use crate::format::twin::TwinKind;
 use crate::ship::{ChainEntry, Remembered};
 use crate::types::{
-    BootId, Boundary, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs,
+    BootId, Boundary, Epoch, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs,
 };
 use crate::verb::Assertion;
 
@@ -91,6 +91,9 @@ pub struct Superblock {
     pub history: Vec<ChainEntry>,
     /// Highest durable position that the peer acknowledged.
     pub remembered: Option<Remembered>,
+    /// Epoch of a newer K that was seen to name another primary; zero when none was. Until a K at least as new is persisted
+    /// here this copy does not serve, restarts or not.
+    pub fenced: Epoch,
     /// Sealed suffixes so far (files `branch-N`).
     pub branches: u32,
     /// Policy.
@@ -190,7 +193,9 @@ impl Superblock {
         w.position(remembered.position);
         w.bytes(&remembered.boot.0);
         encode_policy(&self.policy, &mut w);
-        w.zeros(64);
+        w.u32(self.fenced.major);
+        w.u32(self.fenced.minor);
+        w.zeros(56);
         self.encode_lists(&mut w);
         w.buf
     }
@@ -243,7 +248,8 @@ impl Superblock {
         let has_remembered = r.u8()? & 1 != 0;
         let remembered = Remembered { position: r.position()?, boot: BootId(r.array()?) };
         let policy = decode_policy(&mut r)?;
-        r.skip(64)?;
+        let fenced = Epoch { major: r.u32()?, minor: r.u32()? };
+        r.skip(56)?;
         let (history, forced, samples) = decode_lists(&mut r)?;
         Ok(Self {
             volume,
@@ -264,6 +270,7 @@ impl Superblock {
             boot,
             history,
             remembered: has_remembered.then_some(remembered),
+            fenced,
             branches,
             policy,
             forced,
@@ -319,6 +326,7 @@ mod tests {
             boot: BootId([12; 16]),
             history: vec![ChainEntry { generation: GenId([13; 16]), incarnation: Incarnation(1), fork: Lsn(0) }],
             remembered: Some(Remembered { position: Position::default(), boot: BootId([1; 16]) }),
+            fenced: Epoch { major: 3, minor: 1 },
             branches: 2,
             policy: Policy::default(),
             forced: vec![Assertion { who: "op".into(), why: "site burnt down".into(), at: WallMs(5) }],

@@ -29,8 +29,10 @@ pub fn contact(mine: &Config, peer: SiteId, theirs: &Config) -> Contact {
         return Contact::SplitBrain;
     }
     let (lower, higher) = if mine.epoch < theirs.epoch { (mine, theirs) } else { (theirs, mine) };
-    // The higher one was judged on a K that is not the lower one's: both decided on their own.
-    if lower.forced && higher.forced && lower.primary != higher.primary && lower.since != higher.base {
+    // The higher one was judged on a K that is not the lower one's, and is not a later decision of the same node: both
+    // decided on their own.
+    let apart = lower.since != higher.base && lower.proposer != higher.proposer;
+    if lower.forced && higher.forced && lower.primary != higher.primary && apart {
         return Contact::SplitBrain;
     }
     match theirs.epoch > mine.epoch {

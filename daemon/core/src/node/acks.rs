@@ -237,7 +237,8 @@ impl Node {
         }
     }
 
-    /// Segments below the floor are kept while the peer may still ask for them and the log has room.
+    /// Segments below the floor are kept while the peer may still ask for them: a member of S for as long as it takes (it may be
+    /// listed and not have confirmed yet), any other while the log has room.
     fn free_segments(&mut self) {
         let saved = self.superblock.floor.position.lsn;
         let floor = if planted(Planted::TrimBeforeSuperblock) { self.floor_limit() } else { saved };
@@ -250,7 +251,8 @@ impl Node {
             (Some(_), _) => Lsn::ZERO,
             _ => Lsn(u64::MAX),
         };
-        let upto = if short { floor } else { floor.min(needed) };
+        let in_s = self.superblock.peer.is_some_and(|peer| self.k.has(peer)) && self.k.primary == Some(self.site);
+        let upto = if short && !in_s { floor } else { floor.min(needed) };
         self.log.segments.free(upto);
     }
 

@@ -8,7 +8,7 @@ use crate::node::{Node, Stage};
 use crate::planted::{Planted, planted};
 use crate::ship::sender::Source;
 use crate::ship::{AdoptStep, Hello, Message, Refusal};
-use crate::status::Role;
+use crate::status::{Role, SuspendReason};
 use crate::types::{Boundary, Epoch, Lsn, Nanos, Nonce, SiteId};
 
 /// EXPAND starts when the peer is no further behind than this.
@@ -176,10 +176,13 @@ impl Node {
             }
             AfterK::Answer { conn, config } => self.on_k_adopted(now, conn, &config),
             AfterK::Adopted => {
-                if self.k.primary != Some(self.site) {
-                    self.opening = None;
-                    self.set_role(Role::Secondary);
-                    self.fail_waiting();
+                match self.k.primary == Some(self.site) {
+                    true => self.named_primary(),
+                    false => {
+                        self.opening = None;
+                        self.set_role(Role::Secondary);
+                        self.fail_waiting();
+                    }
                 }
                 self.greet();
                 self.match_peer(now);
@@ -191,6 +194,14 @@ impl Node {
             }
             AfterK::Demoted(id) => self.on_demoted(now, id),
         }
+    }
+
+    /// K names this site, by its own proposal or because the other side was given up: it opens when its peer confirms.
+    fn named_primary(&mut self) {
+        if matches!(self.role, Role::Secondary | Role::Fenced(_)) {
+            self.set_role(Role::Suspended(SuspendReason::Restart));
+        }
+        self.handover_found();
     }
 
     /// Tells the peer K before anything is streamed; true when it knows it, or learns it by an EXPAND later.
@@ -270,6 +281,8 @@ impl Node {
         let (conn, site) = (link.conn, link.site);
         let verdict = match &self.diverged {
             Some(_) => Err(Refusal::Diverged),
+            // The operator gave this copy up: it follows whatever newer K the other side has.
+            None if self.reseed_wanted && config.primary != Some(self.site) && config.epoch > self.k.epoch => Ok(()),
             None => self.acceptor(site, &tail).adopt(&config, step, &tail),
         };
         self.answer_k(now, conn, config, verdict);

@@ -107,6 +107,7 @@ impl Node {
             config: self.k.clone(),
             is_primary: self.leads(),
             needs_seed: self.needs_seed(),
+            is_suspect: self.is_suspect(),
             history: self.history.entries().to_vec(),
             floor: self.floor.at(),
             tail: self.log.end(),
@@ -124,9 +125,19 @@ impl Node {
         }
     }
 
-    /// The copy has nothing that the peer could continue.
+    /// The copy has nothing that the peer could continue, and nothing to lose: it never was complete, or was given up.
     pub(super) fn needs_seed(&self) -> bool {
-        matches!(self.flag(), CopyFlag::Seeding(_) | CopyFlag::Suspect) || self.reseed_wanted
+        matches!(self.flag(), CopyFlag::Seeding(_)) || self.reseed_wanted
+    }
+
+    /// What lies here is not what this copy left here; an operator decides what becomes of it.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.flag() == CopyFlag::Suspect && !self.reseed_wanted
+    }
+
+    /// The copy is no prefix of any log: it neither takes frames nor acknowledges any.
+    pub(super) fn is_no_prefix(&self) -> bool {
+        self.needs_seed() || self.is_suspect()
     }
 
     pub(super) fn send(&mut self, message: Message) {
@@ -208,30 +219,34 @@ impl Node {
         }
         self.refresh_hello();
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) else { return };
-        match group::contact(&self.k, hello.site, &hello.config) {
-            // An operator named the loser by reseeding it: it waits for the other side, which leads.
+        let contact = group::contact(&self.k, hello.site, &hello.config);
+        match contact {
+            // An operator named the loser by reseeding it: it waits for what the other side tells it.
             Contact::SplitBrain if self.reseed_wanted => {}
-            Contact::SplitBrain if hello.needs_seed && self.outranks(&hello) => {
-                self.diverged = None;
-                self.lead(&hello);
-            }
-            Contact::SplitBrain => self.on_split_brain(now, &hello),
-            Contact::PeerLeads => self.follow(&hello, true),
+            _ if self.is_named_winner(contact, &hello) => self.win(now, &hello),
+            Contact::SplitBrain => self.on_split_brain(),
+            Contact::PeerLeads => self.follow(now, &hello, true),
             Contact::AdoptTheirs if hello.config.primary == Some(self.site) => {
                 self.adopt_theirs(now, hello.config.clone());
             }
             Contact::AdoptTheirs => self.yield_to_none(now, &hello),
             Contact::Same | Contact::MineIsNewer => match self.k.primary {
                 Some(site) if site == self.site => self.lead(&hello),
-                Some(_) => self.follow(&hello, false),
+                Some(_) => self.follow(now, &hello, false),
                 None => self.tell_k(&hello),
             },
         }
     }
 
-    /// This copy is primary under a higher epoch.
-    fn outranks(&self, hello: &Hello) -> bool {
-        self.k.primary == Some(self.site) && self.k.epoch > hello.config.epoch
+    /// Both sides have a history of their own, and the peer's was given up: this one is the volume's.
+    fn is_named_winner(&self, contact: Contact, hello: &Hello) -> bool {
+        let claims = self.k.primary == Some(self.site);
+        let theirs_to_give_up = match contact {
+            Contact::SplitBrain => claims || self.k.primary.is_none(),
+            Contact::AdoptTheirs => claims && self.diverged.is_some(),
+            Contact::Same | Contact::PeerLeads | Contact::MineIsNewer => false,
+        };
+        hello.needs_seed && theirs_to_give_up && !self.is_no_prefix()
     }
 
     /// Brings the peer's greeting up to what has flowed since: what it acknowledged, or what was taken from it.
@@ -251,28 +266,31 @@ impl Node {
 
     /// Both sides decided without an arbiter. Neither gives way by itself; the operator names the loser by `reseed`, and the
     /// other side then makes a K that is newer than both.
-    fn on_split_brain(&mut self, now: Nanos, hello: &Hello) {
-        if self.reseed_wanted {
-            return;
-        }
-        if hello.needs_seed && self.k.primary == Some(self.site) {
-            self.diverged = None;
-            return match hello.config.epoch >= self.k.epoch {
-                true => self.outdo(now, &hello.config),
-                false => self.lead(hello),
-            };
-        }
+    fn on_split_brain(&mut self) {
         if !self.leads() {
             self.diverged = Some("both sides were promoted without an arbiter".into());
         }
         self.refuse(Refusal::SplitBrain);
     }
 
-    /// This side was named the winner: a K above the loser's.
+    /// This side was named the winner: it makes a K above the loser's where its own is not, and tells it.
+    fn win(&mut self, now: Nanos, hello: &Hello) {
+        self.diverged = None;
+        if self.superblock.flag == CopyFlag::Diverged {
+            self.superblock.flag = CopyFlag::Complete;
+            self.save_superblock(now);
+        }
+        match self.k.epoch > hello.config.epoch {
+            true if self.k.primary.is_some() => self.lead(hello),
+            true => self.tell_k(hello),
+            false => self.outdo(now, &hello.config),
+        }
+    }
+
     fn outdo(&mut self, now: Nanos, theirs: &crate::config::Config) {
         let nonce = self.new_nonce();
         let above = crate::config::Config { epoch: theirs.epoch, ..self.k.clone() };
-        let mut k = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
+        let mut k = group::forced(&above, self.node, nonce, self.k.primary, vec![self.site]);
         k.since = k.id();
         self.persist_k(now, k, super::meta::AfterK::Adopted);
     }
@@ -280,14 +298,14 @@ impl Node {
     /// The peer's newer K names nobody: it served, or was to serve, and was demoted. Whoever serves here stops; records that
     /// the peer lacks are judged and sealed while this copy's own K still says who wrote them.
     fn yield_to_none(&mut self, now: Nanos, hello: &Hello) {
-        self.fence(hello.config.epoch);
+        self.fence(now, hello.config.epoch);
         let parted = match self.relation(hello) {
             Relation::Common { common, mine_has_more: true, theirs_has_more: true } => Some(common.lsn),
             // A tail of the same incarnation is no other history: the peer may still be brought to it.
             Relation::Common { .. } | Relation::Unrelated => None,
         };
         match parted {
-            Some(common) if !self.needs_seed() => self.begin_sealing(hello, common),
+            Some(common) if !self.is_no_prefix() => self.begin_sealing(hello, common),
             _ => self.adopt_theirs(now, hello.config.clone()),
         }
     }
@@ -315,17 +333,25 @@ impl Node {
         if hello.needs_seed {
             return self.want_seeding(hello);
         }
+        if hello.is_suspect {
+            return self.refuse(Refusal::Suspect);
+        }
         match self.relation(hello) {
             Relation::Unrelated => self.refuse(Refusal::Unrelated),
-            Relation::Common { common, theirs_has_more: true, .. } => self.peer_has_more(common.lsn),
+            Relation::Common { common, theirs_has_more: true, .. } => self.peer_has_more(common.lsn, hello.floor),
             Relation::Common { common, .. } => self.continue_peer(hello, common.lsn),
         }
     }
 
     /// The peer has records that this copy lacks: before the fork they are fetched (R7a), afterwards the peer seals them and
     /// greets again.
-    fn peer_has_more(&mut self, common: Lsn) {
+    fn peer_has_more(&mut self, common: Lsn, floor: Boundary) {
         let end = self.log.end();
+        let in_s = self.link.as_ref().is_some_and(|l| self.k.has(l.site));
+        if common == end.position.lsn && in_s {
+            // What a base holds was durable at every member of S: here too, once.
+            self.required = self.required.max(floor.position.lsn);
+        }
         if self.wants_tail()
             && common == end.position.lsn
             && let Some(link) = self.link.as_mut().filter(|l| !l.fetching)
@@ -377,11 +403,11 @@ impl Node {
     }
 
     /// The follower's side: seal what the leader does not have, then let it continue.
-    fn follow(&mut self, hello: &Hello, fenced: bool) {
+    fn follow(&mut self, now: Nanos, hello: &Hello, fenced: bool) {
         if fenced {
-            self.fence(hello.config.epoch);
+            self.fence(now, hello.config.epoch);
         }
-        if self.needs_seed() {
+        if self.is_no_prefix() {
             return;
         }
         match self.relation(hello) {
@@ -410,20 +436,24 @@ impl Node {
         }
     }
 
-    pub(super) fn fence(&mut self, epoch: Epoch) {
+    pub(super) fn fence(&mut self, now: Nanos, epoch: Epoch) {
         if matches!(self.role, Role::Primary | Role::Suspended(_)) {
             self.opening = None;
             self.seeder = None;
             self.change = None;
             self.set_role(Role::Fenced(epoch));
+            self.superblock.fenced = epoch;
+            self.save_superblock(now);
             self.fail_waiting();
+            // The peer may wait for just this before it opens.
+            self.greet();
         }
     }
 
     fn on_fenced(&mut self, now: Nanos, config: &crate::config::Config) {
         let Some(peer) = self.superblock.peer else { return };
         if group::contact(&self.k, peer, config) == Contact::PeerLeads {
-            self.fence(config.epoch);
+            self.fence(now, config.epoch);
         }
         self.match_peer(now);
     }
@@ -459,6 +489,8 @@ impl Node {
             return self.hang_up(Refusal::Gap);
         }
         link.acked_epoch = ack.epoch;
+        // Whatever was refused before, this stream flows.
+        self.link_refused = None;
         let position = crate::types::Position {
             generation: ack.generation,
             incarnation: ack.incarnation,
@@ -468,7 +500,7 @@ impl Node {
     }
 
     fn on_committed(&mut self, now: Nanos, epoch: Epoch, committed: Lsn, appended: Lsn, _at: WallMs) {
-        if epoch == self.k.epoch && self.k.primary != Some(self.site) && !self.needs_seed() {
+        if epoch == self.k.epoch && self.k.primary != Some(self.site) && !self.is_no_prefix() {
             self.committed = self.committed.max(committed.min(self.log.durable()));
             self.primary_appended_seen = appended;
             self.primary_heard_at = Some(now);

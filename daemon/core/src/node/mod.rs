@@ -185,6 +185,8 @@ pub struct Node {
     committed: Lsn,
     required: Lsn,
     damage: Option<String>,
+    /// How recovery found that durable records are missing; they are as long as the log ends below `required`.
+    lost_tail: Option<&'static str>,
     diverged: Option<String>,
     primary_durable_seen: Lsn,
     primary_appended_seen: Lsn,
@@ -321,7 +323,7 @@ impl Node {
             Route::Read { job, part } => self.on_read_part(now, job, part, result),
             Route::CatchUp => self.on_catch_up_read(now, result),
             Route::SeedMap => self.on_seed_mapped(result),
-            Route::SeedWrite { bytes } => self.on_seed_written(now, bytes, ok),
+            Route::SeedWrite { range } => self.on_seed_written(now, range, ok),
             Route::SeedSync => self.on_seed_synced(now, ok),
             Route::FloorRead => self.on_floor_read(now, result),
             Route::FloorWrite => self.on_floor_written(now, result),

@@ -19,7 +19,7 @@ use crate::outbox::{Outbox, Route};
 use crate::rng::Rng;
 use crate::status::{Counters, Role, SuspendReason};
 use crate::timeline::History;
-use crate::types::{BLOCK, BlockRange, BootId, Boundary, Lsn, Nanos, Nonce, Position, SECTOR, VolumeId};
+use crate::types::{BLOCK, BlockRange, BootId, Boundary, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, VolumeId};
 use crate::volume::ack::Acks;
 use crate::volume::index::Index;
 use crate::volume::order::Order;
@@ -95,6 +95,7 @@ impl Node {
             boot: BootId::NIL,
             history: Vec::new(),
             remembered: None,
+            fenced: Epoch::default(),
             branches: 0,
             policy: params.policy,
             forced: Vec::new(),
@@ -166,6 +167,7 @@ impl Node {
             committed: sb.floor.position.lsn,
             required: sb.durable,
             damage: None,
+            lost_tail: None,
             diverged: None,
             primary_durable_seen: Lsn::ZERO,
             primary_appended_seen: Lsn::ZERO,
@@ -258,7 +260,7 @@ impl Node {
         self.log.after_recovery(now);
         self.required = required;
         if let Some(damage) = damage {
-            self.damage = Some(damage.into());
+            self.lost_tail = Some(damage);
             self.alarm(
                 "log_damaged",
                 format!("{damage}: records up to {required} were durable, {} found", end.position.lsn),
@@ -395,8 +397,9 @@ impl Node {
         if self.k.primary != Some(self.site) || self.flag() == CopyFlag::Released {
             return;
         }
-        if self.diverged.is_some() {
-            self.set_role(Role::Fenced(self.k.epoch));
+        let fenced = self.superblock.fenced;
+        if self.diverged.is_some() || fenced > self.k.epoch {
+            self.set_role(Role::Fenced(fenced.max(self.k.epoch)));
             return self.fail_waiting();
         }
         if self.flag() == CopyFlag::Failed {

@@ -56,7 +56,7 @@ impl Node {
         if self.is_persisting_k() || self.is_seed_beginning() {
             return Some(append);
         }
-        if !self.may_receive() || (self.needs_seed() && !self.takes_live_frames()) {
+        if !self.may_receive() || (self.is_no_prefix() && !self.takes_live_frames()) {
             self.refuse(Refusal::State);
             return None;
         }
@@ -158,6 +158,6 @@ impl Node {
         self.sealing.is_none()
             && self.diverged.is_none()
             && self.superblock.flag != CopyFlag::Failed
-            && (!self.needs_seed() || self.takes_live_frames())
+            && (!self.is_no_prefix() || self.takes_live_frames())
     }
 }

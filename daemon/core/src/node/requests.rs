@@ -83,6 +83,7 @@ impl Node {
         let mut ids: Vec<RequestId> = held.chain(reads).chain(parked).collect();
         ids.extend(self.acks.take_all());
         self.order.forget_all();
+        self.fills.clear();
         for id in ids {
             self.reply(id, Err(RequestError::NotServing));
         }
@@ -158,8 +159,12 @@ impl Node {
         }
     }
 
-    /// Starts fills whose blocks have no record without a frame any more.
+    /// Starts fills whose blocks have no record without a frame any more. A suspended volume numbers nothing: its fills wait, and
+    /// with them all that came later.
     pub(super) fn pump_fills(&mut self, now: Nanos) {
+        if self.role != Role::Primary {
+            return;
+        }
         for (id, edges) in std::mem::take(&mut self.fills) {
             if self.parked.contains_key(&id) {
                 self.fill(now, id, edges);
@@ -172,7 +177,11 @@ impl Node {
         let Some(Parked { request }) = self.parked.remove(&id) else { return };
         match data {
             Some(pieces) if self.role == Role::Primary => self.log_change(id, request, &pieces.concat()),
-            Some(_) => self.held.push_back((id, request)),
+            Some(_) => {
+                self.fills.push((id, edges_to_fill(&request)));
+                self.parked.insert(id, Parked { request });
+                return;
+            }
             None => self.reply(id, Err(RequestError::Io)),
         }
         self.order.release(id);

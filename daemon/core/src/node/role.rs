@@ -62,7 +62,12 @@ impl Node {
         let Some(link) = self.link.as_mut().filter(|l| l.fetching) else { return };
         link.fetching = false;
         let site = link.site;
-        if let Some(opening) = self.opening.as_mut().filter(|_| !self.k.has(site)) {
+        if self.k.has(site) {
+            let end = self.log.end().position.lsn;
+            if self.required > end {
+                self.alarm("log_damaged", format!("records up to {} were durable here once; {end} found", self.required));
+            }
+        } else if let Some(opening) = &mut self.opening {
             opening.tail_done = true;
         }
     }
@@ -116,7 +121,7 @@ impl Node {
 
     fn peer_may_have_more(&self) -> bool {
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.as_ref()) else { return false };
-        !hello.needs_seed && hello.tail.position.lsn > self.log.end().position.lsn && !self.diverges_below(hello)
+        !hello.needs_seed && !hello.is_suspect && hello.tail.position.lsn > self.log.end().position.lsn && !self.diverges_below(hello)
     }
 
     /// The peer's surplus belongs to another line: it is not fetched.

@@ -11,7 +11,7 @@ use crate::node::meta::AfterSuperblock;
 use crate::node::volume_reads::Purpose;
 use crate::outbox::Route;
 use crate::planted::{Planted, planted};
-use crate::ship::seed::{CHUNK_BYTES, MAP_BYTES, Seeded, Seeder};
+use crate::ship::seed::{BlockSet, CHUNK_BYTES, MAP_BYTES, Seeded, Seeder};
 use crate::ship::sender::Source;
 use crate::ship::{BaseBlocks, ChainEntry, Hello, Message, Refusal};
 use crate::status::Role;
@@ -19,14 +19,22 @@ use crate::timeline::History;
 use crate::types::{BLOCK, BlockRange, Boundary, ByteRange, Lsn, Nanos, Nonce, Position};
 
 /// Base writes of a seeding under way at once.
-const WRITES_IN_FLIGHT: u32 = 16;
+const WRITES_IN_FLIGHT: usize = 16;
 
 impl Node {
     // ---- the primary --------------------------------------------------------------------------------------------------
 
     /// The peer needs its first content, or lies beyond the reach of the log.
     pub(super) fn want_seeding(&mut self, hello: &Hello) {
-        if self.role != Role::Primary || self.seeder.is_some() || !self.tell_k_first(hello) {
+        if self.role != Role::Primary || !self.tell_k_first(hello) {
+            return;
+        }
+        let epoch = hello.config.epoch;
+        if self.seeder.is_some() {
+            // K changed meanwhile: live frames carry the one that the peer holds now.
+            if let Some(link) = &mut self.link {
+                link.sender.confirmed = epoch;
+            }
             return;
         }
         if self.k.has(hello.site) {
@@ -35,11 +43,11 @@ impl Node {
         }
         self.link_refused = None;
         let resync = self.new_nonce();
-        let mut seeder = Seeder::new(resync, self.size.div_ceil(BLOCK as u64));
+        let mut from_log = BlockSet::default();
         for (lba, count, _) in self.index.iter() {
-            seeder.todo.insert(lba, lba + count);
+            from_log.insert(lba, lba + count);
         }
-        let epoch = hello.config.epoch;
+        let seeder = Seeder::new(resync, self.size.div_ceil(BLOCK as u64), from_log);
         if let Some(link) = &mut self.link {
             link.sender.source = Source::Probe;
             link.sender.confirmed = epoch;
@@ -103,7 +111,7 @@ impl Node {
             Ok(DiskDone::Mapped(ranges)) => {
                 let found: u64 = ranges.iter().map(|r| r.len).sum();
                 for range in ranges {
-                    seeder.todo.insert(range.first_block(), range.end_block());
+                    seeder.on_mapped(range.first_block(), range.end_block());
                 }
                 seeder.done_bytes += MAP_BYTES.saturating_sub(found);
             }
@@ -304,9 +312,10 @@ impl Node {
         }
         let len = self.base_size.min(self.size);
         let op = DiskOp::Zero { file: FileRef::Base, offset: 0, len, deallocate: true };
-        seeded.writing += 1;
+        let range = BlockRange::new(0, 0);
+        seeded.writing.push(range);
         self.seed_ops += 1;
-        self.out.disk(now, Route::SeedWrite { bytes: 0 }, op);
+        self.out.disk(now, Route::SeedWrite { range }, op);
     }
 
     pub(super) fn on_base_blocks(&mut self, now: Nanos, blocks: BaseBlocks) -> Option<BaseBlocks> {
@@ -315,7 +324,9 @@ impl Node {
             self.refuse(Refusal::State);
             return None;
         };
-        if !seeded.ready || seeded.writing >= WRITES_IN_FLIGHT {
+        let busy =
+            seeded.writing.len() >= WRITES_IN_FLIGHT || seeded.writing.iter().any(|w| w.overlaps(blocks.range));
+        if !seeded.ready || busy {
             return Some(blocks);
         }
         if blocks.range.end() > self.size.div_ceil(BLOCK as u64) {
@@ -355,13 +366,13 @@ impl Node {
             false => DiskOp::Write { file: FileRef::Base, offset, bufs: vec![blocks.data.slice(..len as usize)] },
         };
         if let Some(seeded) = &mut self.seeded {
-            seeded.writing += 1;
+            seeded.writing.push(blocks.range);
         }
         self.seed_ops += 1;
-        self.out.disk(now, Route::SeedWrite { bytes }, op);
+        self.out.disk(now, Route::SeedWrite { range: blocks.range }, op);
     }
 
-    pub(super) fn on_seed_written(&mut self, now: Nanos, bytes: u64, ok: bool) {
+    pub(super) fn on_seed_written(&mut self, now: Nanos, range: BlockRange, ok: bool) {
         self.seed_ops -= 1;
         if !ok {
             self.alarm("base_write_failed", "the base image cannot be written while it is seeded");
@@ -369,8 +380,8 @@ impl Node {
             return self.hang_up(Refusal::Storage);
         }
         let Some(seeded) = &mut self.seeded else { return self.pump_receiver(now) };
-        seeded.writing = seeded.writing.saturating_sub(1);
-        seeded.done_bytes += bytes;
+        seeded.writing.retain(|w| *w != range);
+        seeded.done_bytes += range.bytes();
         if !seeded.ready && seeded.pass == 1 {
             seeded.ready = true;
         }
@@ -389,7 +400,7 @@ impl Node {
 
     /// The receiver's side between messages: sync at the end of a pass, and the moment when the copy becomes visible.
     fn pump_seeded(&mut self, now: Nanos) {
-        let Some(seeded) = self.seeded.as_mut().filter(|s| s.ready && s.writing == 0) else { return };
+        let Some(seeded) = self.seeded.as_mut().filter(|s| s.ready && s.writing.is_empty()) else { return };
         let Some(end) = seeded.end else { return };
         if !seeded.syncing && !seeded.synced {
             seeded.syncing = true;

@@ -106,12 +106,17 @@ impl Node {
         if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {
             return CopyState::Opening;
         }
-        if self.log.end().position.lsn < self.required || self.damage.is_some() {
+        if self.damage.is_some() {
             return CopyState::Suspect { reason: damage };
+        }
+        if self.log.end().position.lsn < self.required {
+            let why = self.lost_tail.unwrap_or("the peer holds records that were durable here once");
+            return CopyState::Suspect { reason: format!("durable records are missing: {why}") };
         }
         let leads = self.k.primary == Some(self.site);
         let follows_live = self.link.as_ref().is_some_and(|l| l.hello.is_some());
-        let in_step = self.log.appended() >= self.primary_appended_seen;
+        let waits = self.link.as_ref().is_some_and(|l| !l.backlog.is_empty());
+        let in_step = self.log.appended() >= self.primary_appended_seen && !waits;
         match (leads || self.k.has(self.site), follows_live, in_step) {
             (true, _, _) => CopyState::Current,
             (false, true, true) => CopyState::Current,

@@ -35,7 +35,7 @@ enum Pending {
     /// The peer was asked to let this copy take over.
     Handover { config: Config },
     /// Waits until everything is everywhere, then persists "no primary".
-    Demote,
+    Demote { served: bool },
     /// K is being persisted.
     Persisting,
     /// Waits for the floor.
@@ -113,9 +113,14 @@ impl Node {
             self.end_verb(id, Ok(ok));
             return Ok(());
         }
-        self.may_be_promoted()?;
+        self.may_be_promoted(word.is_some())?;
+        // Who opens a copy takes back that it was given up.
+        self.reseed_wanted = false;
         if self.k.primary == Some(self.site) {
-            return self.resume(now, id, word);
+            return match self.role {
+                Role::Fenced(epoch) => self.promote_fenced(now, id, word, bounds, epoch),
+                _ => self.resume(now, id, word),
+            };
         }
         let hello = self.link.as_ref().and_then(|l| l.hello.clone());
         match (hello, self.superblock.peer) {
@@ -134,8 +139,11 @@ impl Node {
         }
     }
 
-    fn may_be_promoted(&self) -> Result<(), VerbError> {
+    fn may_be_promoted(&self, by_word: bool) -> Result<(), VerbError> {
         let refuse = |state: &str, hint: &str| Err(VerbError::CopyState { state: state.into(), hint: hint.into() });
+        if self.reseed_wanted && !by_word {
+            return refuse("given up", "it was to be seeded anew: promote the other site, or take that back by --assert-peer-fenced");
+        }
         if let Some(why) = &self.diverged {
             return refuse(
                 &format!("diverged ({why})"),
@@ -163,7 +171,6 @@ impl Node {
         let fork = self.log.end().position.lsn;
         let (class, lost_bytes, lost_ms) = (PromotionClass::Lossless, 0, 0);
         match (self.role, word, self.superblock.peer) {
-            (Role::Fenced(epoch), _, Some(site)) => return Err(VerbError::PeerIsPrimary { site, epoch }),
             (Role::Suspended(SuspendReason::Restart), None, Some(site)) => {
                 return Err(VerbError::PeerUnproven { site });
             }
@@ -172,6 +179,35 @@ impl Node {
         }
         self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
         Ok(())
+    }
+
+    /// A newer K was seen to name the other site. Only a human who knows that site to be gone goes back to this history; what
+    /// was written there is not here.
+    fn promote_fenced(
+        &mut self,
+        now: Nanos,
+        id: VerbId,
+        word: Option<Assertion>,
+        bounds: Bounds,
+        epoch: Epoch,
+    ) -> Result<(), VerbError> {
+        let linked = self.link.as_ref().is_some_and(|l| l.hello.is_some());
+        match (word, self.superblock.peer) {
+            (Some(word), Some(_)) if !linked => {
+                bounds.accept(&Loss { class: PromotionClass::Unproven, bytes: 0, ms: 0 })?;
+                let fork = self.log.end().position.lsn;
+                let (class, lost_bytes, lost_ms) = (PromotionClass::Unproven, 0, 0);
+                self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
+                self.record_assertion(word);
+                let nonce = self.new_nonce();
+                let above = Config { epoch: epoch.max(self.k.epoch), ..self.k.clone() };
+                let mut k = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
+                k.generation = crate::types::GenId(self.rng.id());
+                self.persist_k(now, k, AfterK::Open);
+                Ok(())
+            }
+            (_, site) => Err(VerbError::PeerIsPrimary { site: site.unwrap_or(self.site), epoch }),
+        }
     }
 
     /// A recorded human decision: this site alone.
@@ -234,7 +270,7 @@ impl Node {
         if self.log.durable() != end.position.lsn || !self.holds_all_of(hello) {
             return refuse("not equal to its peer", "demote again, or promote the other site");
         }
-        let both = self.k.sites.len() > 1 && hello.tail == end && !hello.needs_seed;
+        let both = self.k.sites.len() > 1 && hello.tail == end && !hello.needs_seed && !hello.is_suspect;
         let sites = if both { vec![self.site, hello.site] } else { vec![self.site] };
         let nonce = self.new_nonce();
         let mut config = group::joint(&self.k, self.node, nonce, Some(self.site), sites, self.k.mode);
@@ -279,6 +315,17 @@ impl Node {
         true
     }
 
+    /// The peer turned out to hold the K that a handover proposed: its answer was lost.
+    pub(super) fn handover_found(&mut self) {
+        let (k, fork) = (self.k.id(), self.log.end().position.lsn);
+        for verb in &mut self.verbs {
+            if matches!(&verb.kind, Pending::Handover { config } if config.id() == k) {
+                let (class, lost_bytes, lost_ms) = (PromotionClass::Lossless, 0, 0);
+                verb.kind = Pending::Promote { class, lost_bytes, lost_ms, fork };
+            }
+        }
+    }
+
     /// The volume serves: promotions end.
     pub(super) fn promotion_done(&mut self) {
         let (done, rest) = std::mem::take(&mut self.verbs)
@@ -311,9 +358,10 @@ impl Node {
         if force {
             self.fail_waiting();
         }
+        let served = self.role == Role::Primary;
         self.opening = None;
         self.set_role(Role::Suspended(SuspendReason::User));
-        self.wait(now, id, DEADLINE_MS, Pending::Demote);
+        self.wait(now, id, DEADLINE_MS, Pending::Demote { served });
         Ok(())
     }
 
@@ -335,6 +383,7 @@ impl Node {
 
     pub(super) fn on_demoted(&mut self, now: Nanos, id: VerbId) {
         self.set_role(Role::Secondary);
+        self.seeder = None;
         self.fail_waiting();
         self.greet();
         self.match_peer(now);
@@ -595,7 +644,7 @@ impl Node {
 
     fn step_verb(&mut self, now: Nanos, mut verb: PendingVerb) -> Option<PendingVerb> {
         match &verb.kind {
-            Pending::Demote if self.is_drained() => {
+            Pending::Demote { .. } if self.is_drained() => {
                 verb.kind = Pending::Persisting;
                 self.persist_demotion(now, verb.id);
             }
@@ -607,12 +656,22 @@ impl Node {
                 self.finish_verb(now, verb.id);
                 return None;
             }
+            Pending::Drain if self.damage.is_some() => {
+                self.draining = None;
+                let (state, hint) = ("suspect".into(), "the base cannot be brought up to a log that does not read".into());
+                self.end_verb(verb.id, Err(VerbError::CopyState { state, hint }));
+                return None;
+            }
             Pending::Release => return self.step_release(now, verb),
             Pending::Resized { lsn } if self.log.durable() >= *lsn => {
                 self.finish_verb(now, verb.id);
                 return None;
             }
             _ => {}
+        }
+        if self.failed {
+            self.end_verb(verb.id, Err(VerbError::Interrupted("the copy has failed".into())));
+            return None;
         }
         if now >= verb.deadline {
             self.expire(now, verb);
@@ -639,16 +698,22 @@ impl Node {
     }
 
     fn expire(&mut self, now: Nanos, verb: PendingVerb) {
-        if matches!(verb.kind, Pending::Demote | Pending::Release) && self.role == Role::Suspended(SuspendReason::User)
-        {
-            self.set_role(Role::Primary);
-            self.release_held(now);
+        if self.role == Role::Suspended(SuspendReason::User) {
+            match verb.kind {
+                Pending::Demote { served: true } | Pending::Release => {
+                    self.set_role(Role::Primary);
+                    self.release_held(now);
+                }
+                // It never served: its history is still to be settled.
+                Pending::Demote { served: false } => self.begin_opening(),
+                _ => {}
+            }
         }
         if matches!(verb.kind, Pending::Drain | Pending::Release) {
             self.draining = None;
         }
         let why = match verb.kind {
-            Pending::Demote => "not everything could be made durable at the peer in time; the volume serves again",
+            Pending::Demote { .. } => "not everything could be made durable at the peer in time; the volume serves again",
             Pending::Promote { .. } => "the promotion is recorded and goes on; the peer of S is not reachable yet",
             Pending::Handover { .. } => "the peer did not answer; it is asked again at the next contact",
             _ => "the deadline is over",

@@ -171,7 +171,7 @@ impl Node {
                 .0
                 .checked_add(u64::from(range.count.0))
                 .is_some_and(|end| end <= self.size.div_ceil(BLOCK as u64));
-        if !inside || self.leads() || self.needs_seed() || self.log.end().position.lsn < lsn {
+        if !inside || self.leads() || self.is_no_prefix() || self.log.end().position.lsn < lsn {
             return self.send(Message::VerifyAnswer { id, verdict: VerifyVerdict::Busy });
         }
         self.read_blocks(now, vec![range], Purpose::VerifyAnswer { id, hash, lsn });

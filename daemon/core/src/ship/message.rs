@@ -169,8 +169,11 @@ pub struct Hello {
     pub config: Config,
     /// True when it serves or may come to serve without asking anybody (Primary, or Suspended for another reason than Restart).
     pub is_primary: bool,
-    /// True when its copy has never been complete (Absent, Seeding) or cannot be trusted.
+    /// True when its copy has never been complete (Absent, Seeding) or an operator gave it up: it has nothing to lose.
     pub needs_seed: bool,
+    /// True when its copy cannot be trusted. It takes nothing until an operator decides: what lies there may be the only copy
+    /// of something, or not even this volume's.
+    pub is_suspect: bool,
     /// Its history, oldest first.
     pub history: Vec<ChainEntry>,
     /// What its base holds.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::types::{Boundary, Lsn, Nonce};
+use crate::types::{BlockRange, Boundary, Lsn, Nonce};
 
 /// Bytes of one question to the base ("what may hold data here?").
 pub const MAP_BYTES: u64 = 64 << 20;
@@ -46,6 +46,23 @@ impl BlockSet {
         self.ranges.insert(start, end);
     }
 
+    /// The parts of `[start, end)` that are not in the set, ascending.
+    pub fn gaps(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        let mut at = start;
+        let mut out = Vec::new();
+        let before = self.ranges.range(..start).next_back().filter(|(_, e)| **e > start);
+        for (&s, &e) in before.into_iter().chain(self.ranges.range(start..end)) {
+            if s > at {
+                out.push((at, s));
+            }
+            at = at.max(e);
+        }
+        if at < end {
+            out.push((at, end));
+        }
+        out
+    }
+
     /// Blocks in the set.
     pub fn blocks(&self) -> u64 {
         self.ranges.iter().map(|(s, e)| e - s).sum()
@@ -82,6 +99,8 @@ pub struct Seeder {
     pub mapped_to: Option<u64>,
     /// A question to the base is under way.
     pub mapping: bool,
+    /// What the log held when the first pass began: looked at whatever the base says.
+    pub from_log: BlockSet,
     /// Written since this pass began.
     pub dirty: BlockSet,
     /// Bytes of this pass, as far as known.
@@ -103,15 +122,16 @@ pub struct Seeder {
 }
 
 impl Seeder {
-    /// Begins the first pass over a volume of `blocks` blocks, of which `index` names those that the log holds.
-    pub fn new(resync: Nonce, blocks: u64) -> Self {
+    /// Begins the first pass over a volume of `blocks` blocks, of which the log holds `from_log`.
+    pub fn new(resync: Nonce, blocks: u64, from_log: BlockSet) -> Self {
         Self {
             resync,
             pass: 1,
             is_last: false,
-            todo: BlockSet::default(),
+            todo: from_log.clone(),
             mapped_to: Some(0),
             mapping: false,
+            from_log,
             dirty: BlockSet::default(),
             total_bytes: blocks * crate::types::BLOCK as u64,
             done_bytes: 0,
@@ -121,6 +141,13 @@ impl Seeder {
             visible_at: Lsn::ZERO,
             ended: false,
             live_from: Boundary::default(),
+        }
+    }
+
+    /// The base may hold data in `[start, end)`: what is not looked at anyway has to be.
+    pub fn on_mapped(&mut self, start: u64, end: u64) {
+        for (start, end) in self.from_log.gaps(start, end) {
+            self.todo.insert(start, end);
         }
     }
 
@@ -160,8 +187,8 @@ pub struct Seeded {
     pub total_bytes: u64,
     /// Bytes processed.
     pub done_bytes: u64,
-    /// Base writes under way.
-    pub writing: u32,
+    /// Base writes under way; no two of them overlap, so that the block that came last is the one that stays.
+    pub writing: Vec<BlockRange>,
     /// The end of the pass was announced: position at which the copy becomes visible.
     pub end: Option<Lsn>,
     /// The base is being synced after the last block.
@@ -183,7 +210,7 @@ impl Seeded {
             is_last,
             total_bytes,
             done_bytes: 0,
-            writing: 0,
+            writing: Vec::new(),
             end: None,
             syncing: false,
             synced: false,
@@ -210,5 +237,19 @@ mod tests {
         assert_eq!(set.take_front(16), Some((0, 16)));
         assert_eq!(set.take_front(100), Some((16, 40)));
         assert_eq!(set.take_front(1), None);
+    }
+
+    #[test]
+    fn what_the_log_holds_is_looked_at_once_whatever_the_base_says() {
+        let mut from_log = BlockSet::default();
+        from_log.insert(10, 12);
+        from_log.insert(20, 30);
+        let mut seeder = Seeder::new(Nonce::NIL, 64, from_log);
+        assert_eq!(seeder.todo.take_front(64), Some((10, 12)));
+        seeder.on_mapped(11, 25);
+        assert_eq!(seeder.todo.take_front(64), Some((12, 30)));
+        seeder.on_mapped(0, 32);
+        let rest: Vec<_> = std::iter::from_fn(|| seeder.todo.take_front(64)).collect();
+        assert_eq!(rest, [(0, 10), (12, 20), (30, 32)]);
     }
 }

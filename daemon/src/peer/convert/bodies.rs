@@ -33,6 +33,7 @@ pub(super) fn hello_out(hello: &Hello) -> wire::Hello {
         floor: boundary_out(hello.floor),
         tail: boundary_out(hello.tail),
         remembered: hello.remembered.map(remembered_out),
+        is_suspect: hello.is_suspect,
     }
 }
 
@@ -52,6 +53,7 @@ pub(super) fn hello_in(hello: wire::Hello) -> Result<Hello, Malformed> {
         floor: boundary_in(hello.floor)?,
         tail: boundary_in(hello.tail)?,
         remembered: hello.remembered.map(remembered_in).transpose()?,
+        is_suspect: hello.is_suspect,
     })
 }
 

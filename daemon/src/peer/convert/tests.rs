@@ -67,12 +67,13 @@ prop_compose! {
 prop_compose! {
     fn hello()(
         (version, features, size) in any::<(u32, u64, u64)>(), volume in id(VolumeId), site in id(SiteId), node in id(NodeId),
-        boot in id(BootId), config in config(), (is_primary, needs_seed) in any::<(bool, bool)>(), history in history(),
+        boot in id(BootId), config in config(), (is_primary, needs_seed, is_suspect) in any::<(bool, bool, bool)>(), history in history(),
         floor in boundary(), tail in boundary(), remembered in option::of((position(), id(BootId))),
     ) -> Message {
         let remembered = remembered.map(|(position, boot)| Remembered { position, boot });
         Message::Hello(Box::new(Hello {
-            version, features, volume, site, node, boot, size, config, is_primary, needs_seed, history, floor, tail, remembered,
+            version, features, volume, site, node, boot, size, config, is_primary, needs_seed, is_suspect, history, floor,
+            tail, remembered,
         }))
     }
 }
