@@ -540,9 +540,10 @@ impl<C: Copy> World<C> {
                     self.operator.moving = None;
                 }
             }
+            // A stream that just broke comes back; the end does not wait for ever.
             Purpose::Verify
                 if matches!(self.operator.ending, Ending::Verifying { .. })
-                    && !matches!(error, VerbError::Interrupted(_)) =>
+                    && !matches!(error, VerbError::Interrupted(_) | VerbError::CopyState { .. }) =>
             {
                 self.fail(format!("Verify was refused between healthy copies: {error}"));
             }
@@ -688,7 +689,7 @@ impl<C: Copy> World<C> {
     /// Nobody has served for long, although this copy could.
     fn is_abandoned(&self, other: usize, status: &Status) -> bool {
         let long = self.now - self.operator.moved_at > 20_000 * MS;
-        long && self.sites[other].node.is_some() && status.copy == CopyState::Current
+        long && !self.sites[other].is_primary() && status.copy == CopyState::Current
     }
 
     fn is_diverged(&self, site: usize) -> bool {
@@ -712,7 +713,14 @@ impl<C: Copy> World<C> {
         let other = 1 - target;
         let blocked = self.blocked_ms(status);
         let refused = matches!(status.link, LinkState::Refused(_) | LinkState::Handshaking | LinkState::Disconnected);
-        let lost = (self.down_for(other, 1_500) && blocked > 2_500) || (refused && blocked > 10_000);
+        let running = self.sites[other].status.as_ref().filter(|_| self.sites[other].node.is_some());
+        let failed = running.is_some_and(|s| matches!(s.copy, CopyState::Failed { .. }));
+        let lost = (self.down_for(other, 1_500) && blocked > 2_500) || ((refused || failed) && blocked > 10_000);
+        if lost && failed && status.role == Role::Suspended(SuspendReason::Restart) {
+            // It will not answer: it is stopped, and then asked no more.
+            self.crash(other, Crash::Power);
+            return true;
+        }
         let part = lost && self.in_s(target, other) && status.role != Role::Suspended(SuspendReason::Restart);
         if part {
             note!(self, [42, other], "{} is left out of S", name(other));

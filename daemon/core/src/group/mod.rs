@@ -171,6 +171,7 @@ mod tests {
     const A: SiteId = SiteId([1; 16]);
     const B: SiteId = SiteId([2; 16]);
     const N: NodeId = NodeId([3; 16]);
+    const M: NodeId = NodeId([4; 16]);
 
     fn nonce(n: u8) -> Nonce {
         Nonce([n; 16])
@@ -196,12 +197,21 @@ mod tests {
     fn two_forced_sides_are_a_split_brain_whatever_their_epochs() {
         let k = both();
         let a = forced(&k, N, nonce(3), Some(A), vec![A]);
-        let b = forced(&k, N, nonce(4), Some(B), vec![B]);
+        let b = forced(&k, M, nonce(4), Some(B), vec![B]);
         assert_eq!(contact(&a, B, &b), Contact::SplitBrain);
         let a2 = forced(&a, N, nonce(5), Some(A), vec![A]);
         let a3 = joint(&a2, N, nonce(6), Some(A), vec![A], Mode::Async);
         assert_eq!(contact(&a3, B, &b), Contact::SplitBrain);
         assert_eq!(contact(&b, A, &a3), Contact::SplitBrain);
+    }
+
+    #[test]
+    fn later_decisions_of_the_same_node_are_no_split_brain() {
+        let k = forced(&both(), N, nonce(3), Some(A), vec![A]);
+        let again = forced(&k, N, nonce(4), Some(A), vec![A]);
+        let demoted = joint(&again, N, nonce(5), None, vec![A], Mode::Async);
+        assert_eq!(contact(&k, A, &demoted), Contact::AdoptTheirs);
+        assert_eq!(contact(&demoted, B, &k), Contact::MineIsNewer);
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl Node {
     }
 
     fn complete(&mut self, done: Vec<RequestId>) {
+        self.reads_may_go |= !done.is_empty();
         for id in done {
             self.reply(id, Ok(Vec::new()));
         }
@@ -170,8 +171,8 @@ impl Node {
         }
         let mut done = Vec::new();
         self.acks.on_committed(self.promised(), &mut done);
-        if !done.is_empty() {
-            self.complete(done);
+        self.complete(done);
+        if std::mem::take(&mut self.reads_may_go) {
             self.release_reads(now);
         }
     }

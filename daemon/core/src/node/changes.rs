@@ -45,7 +45,11 @@ impl Node {
             return;
         }
         match self.change.clone() {
-            None => self.begin_change(now),
+            None => {
+                self.begin_change(now);
+                // What only has to be asked is asked at once: nothing else may come to wake this copy.
+                self.pump_again |= self.change.is_some() && !self.is_persisting_k();
+            }
             Some(Change::Expand { config, tail, asked: false }) => self.continue_expand(config, tail),
             Some(_) => {}
         }
@@ -95,7 +99,10 @@ impl Node {
     fn peer_is_close(&self) -> bool {
         let lag = self.link.as_ref().map_or(u64::MAX, |l| l.sender.outstanding_bytes());
         let streams = self.link.as_ref().is_some_and(|l| l.sender.source == Source::Stream);
-        streams && self.peer_is_confirmed() && self.seeder.is_none() && lag <= EXPAND_LAG_BYTES
+        // Once K lists it, only an operator takes it off again: it must be possible to bring it up from the log.
+        let start = self.log.segments.start().map_or(self.log.end().position.lsn, |s| s.position.lsn);
+        let in_reach = self.link.as_ref().is_some_and(|l| l.sender.kept_from() >= start);
+        streams && in_reach && self.peer_is_confirmed() && self.seeder.is_none() && lag <= EXPAND_LAG_BYTES
     }
 
     fn pause(&mut self, paused: bool) {

@@ -220,6 +220,9 @@ impl Node {
         self.refresh_hello();
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) else { return };
         let contact = group::contact(&self.k, hello.site, &hello.config);
+        if hello.needs_seed && matches!(contact, Contact::Same | Contact::MineIsNewer) {
+            self.no_longer_diverged(now);
+        }
         match contact {
             // An operator named the loser by reseeding it: it waits for what the other side tells it.
             Contact::SplitBrain if self.reseed_wanted => {}
@@ -275,15 +278,20 @@ impl Node {
 
     /// This side was named the winner: it makes a K above the loser's where its own is not, and tells it.
     fn win(&mut self, now: Nanos, hello: &Hello) {
-        self.diverged = None;
-        if self.superblock.flag == CopyFlag::Diverged {
-            self.superblock.flag = CopyFlag::Complete;
-            self.save_superblock(now);
-        }
+        self.no_longer_diverged(now);
         match self.k.epoch > hello.config.epoch {
             true if self.k.primary.is_some() => self.lead(hello),
             true => self.tell_k(hello),
             false => self.outdo(now, &hello.config),
+        }
+    }
+
+    /// There is no other history (any more) that this one could part from.
+    fn no_longer_diverged(&mut self, now: Nanos) {
+        self.diverged = None;
+        if self.superblock.flag == CopyFlag::Diverged {
+            self.superblock.flag = CopyFlag::Complete;
+            self.save_superblock(now);
         }
     }
 
@@ -407,7 +415,8 @@ impl Node {
         if fenced {
             self.fence(now, hello.config.epoch);
         }
-        if self.is_no_prefix() {
+        // A leader that was given up has no history to seal anything for.
+        if self.is_no_prefix() || hello.needs_seed {
             return;
         }
         match self.relation(hello) {

@@ -198,6 +198,8 @@ pub struct Node {
     acks: Acks,
     held: VecDeque<(RequestId, Request)>,
     waiting_reads: VecDeque<(RequestId, Request)>,
+    /// Writes were answered since the waiting reads were last tried.
+    reads_may_go: bool,
     reads: volume_reads::Reads,
     full_since: Option<Nanos>,
 
@@ -214,6 +216,8 @@ pub struct Node {
     verbs: Vec<verbs::PendingVerb>,
     reseed_wanted: bool,
     closing_saved: bool,
+    /// Was to be closed when a sealing took the log apart: goes on with that afterwards.
+    close_after_cut: Option<VerbId>,
     grow_to: u64,
     written_at: VecDeque<(Lsn, Nanos, u64)>,
     written_bytes: u64,

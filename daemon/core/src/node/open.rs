@@ -178,6 +178,7 @@ impl Node {
             acks: Acks::default(),
             held: Default::default(),
             waiting_reads: Default::default(),
+            reads_may_go: false,
             reads: Default::default(),
             full_since: None,
             link: None,
@@ -192,6 +193,7 @@ impl Node {
             verbs: Vec::new(),
             reseed_wanted: false,
             closing_saved: false,
+            close_after_cut: None,
             grow_to: 0,
             written_at: Default::default(),
             written_bytes: 0,
@@ -326,7 +328,10 @@ impl Node {
         if wrong {
             self.suspect("the base image is not as it was left: mounted, swapped or written by somebody else");
         }
-        self.stage = Stage::Running;
+        self.stage = match self.close_after_cut.take() {
+            Some(id) => Stage::Closing(id),
+            None => Stage::Running,
+        };
         self.identify_new_base(now);
         if !self.end_of_sealing() {
             self.begin_role();

@@ -211,6 +211,9 @@ impl Node {
         self.index = Index::default();
         self.size = self.superblock.size;
         let (recovery, step) = Recovery::begin(now, start, slots, &mut self.out);
+        if let Stage::Closing(id) = self.stage {
+            self.close_after_cut = Some(id);
+        }
         self.stage = Stage::Recovering(Box::new(recovery));
         if let Some(step) = step {
             self.on_recovery_step(now, step);

@@ -372,7 +372,14 @@ impl Node {
         let streams =
             self.link.as_ref().is_some_and(|l| l.sender.durable() >= end && l.sender.confirmed == self.k.epoch);
         let needs_peer = self.k.sites.len() > 1 || self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe);
-        here && (streams || !needs_peer)
+        // A peer with a history of its own takes nothing; what it lacks is judged when one of the two is given up.
+        here && (streams || !needs_peer || self.is_parted())
+    }
+
+    fn is_parted(&self) -> bool {
+        let hello = self.link.as_ref().and_then(|l| l.hello.as_ref());
+        let split = hello.is_some_and(|h| group::contact(&self.k, h.site, &h.config) == group::Contact::SplitBrain);
+        split || self.diverged.is_some()
     }
 
     fn persist_demotion(&mut self, now: Nanos, id: VerbId) {
@@ -540,7 +547,8 @@ impl Node {
     }
 
     fn reseed(&mut self, now: Nanos, id: VerbId) -> Result<(), VerbError> {
-        if self.leads() || (self.k.primary == Some(self.site) && self.diverged.is_none()) {
+        let gave_way = self.diverged.is_some() || matches!(self.role, Role::Fenced(_));
+        if self.leads() || (self.k.primary == Some(self.site) && !gave_way) {
             return Err(self.role_error("only a copy that does not serve can be given up"));
         }
         if self.k.sites.len() > 1 && self.k.has(self.site) && self.is_sound() {
@@ -656,10 +664,11 @@ impl Node {
                 self.finish_verb(now, verb.id);
                 return None;
             }
-            Pending::Drain if self.damage.is_some() => {
+            Pending::Drain if self.damage.is_some() || self.diverged.is_some() => {
                 self.draining = None;
-                let (state, hint) = ("suspect".into(), "the base cannot be brought up to a log that does not read".into());
-                self.end_verb(verb.id, Err(VerbError::CopyState { state, hint }));
+                let state = if self.damage.is_some() { "suspect" } else { "diverged" };
+                let hint = "its base cannot be brought up to its log".into();
+                self.end_verb(verb.id, Err(VerbError::CopyState { state: state.into(), hint }));
                 return None;
             }
             Pending::Release => return self.step_release(now, verb),
