@@ -149,6 +149,7 @@ impl Agent {
                 config: files.config().map_err(failed)?,
                 slots: files.slots().map_err(failed)?,
                 base_size: files.base_size(),
+                tail_bytes: tidemark_core::node::TAIL_BYTES,
             };
             Ok((files, params))
         });

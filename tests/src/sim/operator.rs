@@ -132,6 +132,8 @@ pub struct Operator {
     waiting: BTreeMap<VerbId, Waiting>,
     policy: Policy,
     slot_bytes: u64,
+    /// Memory of recent frames: with little of it, reads and shipping go through segments.
+    pub tail_bytes: u64,
     moving: Option<Move>,
     ending: Ending,
     /// The target's role as last seen, and when it changed.
@@ -159,6 +161,7 @@ impl Operator {
             index_ranges: *rng.pick(&[64, 256, 2_048, 262_144]),
             ..Policy::default()
         };
+        let tail_bytes = *rng.pick(&[0, 16 << 10, 256 << 10, 64 << 20]);
         let plan = plan(rng, rates, requests);
         Self {
             plan,
@@ -168,6 +171,7 @@ impl Operator {
             waiting: BTreeMap::new(),
             policy,
             slot_bytes,
+            tail_bytes,
             moving: None,
             ending: Ending::No,
             last_role: Role::Secondary,

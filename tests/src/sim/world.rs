@@ -281,6 +281,7 @@ impl<C: Copy> World<C> {
             config: content(tidemark_core::event::FileRef::Config),
             slots: s.disk.slots(),
             base_size: s.disk.seen(tidemark_core::event::FileRef::Base).map_or(0, |b| b.len()),
+            tail_bytes: self.operator.tail_bytes,
         };
         let instance = s.instance;
         match C::open(s.clock.at(self.now), params) {

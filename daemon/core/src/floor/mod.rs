@@ -13,6 +13,7 @@ use crate::format::frame::FrameHeader;
 use crate::format::superblock::{MAX_SAMPLES, Sample};
 use crate::log::segments::{FrameRef, Segments};
 use crate::outbox::{Outbox, Route};
+use crate::planted::{Planted, planted};
 use crate::types::{BLOCK, BlockRange, Boundary, Lsn, Nanos, Secret};
 use crate::volume::index::{Crcs, Index, Piece, Place};
 
@@ -248,7 +249,8 @@ impl Floor {
         }
         if self.in_flight == 0 {
             self.phase = Phase::Syncing;
-            out.disk(now, Route::FloorSync, DiskOp::Sync { files: vec![FileRef::Base] });
+            let files = if planted(Planted::FloorWithoutBaseSync) { Vec::new() } else { vec![FileRef::Base] };
+            out.disk(now, Route::FloorSync, DiskOp::Sync { files });
         }
         Step::Wait
     }
@@ -397,6 +399,7 @@ pub fn apply(index: &mut Index, header: &FrameHeader, slot: Slot, payload_block:
                 let crcs = Crcs::of(&header.crcs[crc..crc + n as usize]);
                 index.insert(range, lsn, Place::Log { slot, block, crcs });
             }
+            (Kind::Discard, Some(_)) if planted(Planted::DiscardNotIndexed) => {}
             (_, Some(range)) => index.insert(range, lsn, Place::Zero),
             (Kind::Resize, None) => size = Some(record.lba),
             _ => {}

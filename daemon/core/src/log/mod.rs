@@ -17,6 +17,7 @@ use crate::event::{DiskOp, DiskToken, FileRef, Slot};
 use crate::format::frame::FrameHeader;
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
 use crate::outbox::{Outbox, Route};
+use crate::planted::{Planted, planted};
 use crate::types::{BLOCK, BlockRange, Boundary, Lsn, Nanos, Secret, VolumeId};
 
 pub use frames::{FrameContext, Record};
@@ -314,6 +315,11 @@ impl Log {
             f.done = true;
         }
         let before = self.appended;
+        if planted(Planted::AppendedOverGap)
+            && let Some(at) = self.in_flight.iter().position(|f| f.token == token)
+        {
+            self.in_flight.iter_mut().take(at).for_each(|f| f.done = true);
+        }
         while self.in_flight.front().is_some_and(|f| f.done) && self.failure.is_none() {
             if let Some(f) = self.in_flight.pop_front() {
                 self.appended = f.last;
@@ -366,6 +372,7 @@ impl Log {
         // Two syncs may end in any order: the later one covers only files written since the earlier was submitted, so it
         // says nothing while the earlier is under way.
         let covers = if at == 0 { sync.covers } else { self.defer(at, sync) };
+        let covers = if planted(Planted::DurableAtSyncEnd) { self.appended } else { covers };
         let moved = covers > self.durable && self.failure.is_none();
         if moved {
             self.durable = covers;

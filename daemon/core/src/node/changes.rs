@@ -249,6 +249,7 @@ impl Node {
                 self.match_peer(now);
             }
             Err(why) => {
+                link.tell_again_at = Some(now.after_ms(super::link::TELL_AGAIN_MS)).filter(|_| why == Refusal::State);
                 self.link_refused = Some(format!("by the peer: {why}"));
                 self.counters.refusals += 1;
             }

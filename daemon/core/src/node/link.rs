@@ -17,6 +17,8 @@ use crate::types::{Boundary, Epoch, Lsn, Nanos, SiteId, WallMs};
 pub const WIRE_VERSION: u32 = 1;
 /// The oldest version it can speak to.
 pub const WIRE_OLDEST: u32 = 1;
+/// A K that the peer was too busy for is told again after this time.
+pub(super) const TELL_AGAIN_MS: u64 = 200;
 /// An idle primary tells its peer what is committed this often.
 const IDLE_MS: u64 = 500;
 
@@ -43,6 +45,8 @@ pub(super) struct Link {
     pub fetching: bool,
     /// The K that the peer was told and has not answered yet.
     pub telling: Option<crate::config::Since>,
+    /// The peer was not in a state to take it: it is told again then.
+    pub tell_again_at: Option<Nanos>,
 }
 
 impl Node {
@@ -68,6 +72,7 @@ impl Node {
             idle_at: now,
             fetching: false,
             telling: None,
+            tell_again_at: None,
         });
         self.link_refused = None;
         self.greet();
@@ -163,9 +168,7 @@ impl Node {
     }
 
     pub(super) fn on_peer_message(&mut self, now: Nanos, conn: ConnId, message: Message) {
-        let current = self.link.as_ref().is_some_and(|l| l.conn == conn);
-        let taken_anyway = planted(Planted::StaleConnectionAccepted) && self.link.is_some();
-        if !current && !taken_anyway {
+        if self.link.as_ref().is_none_or(|l| l.conn != conn) {
             return;
         }
         match message {
@@ -531,6 +534,15 @@ impl Node {
 
     pub(super) fn link_timeout(&self) -> Option<Nanos> {
         let link = self.link.as_ref()?;
-        (self.leads() && link.sender.source != Source::Probe).then_some(link.idle_at)
+        let idle = (self.leads() && link.sender.source != Source::Probe).then_some(link.idle_at);
+        [idle, link.tell_again_at].into_iter().flatten().min()
+    }
+
+    /// Tells a peer again what it was too busy for.
+    pub(super) fn pump_tell(&mut self, now: Nanos) {
+        let due = self.link.as_mut().is_some_and(|l| l.tell_again_at.take_if(|at| now >= *at).is_some());
+        if due {
+            self.match_peer(now);
+        }
     }
 }

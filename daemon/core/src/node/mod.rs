@@ -44,7 +44,7 @@ use crate::volume::order::Order;
 
 pub use open::OpenError;
 
-/// Bytes of recent frames kept in memory per volume, for shipping and for reads of what was just written.
+/// Bytes of recent frames kept in memory per volume by default, for shipping and for reads of what was just written.
 pub const TAIL_BYTES: u64 = 64 << 20;
 
 /// What a new volume copy begins as.
@@ -123,6 +123,8 @@ pub struct OpenParams {
     pub slots: Vec<(Slot, u64)>,
     /// Size of the base in bytes.
     pub base_size: u64,
+    /// Bytes of recent frames to keep in memory; [`TAIL_BYTES`] unless memory is short.
+    pub tail_bytes: u64,
 }
 
 /// Where the node is in its life.
@@ -152,6 +154,7 @@ pub struct Node {
     opened_at: Nanos,
     wall: WallMs,
     base_size: u64,
+    tail_bytes: u64,
     size: u64,
     stage: Stage,
     pumped: bool,
@@ -277,6 +280,7 @@ impl Node {
         if !matches!(self.stage, Stage::Running | Stage::Closing(_)) {
             return;
         }
+        self.pump_tell(now);
         self.pump_log(now);
         self.pump_change(now);
         self.pump_opening(now);

@@ -14,7 +14,7 @@ use crate::group;
 use crate::log::recovery::{MIN_SLOT_BYTES, Recovered, Recovery, Start, Step};
 use crate::log::{Log, Placed, Segments};
 use crate::node::meta::TwinFile;
-use crate::node::{CreateKind, CreateParams, NewVolume, Node, OpenParams, Stage, TAIL_BYTES};
+use crate::node::{CreateKind, CreateParams, NewVolume, Node, OpenParams, Stage};
 use crate::outbox::{Outbox, Route};
 use crate::rng::Rng;
 use crate::status::{Counters, Role, SuspendReason};
@@ -131,7 +131,7 @@ impl Node {
         };
         let (recovery, step) = Recovery::begin(now, start, params.slots.clone(), &mut out);
         let segments = Segments::new(sb.slot_bytes, Vec::new(), Vec::new(), 1);
-        let log = Log::new(sb.volume, sb.secret.clone(), segments, sb.floor, TAIL_BYTES);
+        let log = Log::new(sb.volume, sb.secret.clone(), segments, sb.floor, params.tail_bytes);
         let mut node = Self {
             out,
             rng: Rng::new(params.rng_seed),
@@ -141,6 +141,7 @@ impl Node {
             opened_at: now,
             wall: params.wall,
             base_size: params.base_size,
+            tail_bytes: params.tail_bytes,
             size: sb.size,
             stage: Stage::Recovering(Box::new(recovery)),
             pumped: false,
@@ -258,7 +259,7 @@ impl Node {
         self.history.cut_after(end.position.lsn);
         let records = end.position.lsn.since(self.floor.at().position.lsn);
         let (volume, secret) = (self.superblock.volume, self.superblock.secret.clone());
-        self.log = Log::new(volume, secret, segments, end, TAIL_BYTES);
+        self.log = Log::new(volume, secret, segments, end, self.tail_bytes);
         self.log.after_recovery(now);
         self.required = required;
         if let Some(damage) = damage {

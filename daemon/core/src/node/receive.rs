@@ -49,11 +49,13 @@ impl Node {
 
     fn may_receive(&self) -> bool {
         let fetching = self.wants_tail() && self.link.as_ref().is_some_and(|l| l.fetching);
-        (fetching || !self.leads()) && self.log.failure().is_none() && self.sealing.is_none() && !self.is_persisting_k()
+        (fetching || !self.leads()) && self.log.failure().is_none()
     }
 
     fn on_append(&mut self, now: Nanos, append: Append) -> Option<Append> {
-        if self.is_persisting_k() || self.is_seed_beginning() {
+        // Whatever takes the log apart or changes K ends by itself; then it is seen whether the frame still follows.
+        let busy = self.sealing.is_some() || !matches!(self.stage, super::Stage::Running | super::Stage::Closing(_));
+        if busy || self.is_persisting_k() || self.is_seed_beginning() {
             return Some(append);
         }
         if !self.may_receive() || (self.is_no_prefix() && !self.takes_live_frames()) {
@@ -68,7 +70,7 @@ impl Node {
             volume,
             secret: &secret,
             // The answer to FetchTail carries the peer's own epoch: it is asked for, and judged by the chain.
-            epoch: if self.leads() || planted(Planted::AcceptOldEpoch) { append.epoch } else { self.k.epoch },
+            epoch: if self.leads() { append.epoch } else { self.k.epoch },
             end: self.log.end(),
             durable: self.log.durable(),
             frame_bytes: self.superblock.slot_bytes - crate::format::segment::HEADER_BYTES as u64,
@@ -81,7 +83,8 @@ impl Node {
                     self.on_placed(now, &placed);
                     let end = self.log.end();
                     if let Some(link) = &mut self.link {
-                        link.taken = Some(end);
+                        // Newer than the greeting, whether that was looked at or not.
+                        (link.taken, link.fresh) = (Some(end), false);
                     }
                     None
                 }
@@ -114,7 +117,7 @@ impl Node {
     }
 
     fn on_sync_asked(&mut self, epoch: crate::types::Epoch, lsn: Lsn) {
-        if epoch != self.k.epoch && !planted(Planted::AcceptOldEpoch) {
+        if epoch != self.k.epoch {
             return self.refuse(if epoch < self.k.epoch { Refusal::OldEpoch } else { Refusal::NeedConfig });
         }
         if let Some(link) = &mut self.link {

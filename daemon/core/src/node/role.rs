@@ -179,6 +179,7 @@ impl Node {
     /// The volume serves.
     fn serve(&mut self, now: Nanos) {
         self.opening = None;
+        self.acks.opened_with(self.log.end().position.lsn);
         self.required = Lsn::ZERO;
         self.damage = None;
         self.set_role(Role::Primary);

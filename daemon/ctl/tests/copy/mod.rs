@@ -72,6 +72,7 @@ impl Shell {
             config: new.config,
             slots: Vec::new(),
             base_size: SIZE,
+            tail_bytes: tidemark_core::node::TAIL_BYTES,
         };
         let node = Node::open(Nanos(1), params).expect("opens");
         Self { dir: dir.to_owned(), node, now: Nanos(1), next_request: 0 }
