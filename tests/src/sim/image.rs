@@ -78,14 +78,13 @@ impl Image {
 
     /// Copies bytes out.
     pub fn read(&self, offset: u64, len: usize) -> Bytes {
-        let mut out = BytesMut::zeroed(len);
-        let (mut index, mut at, mut done) = ((offset as usize) / PAGE, (offset as usize) % PAGE, 0);
-        while done < len {
-            let n = (len - done).min(PAGE - at);
-            if let Some(page) = &self.pages[index] {
-                out[done..done + n].copy_from_slice(&page[at..at + n]);
-            }
-            done += n;
+        static HOLE: [u8; PAGE] = [0; PAGE];
+        let mut out = BytesMut::with_capacity(len);
+        let (mut index, mut at) = ((offset as usize) / PAGE, (offset as usize) % PAGE);
+        while out.len() < len {
+            let n = (len - out.len()).min(PAGE - at);
+            let page = self.pages[index].as_deref().unwrap_or(&HOLE);
+            out.extend_from_slice(&page[at..at + n]);
             (index, at) = (index + 1, 0);
         }
         out.freeze()

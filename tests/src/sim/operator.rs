@@ -718,7 +718,7 @@ impl<C: Copy> World<C> {
         let blocked = self.blocked_ms(status);
         let refused = matches!(status.link, LinkState::Refused(_) | LinkState::Handshaking | LinkState::Disconnected);
         let running = self.sites[other].status.as_ref().filter(|_| self.sites[other].node.is_some());
-        let failed = running.is_some_and(|s| matches!(s.copy, CopyState::Failed { .. }));
+        let failed = running.is_some_and(|s| matches!(s.copy, CopyState::Failed { .. } | CopyState::Suspect { .. }));
         let lost = (self.down_for(other, 1_500) && blocked > 2_500) || ((refused || failed) && blocked > 10_000);
         if lost && failed && status.role == Role::Suspended(SuspendReason::Restart) {
             // It will not answer: it is stopped, and then asked no more.

@@ -95,6 +95,9 @@ pub struct Floor {
     in_flight: usize,
     failing: bool,
     extents: Vec<Sample>,
+    /// Samples of the base's beginning that this advance leaves valid, and where the rest is read from.
+    head: Vec<Sample>,
+    head_from: u64,
     resized: Option<u64>,
     blocks: u64,
 }
@@ -115,6 +118,8 @@ impl Floor {
             in_flight: 0,
             failing: false,
             extents: Vec::new(),
+            head: Vec::new(),
+            head_from: 0,
             resized: None,
             blocks: 0,
         }
@@ -284,7 +289,7 @@ impl Floor {
     }
 
     fn remember_extent(&mut self, offset: u64, bufs: &[Bytes]) {
-        let Some(first) = bufs.first() else { return };
+        let Some(first) = bufs.first().filter(|_| offset >= HEAD_BYTES) else { return };
         let len = first.len().min(SAMPLE_BYTES as usize);
         if self.extents.len() == EXTENTS {
             self.extents.remove(0);
@@ -304,22 +309,48 @@ impl Floor {
         self.write_more(now, size, out)
     }
 
-    /// The base sync ended: reads the head back for identification.
-    pub fn on_synced(&mut self, now: Nanos, ok: bool, base_bytes: u64, out: &mut Outbox) -> Step {
+    /// The base sync ended: reads back what this advance changed of the beginning, for identification. `known` are the samples
+    /// in force.
+    pub fn on_synced(&mut self, now: Nanos, ok: bool, base_bytes: u64, known: &[Sample], out: &mut Outbox) -> Step {
         if !ok {
             return self.stop(Step::BaseFailed);
         }
+        let len = HEAD_BYTES.min(base_bytes);
+        self.head = known.iter().copied().filter(|s| s.offset < len && self.is_valid(s, len)).collect();
+        let missing = |at: &u64| !self.head.iter().any(|s| s.offset == *at);
+        let stale: Vec<u64> = (0..len).step_by(SAMPLE_BYTES as usize).filter(missing).collect();
+        let (Some(first), Some(last)) = (stale.first().copied(), stale.last().copied()) else {
+            return self.save();
+        };
+        let end = len.min(last + SAMPLE_BYTES);
+        self.head.retain(|s| s.offset < first || s.offset >= end);
+        self.head_from = first;
         self.phase = Phase::Sampling;
-        let len = HEAD_BYTES.min(base_bytes) as u32;
-        out.disk(now, Route::Sample { at: usize::MAX }, DiskOp::Read { file: FileRef::Base, offset: 0, len });
+        let op = DiskOp::Read { file: FileRef::Base, offset: first, len: (end - first) as u32 };
+        out.disk(now, Route::Sample { at: usize::MAX }, op);
         Step::Wait
     }
 
-    /// The head of the base was read (or could not be: then it is not sampled).
-    pub fn on_head(&mut self, head: Option<Bytes>) -> Step {
+    /// The sample is whole, and nothing of it was written by this advance.
+    fn is_valid(&self, s: &Sample, head_bytes: u64) -> bool {
+        let (first, end) = (s.offset / BLOCK as u64, (s.offset + u64::from(s.len)).div_ceil(BLOCK as u64));
+        let whole = u64::from(s.len) == SAMPLE_BYTES.min(head_bytes - s.offset);
+        whole && s.offset.is_multiple_of(SAMPLE_BYTES) && !self.batch.touches(BlockRange::new(first, (end - first) as u32))
+    }
+
+    /// What had to be read of the beginning was read (or could not be: then it is not sampled).
+    pub fn on_head(&mut self, data: Option<Bytes>) -> Step {
+        let mut fresh = head_samples(data.as_deref().unwrap_or_default());
+        fresh.iter_mut().for_each(|s| s.offset += self.head_from);
+        self.head.append(&mut fresh);
+        self.head.sort_by_key(|s| s.offset);
+        self.save()
+    }
+
+    fn save(&mut self) -> Step {
         self.phase = Phase::Saving;
-        let mut samples = head_samples(head.as_deref().unwrap_or_default());
-        samples.extend(self.extents.iter().copied().filter(|s| s.offset >= HEAD_BYTES));
+        let mut samples = std::mem::take(&mut self.head);
+        samples.append(&mut self.extents);
         Step::Save { to: self.to, samples }
     }
 
@@ -340,6 +371,7 @@ impl Floor {
         self.batch.clear();
         self.writes.clear();
         self.extents.clear();
+        self.head.clear();
         self.resized = None;
     }
 

@@ -281,7 +281,9 @@ impl Node {
     }
 
     pub(super) fn on_floor_synced(&mut self, now: Nanos, ok: bool) {
-        let step = self.floor.on_synced(now, ok, self.base_size, &mut self.out);
+        let known = std::mem::take(&mut self.superblock.samples);
+        let step = self.floor.on_synced(now, ok, self.base_size, &known, &mut self.out);
+        self.superblock.samples = known;
         self.on_floor_step(now, step);
     }
 

@@ -132,12 +132,12 @@ impl Node {
 
     /// The copy has nothing that the peer could continue, and nothing to lose: it never was complete, or was given up.
     pub(super) fn needs_seed(&self) -> bool {
-        matches!(self.flag(), CopyFlag::Seeding(_)) || self.reseed_wanted
+        matches!(self.superblock.flag, CopyFlag::Seeding(_)) || self.reseed_wanted
     }
 
     /// What lies here is not what this copy left here; an operator decides what becomes of it.
     pub(super) fn is_suspect(&self) -> bool {
-        self.flag() == CopyFlag::Suspect && !self.reseed_wanted
+        self.superblock.flag == CopyFlag::Suspect && !self.reseed_wanted
     }
 
     /// The copy is no prefix of any log: it neither takes frames nor acknowledges any.
@@ -217,7 +217,9 @@ impl Node {
 
     /// Concludes from both greetings what goes on. Called again whenever one of them changed.
     pub(super) fn match_peer(&mut self, now: Nanos) {
-        if !matches!(self.stage, Stage::Running) || self.is_persisting_k() || self.sealing.is_some() {
+        let busy = self.is_persisting_k() || self.sealing.is_some();
+        // A copy that failed neither leads nor follows until it is opened again.
+        if !matches!(self.stage, Stage::Running) || busy || self.failed {
             return;
         }
         self.refresh_hello();
@@ -425,9 +427,8 @@ impl Node {
         match self.relation(hello) {
             Relation::Unrelated => self.refuse(Refusal::Unrelated),
             Relation::Common { common, mine_has_more: true, theirs_has_more } => {
-                let boundary_differs = common.lsn == hello.tail.position.lsn;
-                // The leader ends where I go on: while it opens it fetches my suffix; once it serves it has forked.
-                if theirs_has_more || hello.is_primary || !boundary_differs {
+                // A leader that ends where this copy goes on has not forked yet: while it opens it fetches the suffix.
+                if theirs_has_more || common.lsn != hello.tail.position.lsn {
                     self.begin_sealing(hello, common.lsn);
                 }
             }

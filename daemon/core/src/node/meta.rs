@@ -144,7 +144,7 @@ impl Node {
             AfterSuperblock::SeedDone => self.on_seed_done(now),
             AfterSuperblock::Cut => self.on_cut_saved(now),
             AfterSuperblock::Policy(id) => self.on_policy_saved(now, id),
-            AfterSuperblock::Verb(id) => self.finish_verb(now, id),
+            AfterSuperblock::Verb(id) => self.finish_waiting(now, id),
             AfterSuperblock::Closed => self.on_closed(now),
         }
     }

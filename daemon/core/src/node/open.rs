@@ -159,7 +159,7 @@ impl Node {
             opening: None,
             log,
             index: Index::default(),
-            history: History::new(sb.history.clone()),
+            history: settled_history(&sb),
             floor: Floor::new(sb.floor),
             floor_starts: 0,
             sample_from: 0,
@@ -420,6 +420,13 @@ impl Node {
             self.begin_opening();
         }
     }
+}
+
+/// What the base holds of the history: recovery learns the rest from the log, which may have been cut since this was saved.
+fn settled_history(sb: &Superblock) -> History {
+    let mut history = History::new(sb.history.clone());
+    history.cut_after(sb.floor.position.lsn);
+    history
 }
 
 /// Writes the slot in force of a small file again, in place.

@@ -109,9 +109,10 @@ impl Node {
     fn settle_tail(&mut self, opening: Opening) {
         let quiet = self.log.durable() == self.log.end().position.lsn && self.log.is_quiet();
         let needs_peer = self.k.sites.iter().any(|s| *s != self.site);
-        let compared = self.link.as_ref().is_some_and(|l| l.hello.is_some() && !l.fetching);
-        let peer_settled = opening.tail_done || (compared && !self.peer_may_have_more());
-        let settled = if needs_peer { peer_settled } else { peer_settled || !compared };
+        let greeted = self.link.as_ref().is_some_and(|l| l.hello.is_some());
+        let fetching = self.link.as_ref().is_some_and(|l| l.fetching);
+        let peer_settled = opening.tail_done || (greeted && !fetching && !self.peer_may_have_more());
+        let settled = peer_settled || (!needs_peer && !greeted);
         if quiet && settled && self.is_complete() {
             let stage = Stage::RollForward;
             self.opening = Some(Opening { stage, tail_done: true });

@@ -181,7 +181,9 @@ impl Node {
         }
         sealing.phase = Phase::Saving;
         self.superblock.branches += 1;
-        self.superblock.flag = CopyFlag::Complete;
+        if self.superblock.flag == CopyFlag::Diverged {
+            self.superblock.flag = CopyFlag::Complete;
+        }
         self.diverged = None;
         self.reseed_wanted = false;
         self.required = self.required.min(sealing.from.position.lsn);

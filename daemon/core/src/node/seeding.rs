@@ -446,6 +446,10 @@ impl Node {
             link.taken = Some(end);
         }
         self.identify_new_base(now);
+        if self.reseed_wanted {
+            // It was given up again meanwhile: the peer, which now takes it for whole, is told so once more.
+            self.greet();
+        }
     }
 }
 

@@ -92,6 +92,13 @@ impl Node {
         self.end_verb(id, Ok(VerbOk::Done(status)));
     }
 
+    /// Ends a verb that waits, unless its deadline ended it before.
+    pub(super) fn finish_waiting(&mut self, now: Nanos, id: VerbId) {
+        if self.verbs.iter().any(|v| v.id == id) {
+            self.finish_verb(now, id);
+        }
+    }
+
     fn wait(&mut self, now: Nanos, id: VerbId, ms: u64, kind: Pending) {
         self.verbs.push(PendingVerb { id, deadline: now.after_ms(ms), kind });
     }
@@ -394,7 +401,7 @@ impl Node {
         self.fail_waiting();
         self.greet();
         self.match_peer(now);
-        self.finish_verb(now, id);
+        self.finish_waiting(now, id);
     }
 
     // ---- policy, peer, size -------------------------------------------------------------------------------------------
@@ -415,7 +422,7 @@ impl Node {
     pub(super) fn on_policy_saved(&mut self, now: Nanos, id: VerbId) {
         let policy = self.superblock.policy;
         self.send(Message::Policy(policy));
-        self.finish_verb(now, id);
+        self.finish_waiting(now, id);
     }
 
     /// The primary's policy, on a follower.

@@ -38,9 +38,10 @@ impl Acks {
         self.writes.push_back(write);
     }
 
-    /// The volume opens with everything up to `lsn`: reads return it, so a FLUSH covers it as if it had just been written.
+    /// The volume opens with everything up to `lsn`: reads return it, so a FLUSH covers it as if it had just been written. What
+    /// an earlier opening completed beyond that is not part of this history.
     pub fn opened_with(&mut self, lsn: Lsn) {
-        self.completed = self.completed.max(lsn);
+        self.completed = lsn;
     }
 
     /// A FLUSH arrived: it covers every request whose reply was queued before.
