@@ -335,7 +335,9 @@ impl Floor {
     fn is_valid(&self, s: &Sample, head_bytes: u64) -> bool {
         let (first, end) = (s.offset / BLOCK as u64, (s.offset + u64::from(s.len)).div_ceil(BLOCK as u64));
         let whole = u64::from(s.len) == SAMPLE_BYTES.min(head_bytes - s.offset);
-        whole && s.offset.is_multiple_of(SAMPLE_BYTES) && !self.batch.touches(BlockRange::new(first, (end - first) as u32))
+        whole
+            && s.offset.is_multiple_of(SAMPLE_BYTES)
+            && !self.batch.touches(BlockRange::new(first, (end - first) as u32))
     }
 
     /// What had to be read of the beginning was read (or could not be: then it is not sampled).

@@ -65,7 +65,10 @@ impl Node {
         if self.k.has(site) {
             let end = self.log.end().position.lsn;
             if self.required > end {
-                self.alarm("log_damaged", format!("records up to {} were durable here once; {end} found", self.required));
+                self.alarm(
+                    "log_damaged",
+                    format!("records up to {} were durable here once; {end} found", self.required),
+                );
             }
         } else if let Some(opening) = &mut self.opening {
             opening.tail_done = true;
@@ -122,7 +125,10 @@ impl Node {
 
     fn peer_may_have_more(&self) -> bool {
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.as_ref()) else { return false };
-        !hello.needs_seed && !hello.is_suspect && hello.tail.position.lsn > self.log.end().position.lsn && !self.diverges_below(hello)
+        !hello.needs_seed
+            && !hello.is_suspect
+            && hello.tail.position.lsn > self.log.end().position.lsn
+            && !self.diverges_below(hello)
     }
 
     /// The peer's surplus belongs to another line: it is not fetched.

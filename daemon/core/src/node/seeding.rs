@@ -324,8 +324,7 @@ impl Node {
             self.refuse(Refusal::State);
             return None;
         };
-        let busy =
-            seeded.writing.len() >= WRITES_IN_FLIGHT || seeded.writing.iter().any(|w| w.overlaps(blocks.range));
+        let busy = seeded.writing.len() >= WRITES_IN_FLIGHT || seeded.writing.iter().any(|w| w.overlaps(blocks.range));
         if !seeded.ready || busy {
             return Some(blocks);
         }

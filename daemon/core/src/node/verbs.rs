@@ -149,7 +149,10 @@ impl Node {
     fn may_be_promoted(&self, by_word: bool) -> Result<(), VerbError> {
         let refuse = |state: &str, hint: &str| Err(VerbError::CopyState { state: state.into(), hint: hint.into() });
         if self.reseed_wanted && !by_word {
-            return refuse("given up", "it was to be seeded anew: promote the other site, or take that back by --assert-peer-fenced");
+            return refuse(
+                "given up",
+                "it was to be seeded anew: promote the other site, or take that back by --assert-peer-fenced",
+            );
         }
         if let Some(why) = &self.diverged {
             return refuse(
@@ -729,7 +732,9 @@ impl Node {
             self.draining = None;
         }
         let why = match verb.kind {
-            Pending::Demote { .. } => "not everything could be made durable at the peer in time; the volume serves again",
+            Pending::Demote { .. } => {
+                "not everything could be made durable at the peer in time; the volume serves again"
+            }
             Pending::Promote { .. } => "the promotion is recorded and goes on; the peer of S is not reachable yet",
             Pending::Handover { .. } => "the peer did not answer; it is asked again at the next contact",
             _ => "the deadline is over",
