@@ -5,6 +5,8 @@
 //! node then prunes the index and frees segments. A crash anywhere before the superblock redoes the whole step: the index
 //! still names the log for every block that the base may already hold.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use crate::event::{DiskOp, FileRef, Slot};
@@ -94,7 +96,8 @@ pub struct Floor {
     next_write: usize,
     in_flight: usize,
     failing: bool,
-    extents: Vec<Sample>,
+    /// The last extents written behind the beginning, hashed only when the advance ends: most are followed by others.
+    extents: VecDeque<(u64, Bytes)>,
     /// Samples of the base's beginning that this advance leaves valid, and where the rest is read from.
     head: Vec<Sample>,
     head_from: u64,
@@ -117,7 +120,7 @@ impl Floor {
             next_write: 0,
             in_flight: 0,
             failing: false,
-            extents: Vec::new(),
+            extents: VecDeque::new(),
             head: Vec::new(),
             head_from: 0,
             resized: None,
@@ -292,9 +295,9 @@ impl Floor {
         let Some(first) = bufs.first().filter(|_| offset >= HEAD_BYTES) else { return };
         let len = first.len().min(SAMPLE_BYTES as usize);
         if self.extents.len() == EXTENTS {
-            self.extents.remove(0);
+            self.extents.pop_front();
         }
-        self.extents.push(sample(offset, &first[..len]));
+        self.extents.push_back((offset, first.slice(..len)));
     }
 
     /// A base write ended.
@@ -352,7 +355,7 @@ impl Floor {
     fn save(&mut self) -> Step {
         self.phase = Phase::Saving;
         let mut samples = std::mem::take(&mut self.head);
-        samples.append(&mut self.extents);
+        samples.extend(self.extents.iter().map(|(offset, data)| sample(*offset, data)));
         Step::Save { to: self.to, samples }
     }
 

@@ -116,8 +116,17 @@ impl Index {
         self.map.insert(range.start(), Entry { count: u64::from(range.count.0), lsn, place });
     }
 
+    /// True when no entry has a block in `[start, end)`. Entries are disjoint: the last one that begins before the end reaches
+    /// farthest.
+    fn is_clear(&self, start: u64, end: u64) -> bool {
+        self.map.range(..end).next_back().is_none_or(|(lba, entry)| lba + entry.count <= start)
+    }
+
     /// Removes what lies in `[start, end)`, splitting entries that reach over an edge.
     fn carve(&mut self, start: u64, end: u64) {
+        if self.is_clear(start, end) {
+            return;
+        }
         if let Some((&lba, entry)) = self.map.range(..start).next_back() {
             let entry_end = lba + entry.count;
             if entry_end > start {
@@ -151,6 +160,9 @@ impl Index {
     /// Where the content of `range` lies: pieces that cover it exactly.
     pub fn lookup(&self, range: BlockRange) -> Vec<Piece> {
         let (mut at, end) = (range.start(), range.end());
+        if at < end && self.is_clear(at, end) {
+            return vec![Piece { lba: at, count: range.count.0, found: None }];
+        }
         let mut out = Vec::new();
         let first = self.map.range(..=at).next_back().filter(|(lba, e)| **lba + e.count > at).map(|(lba, _)| *lba);
         for (&lba, entry) in self.map.range(first.unwrap_or(at)..end) {
