@@ -25,8 +25,8 @@ pub const BATCH_BYTES: u64 = 32 << 20;
 const WRITES_IN_FLIGHT: usize = 16;
 /// Bytes of one base write.
 const WRITE_BYTES: u64 = 1 << 20;
-/// Bytes of one read of the log.
-const READ_BYTES: u64 = 4 << 20;
+/// Bytes of one read of the log: what is checked at one go, while nobody else is served.
+const READ_BYTES: u64 = 1 << 20;
 /// How much of the base's beginning identifies it.
 pub const HEAD_BYTES: u64 = 1 << 20;
 /// Bytes of a sample.

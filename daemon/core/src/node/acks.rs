@@ -201,20 +201,27 @@ impl Node {
     fn wants_floor(&self, now: Nanos) -> bool {
         let index_limit = u64::from(self.superblock.policy.index_ranges) * FLOOR_START_PERCENT / 100;
         let slots_limit = self.slot_limit() as u64 * FLOOR_START_PERCENT / 100;
-        let live = self.log.segments.live().count() as u64;
         self.draining.is_some()
             || self.index.len() as u64 >= index_limit
-            || live > slots_limit
+            || self.segments_above_floor() > slots_limit
             || self.retention_due().is_some_and(|at| at <= now)
     }
 
-    /// When the oldest segment outlives the retention.
+    /// Segments that an advance could free. Those below the floor are kept only as long as there is room, see
+    /// [`Node::free_segments`]: counted here, a follower's floor would never rest.
+    fn segments_above_floor(&self) -> u64 {
+        let floor = self.floor.at().position.lsn;
+        self.log.segments.live().rev().take_while(|s| s.end().position.lsn > floor).count() as u64
+    }
+
+    /// When the oldest record above the floor outlives the retention. It is as old as its segment, but no older than the last
+    /// advance that left nothing behind: without that, a segment that fills slowly would be advanced over without end.
     pub(super) fn retention_due(&self) -> Option<Nanos> {
         let oldest = self.log.segments.live().find(|s| s.end().position.lsn > self.floor.at().position.lsn)?;
         if self.floor_retry_at.is_some() || oldest.end().position.lsn > self.floor_limit() {
             return None;
         }
-        Some(oldest.opened_at.after_ms(self.superblock.policy.retention_ms))
+        Some(oldest.opened_at.max(self.floor_took_all_at).after_ms(self.superblock.policy.retention_ms))
     }
 
     /// Starts an advance when something asks for one and frees segments that nobody needs.
@@ -234,6 +241,9 @@ impl Node {
         // What a drain asks for may end inside a frame: the floor stops at frames, so it may go further.
         if let Some(to) = self.floor.reachable(&self.log.segments, self.floor_limit()) {
             self.floor_starts += 1;
+            if self.log.segments.boundary_below(self.floor_limit()) == Some(to) {
+                self.floor_took_all_at = now;
+            }
             self.floor.begin(now, to, &self.log.segments, &mut self.out);
         }
     }

@@ -184,6 +184,8 @@ pub struct Node {
     floor_starts: u64,
     sample_from: u64,
     floor_retry_at: Option<Nanos>,
+    /// When an advance last began that took all there was: what is above the floor came later.
+    floor_took_all_at: Nanos,
     draining: Option<Lsn>,
     committed: Lsn,
     required: Lsn,

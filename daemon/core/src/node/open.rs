@@ -164,6 +164,7 @@ impl Node {
             floor_starts: 0,
             sample_from: 0,
             floor_retry_at: None,
+            floor_took_all_at: Nanos::default(),
             draining: None,
             committed: sb.floor.position.lsn,
             required: sb.durable,
