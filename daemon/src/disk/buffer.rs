@@ -24,12 +24,14 @@ use bytes::Bytes;
 
 /// Alignment of every buffer in memory, and the granule of its capacity: a page, which satisfies every device.
 pub const ALIGN: usize = 4096;
-/// Capacity of the largest class. Larger buffers are possible but not kept.
-pub const CLASS_MAX_BYTES: usize = 1 << 20;
-/// Size classes: 4 KiB, 8 KiB, ... 1 MiB.
+/// Capacity of the largest class: a frame with 1 MiB of payload and its header. Larger buffers are possible but not kept.
+pub const CLASS_MAX_BYTES: usize = (1 << 20) + (64 << 10);
+/// Size classes: 4 KiB, 8 KiB, ... 512 KiB, and the largest.
 const CLASSES: usize = 9;
 /// Bytes kept per class: enough for 32 requests of 128 KiB in flight.
 const CACHE_BYTES: usize = 4 << 20;
+/// Pieces of [`Pool::copy_of`]: what a short last one wastes of its class is little beside the others.
+const COPY_BYTES: usize = 64 << 10;
 /// Blocks kept per class at least, so that eight large writes in flight and their copies do not allocate either.
 const CACHE_BLOCKS_MIN: usize = 16;
 
@@ -40,13 +42,13 @@ fn cache_limit(class: usize) -> usize {
 
 /// Capacity of a class.
 fn class_bytes(class: usize) -> usize {
-    ALIGN << class
+    if class + 1 < CLASSES { ALIGN << class } else { CLASS_MAX_BYTES }
 }
 
 /// The smallest class that holds `len` bytes, if any.
 fn class_of(len: usize) -> Option<usize> {
     let class = len.max(ALIGN).next_power_of_two().trailing_zeros() - ALIGN.trailing_zeros();
-    ((class as usize) < CLASSES).then_some(class as usize)
+    (len <= CLASS_MAX_BYTES).then_some((class as usize).min(CLASSES - 1))
 }
 
 /// A piece of memory of its own.
@@ -130,6 +132,29 @@ impl Pool {
         let mut buf = self.take(len);
         buf.fill(0);
         buf
+    }
+
+    /// The bytes of `pieces`, one behind the other, in buffers of their own. What they were in is free for other things then.
+    pub fn copy_of(&self, pieces: &[Bytes]) -> Vec<Bytes> {
+        let mut left: usize = pieces.iter().map(Bytes::len).sum();
+        let mut from = pieces.iter().flat_map(|piece| piece.chunks(COPY_BYTES)).peekable();
+        let mut rest: &[u8] = &[];
+        let mut copies = Vec::with_capacity(left.div_ceil(COPY_BYTES));
+        while left > 0 {
+            let mut buf = self.take(left.min(COPY_BYTES));
+            let mut to = &mut buf[..];
+            while !to.is_empty() {
+                if rest.is_empty() {
+                    rest = from.next().unwrap_or_default();
+                }
+                let len = rest.len().min(to.len());
+                to[..len].copy_from_slice(&rest[..len]);
+                (rest, to) = (&rest[len..], &mut to[len..]);
+            }
+            left -= buf.len();
+            copies.push(buf.freeze());
+        }
+        copies
     }
 
     /// How many free blocks are kept, over all classes.
@@ -286,6 +311,16 @@ mod tests {
         pool.take(4096).fill(0xee);
         let buf = pool.take_zeroed(4096);
         assert!(buf.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_copy_is_aligned_and_holds_the_same_bytes() {
+        let bytes = Bytes::from((0..200_000u32).map(|i| i as u8 ^ (i >> 8) as u8).collect::<Vec<_>>());
+        let pieces = [bytes.slice(1..4097), Bytes::new(), bytes.slice(4097..135_169), bytes.slice(135_169..139_265)];
+        let copies = Pool::new().copy_of(&pieces);
+        assert_eq!(copies.concat(), bytes[1..139_265]);
+        assert!(copies.iter().all(|copy| copy.as_ptr().addr().is_multiple_of(ALIGN)));
+        assert_eq!(copies.iter().map(Bytes::len).collect::<Vec<_>>(), [COPY_BYTES, COPY_BYTES, 8192]);
     }
 
     #[test]

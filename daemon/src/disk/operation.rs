@@ -23,6 +23,8 @@ pub(super) struct Op {
     pub volume: VolumeKey,
     pub token: DiskToken,
     pub work: Work,
+    /// Counted while it is in the kernel, see [`super::uring`].
+    pub is_base_write: bool,
 }
 
 pub(super) enum Work {

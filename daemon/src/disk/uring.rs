@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! queue() -> backlog -> submission ring -> kernel -> completion ring -> reap()
-//!                          ^ submit(): one io_uring_enter for all of it
+//!      \-> lull -^           ^ submit(): one io_uring_enter for all of it
 //! ```
+//!
+//! Writes to a base image are nobody's answer: they wait for a `lull` and go to the kernel by the batch, few at a time while
+//! anything else is under way. Everything else goes at once.
 //!
 //! Invariants:
 //! 1. `in_flight` counts the submissions whose completion was not seen; it never exceeds [`IN_FLIGHT_MAX`], which the
@@ -51,6 +54,10 @@ const SPARE_MAX: usize = 256;
 const SPARE_VECTORS_MAX: usize = 256;
 /// How often a submission that the kernel has no room for is repeated when nothing in flight could make room.
 const ENTER_RETRIES_MAX: u32 = 1000;
+/// Writes to base images in the kernel at once: beside other work so few that the device's queue is left to those who wait
+/// for an answer, and as many as the core has under way when there is nothing else.
+const BASE_WRITES_BUSY: u32 = 4;
+const BASE_WRITES_IDLE: u32 = 16;
 
 /// Names a volume within its shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -75,6 +82,9 @@ pub struct Ring {
     worker: Worker,
     cells: Cells,
     backlog: VecDeque<Submission>,
+    /// Writes to base images, for the backlog when few of them are under way.
+    lull: VecDeque<Submission>,
+    base_writes: u32,
     in_flight: u32,
     /// Ended without the kernel.
     ended: Vec<Completion>,
@@ -125,6 +135,8 @@ impl Ring {
             worker,
             cells: Cells::default(),
             backlog: VecDeque::new(),
+            lull: VecDeque::new(),
+            base_writes: 0,
             in_flight: 0,
             ended: Vec::new(),
             spare: Vec::new(),
@@ -176,6 +188,7 @@ impl Ring {
     /// # Errors
     /// [`Error::Ring`]: the ring is unusable.
     pub fn submit(&mut self) -> Result<(), Error> {
+        self.release_base_writes();
         loop {
             self.fill();
             if self.ring.submission().is_empty() {
@@ -220,6 +233,7 @@ impl Ring {
         offset: u64,
         bufs: Vec<bytes::Bytes>,
     ) -> Result<(), Error> {
+        let is_base = file == FileRef::Base;
         let file = files.file(file)?;
         if bufs.iter().all(|piece| piece.is_empty()) {
             self.end(volume, token, Ok(DiskDone::Done));
@@ -228,8 +242,13 @@ impl Ring {
         let len = bufs.iter().map(|piece| piece.len() as u64).sum();
         check_range(files, offset, len)?;
         let vectors = self.spare.pop().unwrap_or_default();
-        let transfer = Transfer::write(file, offset, bufs, &self.pool, vectors);
-        self.start(volume, token, Work::Transfer(transfer), 1);
+        let work = Work::Transfer(Transfer::write(file, offset, bufs, &self.pool, vectors));
+        if is_base {
+            let cell = self.cells.insert(Op { volume, token, work, is_base_write: true });
+            self.lull.push_back(Submission { cell, part: 0 });
+        } else {
+            self.start(volume, token, work, 1);
+        }
         Ok(())
     }
 
@@ -278,7 +297,7 @@ impl Ring {
     }
 
     fn start(&mut self, volume: VolumeKey, token: DiskToken, work: Work, parts: u32) {
-        let cell = self.cells.insert(Op { volume, token, work });
+        let cell = self.cells.insert(Op { volume, token, work, is_base_write: false });
         self.backlog.extend((0..parts).map(|part| Submission { cell, part }));
     }
 
@@ -286,6 +305,18 @@ impl Ring {
     fn end(&mut self, volume: VolumeKey, token: DiskToken, result: DiskResult) {
         self.ended.push((volume, token, result));
         let _ = self.wake.write(1); // fails only when the counter is full, and then it is raised
+    }
+
+    /// Gives waiting writes to base images to the backlog, once half of those that may be under way have ended: the device
+    /// works on one half while the other comes together.
+    fn release_base_writes(&mut self) {
+        let is_busy = !self.backlog.is_empty() || self.in_flight > self.base_writes;
+        let most = if is_busy { BASE_WRITES_BUSY } else { BASE_WRITES_IDLE };
+        if self.base_writes <= most / 2 {
+            let count = self.lull.len().min((most - self.base_writes) as usize);
+            self.base_writes += count as u32;
+            self.backlog.extend(self.lull.drain(..count));
+        }
     }
 
     /// Moves the backlog into the submission ring as far as there is room.
@@ -336,6 +367,7 @@ impl Ring {
             Work::Sync(sync) => (sync.on_result(result)?, sync.errno()),
         };
         let op = self.cells.remove(cell);
+        self.base_writes -= u32::from(op.is_base_write);
         if let Err(error) = ended {
             self.complaints.raise(&op, error, errno);
         }
@@ -351,6 +383,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         let deadline = Instant::now() + self.drain;
         self.backlog.clear();
+        self.lull.clear();
         let drained = self.drain_until(deadline);
         let stopped = self.worker.stop(deadline.saturating_duration_since(Instant::now()));
         if !drained {

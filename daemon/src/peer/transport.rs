@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tidemark_core::types::SiteId;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -26,6 +26,8 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a refusal: how long and how much is still read, so that the alert arrives instead of a reset.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
+/// Bytes read from a secured connection at once. The TLS library asks for 4 KiB at a time, which would be a system call each.
+const READ_BYTES: usize = 128 << 10;
 
 /// How connections of this agent are secured.
 #[derive(Clone, Debug)]
@@ -96,7 +98,7 @@ impl Transport {
     pub(super) async fn accept(&self, tcp: TcpStream, remote: SocketAddr) -> Result<PeerIo, HandshakeError> {
         tcp.set_nodelay(true).map_err(HandshakeError::Io)?;
         let Some(tls) = &self.tls else { return Ok(PeerIo::plain(tcp, remote)) };
-        let accept = TlsAcceptor::from(tls.server_config()).accept(tcp).into_fallible();
+        let accept = TlsAcceptor::from(tls.server_config()).accept(buffered(tcp)).into_fallible();
         match timeout(HANDSHAKE_TIMEOUT, accept).await {
             Ok(Ok(stream)) => Ok(PeerIo::secured(stream.into(), remote)),
             Ok(Err((error, tcp))) => {
@@ -119,7 +121,7 @@ impl Transport {
         let connector = TlsConnector::from(Arc::new(tls.client_config(expected)?));
         // The name is not looked at: the identity is the SAN URI.
         let name = ServerName::IpAddress(remote.ip().into());
-        match timeout(HANDSHAKE_TIMEOUT, connector.connect(name, tcp)).await {
+        match timeout(HANDSHAKE_TIMEOUT, connector.connect(name, buffered(tcp))).await {
             Ok(Ok(stream)) => Ok(PeerIo::secured(stream.into(), remote)),
             Ok(Err(error)) => Err(self.failed(error, remote)),
             Err(_) => Err(HandshakeError::Refused(self.refuse(PeerRefusal::Timeout, remote, &"handshake"))),
@@ -133,8 +135,12 @@ impl Transport {
     }
 }
 
+fn buffered(tcp: TcpStream) -> BufReader<TcpStream> {
+    BufReader::with_capacity(READ_BYTES, tcp)
+}
+
 /// Closes a refused connection so that the other end can read why: a close with unread input would be a reset.
-async fn linger(mut tcp: TcpStream) {
+async fn linger(mut tcp: BufReader<TcpStream>) {
     let drain = async {
         tcp.shutdown().await?;
         tokio::io::copy(&mut tcp.take(LINGER_BYTES), &mut tokio::io::sink()).await
@@ -178,7 +184,7 @@ pub(super) struct PeerIo {
 #[derive(Debug)]
 enum Wire {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<BufReader<TcpStream>>>),
 }
 
 impl PeerIo {
@@ -187,7 +193,7 @@ impl PeerIo {
         Self { wire: Wire::Plain(tcp), connection, fault: Fault::default() }
     }
 
-    fn secured(stream: TlsStream<TcpStream>, remote: SocketAddr) -> Self {
+    fn secured(stream: TlsStream<BufReader<TcpStream>>, remote: SocketAddr) -> Self {
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let connection = PeerConnection { remote, identity: leaf.and_then(PeerIdentity::of) };
         Self { wire: Wire::Tls(Box::new(stream)), connection, fault: Fault::default() }

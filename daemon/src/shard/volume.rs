@@ -8,13 +8,14 @@ use tidemark_core::event::{
     CloseReason, ConnId, DiskResult, DiskToken, Event, Input, Output, Request, RequestError, RequestId, VerbId,
 };
 use tidemark_core::node::Node;
+use tidemark_core::ship::Message;
 use tidemark_core::status::{Role, Status};
 use tidemark_core::types::{ByteRange, Nanos, SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::{Notify, oneshot};
 
 use super::Shard;
-use crate::disk::{Ring, VolumeFiles, VolumeKey};
+use crate::disk::{Pool, Ring, VolumeFiles, VolumeKey};
 use crate::frontend::{Allocation, AllocationCompletion, BlockTarget, Completion, Geometry};
 use crate::peer::{Outbound, PeerStream};
 
@@ -146,6 +147,7 @@ impl Volume {
         let closed = Rc::new(Notify::new());
         self.streams.borrow_mut().insert(conn, (outbound, closed.clone()));
         self.tell(Input::PeerUp { conn, site });
+        let pool = self.shard.upgrade().map(|shard| shard.pool()).unwrap_or_default();
         let mut messages = Vec::new();
         loop {
             let received = tokio::select! {
@@ -153,7 +155,7 @@ impl Volume {
                 () = closed.notified() => return,
             };
             for message in messages.drain(..) {
-                self.tell(Input::PeerMessage(conn, message));
+                self.tell(Input::PeerMessage(conn, settled(message, &pool)));
             }
             if let Err(end) = received {
                 tracing::info!(volume = %self.id, %remote, %end, "stream to the peer ended");
@@ -296,6 +298,15 @@ impl Volume {
         }
         out
     }
+}
+
+/// A frame lives on in memory after it was written: its payload moves from the network's buffers, which are used again at
+/// once, into memory that the disk takes as it is.
+fn settled(mut message: Message, pool: &Pool) -> Message {
+    if let Message::Append(append) = &mut message {
+        append.payload = pool.copy_of(&append.payload);
+    }
+    message
 }
 
 /// Messages of a peer handed to the core before the driver runs.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What bytes mean is decided in `proto`, `options`, `meta`, `handshake`, `decode`, `reply` and `outbox`, which touch no socket: the same
-//! machines run under the fuzzer. `wire`, `stage`, `negotiate`, `conn` and `server` move bytes.
+//! machines run under the fuzzer. `unix`, `wire`, `stage`, `negotiate`, `conn` and `server` move bytes.
 
 mod conn;
 mod decode;
@@ -26,6 +26,7 @@ mod proto;
 mod reply;
 mod server;
 mod stage;
+mod unix;
 mod wire;
 
 pub use error::{BindError, ConnectionError};

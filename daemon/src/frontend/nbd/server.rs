@@ -22,6 +22,7 @@ use super::export::{Export, ExportResolver};
 use super::handover::HandOver;
 use super::metrics::NbdMetrics;
 use super::negotiate::{Ready, negotiate};
+use super::unix::UnixSocket;
 use super::wire::{Socket, Wire};
 use crate::disk::Pool;
 use crate::frontend::BlockTarget;
@@ -117,7 +118,10 @@ pub fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
 /// Serves a unix socket until dropped. To be spawned with `spawn_local` on the thread of the volumes it serves.
 pub async fn serve_unix(listener: UnixListener, exports: Rc<dyn ExportResolver>, options: Options) {
     let service = Rc::new(Service { exports, tls: None, options });
-    let accept = async || listener.accept().await.map(|(stream, _)| Wire::Unix(stream));
+    let accept = async || {
+        let (stream, _) = listener.accept().await?;
+        Ok(Wire::Unix(UnixSocket::new(stream.into_std()?)?))
+    };
     service.accept_from(accept).await;
 }
 

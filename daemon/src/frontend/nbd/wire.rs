@@ -8,8 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+use super::unix::UnixSocket;
 
 /// A TCP socket that can change its runtime.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl AsyncWrite for Socket {
 #[derive(Debug)]
 pub enum Wire {
     /// A unix socket.
-    Unix(UnixStream),
+    Unix(UnixSocket),
     /// Plain TCP.
     Tcp(Socket),
     /// TLS over TCP.
@@ -94,7 +96,7 @@ impl Wire {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buf = ReadBuf::new(buf);
         ready!(match self {
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buf),
+            Self::Unix(socket) => return socket.poll_read(cx, &mut [IoSliceMut::new(buf.initialize_unfilled())]),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buf),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, &mut buf),
         })?;
@@ -110,12 +112,7 @@ impl Wire {
     ) -> Poll<io::Result<usize>> {
         let bufs = &mut [IoSliceMut::new(first), IoSliceMut::new(second)];
         match self {
-            Self::Unix(stream) => loop {
-                ready!(stream.poll_read_ready(cx))?;
-                if let Some(done) = unless_would_block(stream.try_read_vectored(bufs)) {
-                    return Poll::Ready(done);
-                }
-            },
+            Self::Unix(socket) => socket.poll_read(cx, bufs),
             Self::Tcp(socket) => loop {
                 let stream = socket.live()?;
                 ready!(stream.poll_read_ready(cx))?;
@@ -130,7 +127,7 @@ impl Wire {
     /// Writes some of `bufs`.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(socket) => socket.poll_write(cx, bufs),
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
         }
@@ -147,7 +144,7 @@ impl Wire {
     /// Closes the sending side.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(socket) => Poll::Ready(socket.shutdown()),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
@@ -159,7 +156,7 @@ impl Wire {
     /// The runtime does not let go of the socket.
     pub fn park(self) -> io::Result<Parked> {
         match self {
-            Self::Unix(stream) => Ok(Parked::Unix(stream.into_std()?)),
+            Self::Unix(socket) => Ok(Parked::Unix(socket.into_inner())),
             Self::Tcp(mut socket) => socket.park().map(|()| Parked::Tcp(socket)),
             Self::Tls(mut stream) => stream.get_mut().0.park().map(|()| Parked::Tls(stream)),
         }
@@ -184,7 +181,7 @@ impl Parked {
     /// The runtime does not take the socket.
     pub fn resume(self) -> io::Result<Wire> {
         Ok(match self {
-            Self::Unix(stream) => Wire::Unix(UnixStream::from_std(stream)?),
+            Self::Unix(stream) => Wire::Unix(UnixSocket::new(stream)?),
             Self::Tcp(mut socket) => {
                 socket.resume()?;
                 Wire::Tcp(socket)
