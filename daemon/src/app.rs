@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -12,11 +13,12 @@ use crate::agent::{AcceptStreams, Agent, AgentEngine, HandleControl, Parts, load
 use crate::catalogue::crashsafe;
 use crate::config::identity::{Identity, IdentityError};
 use crate::config::{Config, Security};
-use crate::control::{Control, ControlError};
+use crate::control::{Control, ControlError, TlsSource};
 use crate::disk::RingOptions;
+use crate::frontend::nbd::TcpSecurity;
 use crate::peer::control::serve_control;
 use crate::peer::{PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
-use crate::shard::{self, ShardThread};
+use crate::shard::{self, Shard, ShardThread};
 use crate::telemetry::{Pages, Telemetry};
 
 /// Why the agent does not start.
@@ -36,6 +38,9 @@ pub enum AppError {
     /// The certificates of the peer listener cannot be used.
     #[error("peer.tls: {0}")]
     Tls(#[from] TlsError),
+    /// The certificates of the NBD listener cannot be used.
+    #[error("nbd.tls: {0}")]
+    NbdTls(#[source] crate::control::TlsError),
     /// A shard cannot be started.
     #[error("shard {index}: {source}")]
     Shard {
@@ -129,6 +134,10 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
             data.push(bind(SocketAddr::new(peer.listen.ip(), peer.listen.port() + 1 + index)).await?);
         }
     }
+    let nbd = match &config.nbd.tcp {
+        Some(tcp) => Some((bind(tcp.listen).await?, nbd_security(&tcp.security)?)),
+        None => None,
+    };
     let data_ports = data.iter().filter_map(|l| l.local_addr().ok()).map(|a| a.port()).collect();
     let verb_timeout = config.limits.verb_timeout;
     let pages = match config.metrics {
@@ -143,6 +152,9 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         data_ports,
         transport: transport.clone(),
         tls: tls.clone(),
+        nbd_tcp: nbd.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
+        nbd: telemetry.nbd.clone(),
+        disk: telemetry.disk.clone(),
         runtime: tokio::runtime::Handle::current(),
     });
     let (stop_now, stopping) = watch::channel(false);
@@ -156,6 +168,12 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         let (transport, agent, stop) = (transport.clone(), agent.clone(), stopped(stopping.clone()));
         handle.send(move |_| {
             tokio::task::spawn_local(serve_streams(listener, transport, agent, stop));
+        });
+    }
+    if let (Some((listener, certificates)), Some(handle)) = (nbd, handles.first()) {
+        let (agent, stop) = (agent.clone(), stopped(stopping.clone()));
+        handle.send(move |shard| {
+            tokio::task::spawn_local(serve_nbd(shard.clone(), listener, certificates, agent, stop));
         });
     }
     if let Some(listener) = peer_listener {
@@ -179,12 +197,40 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     Ok(served?)
 }
 
-async fn serve_streams(listener: TcpListener, transport: Transport, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
-    // The listener was bound on the control runtime; it has to be known to the shard's.
-    let listener = match listener.into_std().and_then(TcpListener::from_std) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "the data listener cannot be moved to its shard"),
+/// The certificates of the NBD listener; `None` is plain text, which the configuration has asked for explicitly.
+fn nbd_security(security: &Security) -> Result<Option<TlsSource>, AppError> {
+    match security {
+        Security::Mutual(files) => TlsSource::load(files, &[]).map(Some).map_err(AppError::NbdTls),
+        Security::Insecure => Ok(None),
+    }
+}
+
+async fn serve_nbd(
+    shard: Rc<Shard>,
+    listener: TcpListener,
+    certificates: Option<TlsSource>,
+    agent: Arc<Agent>,
+    stop: impl Future<Output = ()>,
+) {
+    let Some(listener) = on_this_runtime(listener) else { return };
+    let security = match certificates {
+        Some(source) => TcpSecurity::Tls(Rc::new(move || source.config())),
+        None => TcpSecurity::Insecure,
     };
+    tokio::select! {
+        () = agent.serve_nbd_tcp(shard, listener, security) => {}
+        () = stop => {}
+    }
+}
+
+/// A listener that was bound on the control runtime, made known to this one.
+fn on_this_runtime(listener: TcpListener) -> Option<TcpListener> {
+    let moved = listener.into_std().and_then(TcpListener::from_std);
+    moved.inspect_err(|error| tracing::error!(%error, "a listener cannot be moved to its shard")).ok()
+}
+
+async fn serve_streams(listener: TcpListener, transport: Transport, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
+    let Some(listener) = on_this_runtime(listener) else { return };
     let acceptor = Arc::new(AcceptStreams { agent });
     if let Err(error) = serve_data(listener, transport, acceptor, stop).await {
         tracing::error!(%error, "the data listener ended");

@@ -1,20 +1,16 @@
 //! Frontends of volumes: opened and closed on request, reopened after a restart.
 
-use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tidemark_core::event::{Request, RequestError};
 use tidemark_core::status::Role;
 use tidemark_core::types::VolumeId;
-use tokio::sync::oneshot;
 
 use super::volumes::failed;
 use super::{Agent, Open};
 use crate::control::{Attachment, EngineError, FrontendKind, Place};
 use crate::frontend::BlockTarget;
 use crate::frontend::fuse_loop::{AttachParams, FuseLoop, Remote, RemoteCompletion};
-use crate::frontend::nbd::{self, Options, SingleExport};
 use crate::shard::ShardHandle;
 
 /// Sends requests of the FUSE threads to the volume's shard.
@@ -62,7 +58,7 @@ impl Agent {
             (kind, _) => kind,
         };
         let open = match kind {
-            FrontendKind::Nbd => self.open_nbd(id, &name, shard).await?,
+            FrontendKind::Nbd => self.open_nbd(id, &name, shard, status.size).await?,
             _ => self.open_fuse(id, &name, shard, status.size).await?,
         };
         let place = open.place.clone();
@@ -71,32 +67,6 @@ impl Agent {
         }
         self.remember_attached(id, Some(kind));
         Ok(Attachment { place, connections: 0 })
-    }
-
-    async fn open_nbd(&self, id: VolumeId, name: &str, shard: u16) -> Result<Open, EngineError> {
-        let path = nbd_socket(&self.config.nbd.unix_dir, name);
-        let (stop, stopped) = oneshot::channel();
-        let (target, export) = (path.clone(), name.to_owned());
-        let opened = self.shard(shard).ask::<Result<(), String>>(move |shard, answer| {
-            let result = match shard.volume(id) {
-                None => Err("the volume is not open".into()),
-                Some(volume) => nbd::bind_unix(&target).map_err(|e| e.to_string()).map(|listener| {
-                    let exports = Rc::new(SingleExport::new(export, volume as Rc<dyn BlockTarget>));
-                    let serve = nbd::serve_unix(listener, exports, Options::default());
-                    tokio::task::spawn_local(async move {
-                        tokio::select! {
-                            () = serve => {}
-                            _ = stopped => {}
-                        }
-                        let _ = std::fs::remove_file(&target); // gone already is as good
-                    });
-                }),
-            };
-            let _ = answer.send(result); // the asker went away
-        });
-        opened.await.map_err(|_| EngineError::Stopping)?.map_err(EngineError::Failed)?;
-        let uri = format!("nbd+unix:///{name}?socket={}", path.display());
-        Ok(Open { place: Place::Nbd { uri, tcp_uri: None }, fuse: None, _stop: Some(stop) })
     }
 
     async fn open_fuse(&self, id: VolumeId, name: &str, shard: u16, size: u64) -> Result<Open, EngineError> {
@@ -111,7 +81,7 @@ impl Agent {
         let attached = tokio::task::spawn_blocking(move || FuseLoop::attach(params)).await.map_err(failed)?;
         let fuse = attached.map_err(failed)?;
         let device = fuse.device().to_owned();
-        Ok(Open { place: Place::Fuse { device }, fuse: Some(fuse), _stop: None })
+        Ok(Open { place: Place::Fuse { device }, fuse: Some(fuse), nbd: None })
     }
 
     /// Closes the frontend on request. Not open: success.
@@ -162,8 +132,4 @@ impl Agent {
             }
         });
     }
-}
-
-fn nbd_socket(dir: &std::path::Path, name: &str) -> PathBuf {
-    dir.join(format!("{name}.sock"))
 }

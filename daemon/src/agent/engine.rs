@@ -85,8 +85,11 @@ impl Agent {
         grown.ok_or_else(|| EngineError::NoVolume(id.to_string()))?.map_err(EngineError::Failed)?;
         self.verb_on(id, shard, Verb::Resize { size }).await?;
         let state = self.state();
-        let fuse = state.volumes.get(&id).and_then(|v| v.open.as_ref()).and_then(|o| o.fuse.as_ref());
-        fuse.map_or(Ok(()), |fuse| fuse.resize(size).map_err(failed))
+        let Some(open) = state.volumes.get(&id).and_then(|v| v.open.as_ref()) else { return Ok(()) };
+        if let Some(export) = &open.nbd {
+            export.send_replace(size);
+        }
+        open.fuse.as_ref().map_or(Ok(()), |fuse| fuse.resize(size).map_err(failed))
     }
 
     async fn do_release(&self, id: VolumeId, shard: u16) -> Result<PathBuf, EngineError> {

@@ -3,23 +3,28 @@
 
 mod attach;
 mod engine;
+mod nbd;
 mod peers;
 pub mod record;
 mod volumes;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tidemark_core::types::{BootId, GroupId, NodeId, SiteId, VolumeId, WallMs};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::config::{Config, HostPort, Name};
 use crate::control::{FrontendKind, Place};
 use crate::frontend::fuse_loop::FuseLoop;
+use crate::frontend::nbd::NbdMetrics;
 use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
 use crate::shard::ShardHandle;
+use crate::telemetry::DiskMetrics;
 
 pub use engine::AgentEngine;
 pub use peers::{AcceptStreams, HandleControl, load_tls};
@@ -46,8 +51,8 @@ pub struct Entry {
 struct Open {
     place: Place,
     fuse: Option<FuseLoop>,
-    /// Ends the NBD listener when dropped.
-    _stop: Option<tokio::sync::oneshot::Sender<()>>,
+    /// The size of the NBD export in bytes; dropped, it ends the listener and every connection.
+    nbd: Option<watch::Sender<u64>>,
 }
 
 /// Another site.
@@ -85,6 +90,9 @@ pub struct Agent {
     transport: Transport,
     tls: Option<Arc<Tls>>,
     heartbeats: Heartbeats,
+    nbd_tcp: Option<SocketAddr>,
+    nbd: NbdMetrics,
+    disk: DiskMetrics,
     state: Mutex<State>,
     runtime: tokio::runtime::Handle,
 }
@@ -105,6 +113,12 @@ pub struct Parts {
     pub transport: Transport,
     /// The material, when they are.
     pub tls: Option<Arc<Tls>>,
+    /// Where NBD is served over TCP.
+    pub nbd_tcp: Option<SocketAddr>,
+    /// What the NBD servers count.
+    pub nbd: NbdMetrics,
+    /// The times of disk operations.
+    pub disk: DiskMetrics,
     /// The control runtime.
     pub runtime: tokio::runtime::Handle,
 }
@@ -124,7 +138,7 @@ pub fn boot_id() -> BootId {
 impl Agent {
     /// Puts an agent together. Nothing runs yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, site, node, shards, data_ports, transport, tls, runtime } = parts;
+        let Parts { config, site, node, shards, data_ports, transport, tls, nbd_tcp, nbd, disk, runtime } = parts;
         let boot = boot_id();
         let pulse = Pulse { identity: PeerIdentity { site, node }, boot, started: Instant::now() };
         let agent = Arc::new(Self {
@@ -136,6 +150,9 @@ impl Agent {
             data_ports,
             transport,
             tls,
+            nbd_tcp,
+            nbd,
+            disk,
             heartbeats: Heartbeats { pulse, board: Arc::default() },
             state: Mutex::default(),
             runtime,

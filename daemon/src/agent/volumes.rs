@@ -154,10 +154,11 @@ impl Agent {
             Ok((files, params))
         });
         let (files, params) = opened.await.map_err(failed)??;
+        let disk = self.disk.clone();
         let answer = self.shard(shard).ask(move |shard, answer| {
             let result = Node::open(shard.now(), params).map(|node| {
                 let events = events(id, name);
-                let volume = shard.open(OpenVolume { id, node, files, events });
+                let volume = shard.open(OpenVolume { id, node, files, events, disk });
                 volume.status().peer
             });
             let _ = answer.send(result); // the asker went away: the volume is open all the same

@@ -48,7 +48,7 @@ pub use engine::{
 };
 pub use policy::PolicyPatch;
 pub use refusal::{FIELD_KEY, REASON_KEY, verb_reason};
-pub use tls::TlsError;
+pub use tls::{TlsError, TlsSource};
 
 use crate::config::AdminConfig;
 use crate::telemetry::AdminMetrics;

@@ -45,8 +45,10 @@ pub enum TlsError {
 }
 
 /// A server's TLS, as its files are now.
-pub(super) struct TlsSource {
+pub struct TlsSource {
     files: TlsFiles,
+    /// The application protocols that are spoken; none: nothing is asked.
+    protocols: &'static [&'static [u8]],
     current: Mutex<Loaded>,
 }
 
@@ -57,23 +59,26 @@ struct Loaded {
 
 impl TlsSource {
     /// Reads the files; later changes are taken when the next connection comes.
-    pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        let loaded = Loaded { changed: changed(files), config: server_config(files)? };
-        Ok(Self { files: files.clone(), current: Mutex::new(loaded) })
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub fn load(files: &TlsFiles, protocols: &'static [&'static [u8]]) -> Result<Self, TlsError> {
+        let loaded = Loaded { changed: changed(files), config: server_config(files, protocols)? };
+        Ok(Self { files: files.clone(), protocols, current: Mutex::new(loaded) })
     }
 
     /// For the next connection. Files that cannot be used leave what was there in force.
-    pub fn acceptor(&self) -> TlsAcceptor {
+    pub fn config(&self) -> Arc<ServerConfig> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = changed(&self.files);
         if changed != current.changed {
             current.changed = changed;
-            match server_config(&self.files) {
+            match server_config(&self.files, self.protocols) {
                 Ok(config) => current.config = config,
                 Err(error) => tracing::warn!(%error, "changed certificates cannot be used; the old ones stay in force"),
             }
         }
-        TlsAcceptor::from(current.config.clone())
+        Arc::clone(&current.config)
     }
 }
 
@@ -81,7 +86,7 @@ fn changed(files: &TlsFiles) -> [Option<SystemTime>; 3] {
     [&files.cert, &files.key, &files.ca].map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok())
 }
 
-fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+fn server_config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
     let unusable =
         |error: &dyn std::fmt::Display| TlsError::Unusable { path: files.cert.clone(), why: error.to_string() };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -96,7 +101,7 @@ fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
     let builder = builder.map_err(|error| unusable(&error))?.with_client_cert_verifier(verifier);
     let mut config = builder.with_single_cert(certificates(&files.cert)?, key).map_err(|error| unusable(&error))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }
 
@@ -120,7 +125,7 @@ type Connection = io::Result<Guarded<TlsStream<TcpStream>>>;
 impl TlsSocket {
     /// Binds `address` after the files of `files` proved usable.
     pub async fn bind(address: SocketAddr, files: &TlsFiles) -> Result<Self, ControlError> {
-        let source = Arc::new(TlsSource::load(files)?);
+        let source = Arc::new(TlsSource::load(files, &[b"h2"])?);
         let listener = TcpListener::bind(address).await.map_err(|source| ControlError::Listen { address, source })?;
         Ok(Self { listener, source })
     }
@@ -142,7 +147,7 @@ impl TlsSocket {
             match accepted {
                 Ok((stream, from)) => {
                     let handshake = Handshake { from, place, metrics: metrics.clone() };
-                    tokio::spawn(handshake.run(stream, self.source.acceptor(), connections.clone()));
+                    tokio::spawn(handshake.run(stream, TlsAcceptor::from(self.source.config()), connections.clone()));
                 }
                 Err(error) => super::accept_failed("admin listener", &error).await,
             }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use tidemark_core::event::{
     CloseReason, ConnId, DiskResult, DiskToken, Event, Input, Output, Request, RequestError, RequestId, VerbId,
@@ -18,6 +19,7 @@ use super::Shard;
 use crate::disk::{Pool, Ring, VolumeFiles, VolumeKey};
 use crate::frontend::{Allocation, AllocationCompletion, BlockTarget, Completion, Geometry};
 use crate::peer::{Outbound, PeerStream};
+use crate::telemetry::{DiskFile, DiskMetrics, DiskVerb};
 
 /// Called with what a core reports, on the shard's thread.
 pub type VolumeEvents = Box<dyn Fn(&Event)>;
@@ -32,6 +34,8 @@ pub struct OpenVolume {
     pub files: VolumeFiles,
     /// Where events go.
     pub events: VolumeEvents,
+    /// Where the times of its disk operations go.
+    pub disk: DiskMetrics,
 }
 
 /// A volume on its shard.
@@ -48,6 +52,9 @@ pub struct Volume {
     next_id: Cell<u64>,
     gone: Cell<bool>,
     events: VolumeEvents,
+    disk: DiskMetrics,
+    /// Disk operations under way and when they began.
+    disk_ops: RefCell<BTreeMap<DiskToken, (DiskVerb, DiskFile, Nanos)>>,
 }
 
 impl Shard {
@@ -66,6 +73,8 @@ impl Shard {
             next_id: Cell::new(1),
             gone: Cell::new(false),
             events: open.events,
+            disk: open.disk,
+            disk_ops: RefCell::default(),
         });
         self.volumes.borrow_mut().insert(volume.key.0, volume.clone());
         self.rouse();
@@ -172,6 +181,9 @@ impl Volume {
     }
 
     pub(super) fn on_disk(&self, now: Nanos, token: DiskToken, result: DiskResult) {
+        if let Some((verb, file, since)) = self.disk_ops.borrow_mut().remove(&token) {
+            self.disk.ended(verb, file, Duration::from_nanos(now.since(since)));
+        }
         self.node.borrow_mut().handle(now, Input::Disk(token, result));
     }
 
@@ -185,7 +197,7 @@ impl Volume {
         loop {
             let output = self.node.borrow_mut().poll_output(now);
             let Some(output) = output else { break };
-            self.carry_out(output, ring);
+            self.carry_out(now, output, ring);
         }
         let node = self.node.borrow();
         self.gone.set(node.is_closed() && ring.borrow().in_flight(self.key) == 0);
@@ -212,9 +224,13 @@ impl Volume {
         *self.closed.borrow_mut() = Some(closed);
     }
 
-    fn carry_out(&self, output: Output, ring: &RefCell<Ring>) {
+    fn carry_out(&self, now: Nanos, output: Output, ring: &RefCell<Ring>) {
         match output {
-            Output::Disk(token, op) => ring.borrow_mut().queue(self.key, token, op, &self.files),
+            Output::Disk(token, op) => {
+                let (verb, file) = DiskVerb::of(&op);
+                self.disk_ops.borrow_mut().insert(token, (verb, file, now));
+                ring.borrow_mut().queue(self.key, token, op, &self.files);
+            }
             Output::Reply(id, result) => {
                 let done = self.requests.borrow_mut().remove(&id);
                 if let Some(done) = done {

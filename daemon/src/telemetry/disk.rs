@@ -102,7 +102,7 @@ impl DiskMetrics {
 
     /// Adds everything to `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Time from handing a disk operation to the kernel to its end, by operation and file";
+        let help = "Time from asking for a disk operation to its end, by operation and file";
         registry.register("disk_op_seconds", help, self.family.clone());
     }
 }

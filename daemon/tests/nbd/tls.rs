@@ -56,7 +56,8 @@ impl Pki {
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![self.certificate.der().clone()], self.key())
             .expect("server configuration");
-        TcpSecurity::Tls(Arc::new(config))
+        let config = Arc::new(config);
+        TcpSecurity::Tls(Rc::new(move || Arc::clone(&config)))
     }
 
     pub fn client(&self) -> TlsConnector {

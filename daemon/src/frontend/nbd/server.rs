@@ -67,10 +67,11 @@ impl Default for Options {
 }
 
 /// How a TCP listener keeps strangers out.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum TcpSecurity {
-    /// Nothing before STARTTLS; the configuration must demand a client certificate.
-    Tls(Arc<ServerConfig>),
+    /// Nothing before STARTTLS; the configuration must demand a client certificate. Asked for at each connection, so that
+    /// renewed certificates are taken.
+    Tls(Rc<dyn Fn() -> Arc<ServerConfig>>),
     /// Anybody who can connect is served: only by an explicit wish of the operator.
     Insecure,
 }
@@ -78,7 +79,7 @@ pub enum TcpSecurity {
 impl TcpSecurity {
     fn tls(&self) -> Option<Arc<ServerConfig>> {
         match self {
-            Self::Tls(config) => Some(config.clone()),
+            Self::Tls(config) => Some(config()),
             Self::Insecure => None,
         }
     }
@@ -117,7 +118,7 @@ pub fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
 
 /// Serves a unix socket until dropped. To be spawned with `spawn_local` on the thread of the volumes it serves.
 pub async fn serve_unix(listener: UnixListener, exports: Rc<dyn ExportResolver>, options: Options) {
-    let service = Rc::new(Service { exports, tls: None, options });
+    let service = Rc::new(Service { exports, security: TcpSecurity::Insecure, options });
     let accept = async || {
         let (stream, _) = listener.accept().await?;
         Ok(Wire::Unix(UnixSocket::new(stream.into_std()?)?))
@@ -132,7 +133,7 @@ pub async fn serve_tcp(
     security: TcpSecurity,
     options: Options,
 ) {
-    let service = Rc::new(Service { exports, tls: security.tls(), options });
+    let service = Rc::new(Service { exports, security, options });
     let accept = async || {
         let (stream, _) = listener.accept().await?;
         // It fails for a client that is gone already: its connection ends by itself, and is no fault of the listener.
@@ -167,7 +168,7 @@ pub async fn serve_handed_over(connection: HandOver, target: Rc<dyn BlockTarget>
 /// What the connections of one listener share.
 struct Service {
     exports: Rc<dyn ExportResolver>,
-    tls: Option<Arc<ServerConfig>>,
+    security: TcpSecurity,
     options: Options,
 }
 
@@ -208,7 +209,7 @@ impl Service {
     }
 
     async fn run(&self, wire: Wire, permit: OwnedSemaphorePermit) -> Result<(), ConnectionError> {
-        let negotiated = negotiate(wire, self.exports.as_ref(), self.tls.clone());
+        let negotiated = negotiate(wire, self.exports.as_ref(), self.security.tls());
         let negotiated = tokio::time::timeout(self.options.handshake_timeout, negotiated).await;
         let Some(ready) = negotiated.map_err(|_| ConnectionError::HandshakeTimeout)?? else { return Ok(()) };
         self.start(ready, permit).await
