@@ -31,6 +31,8 @@ pub struct Run {
     pub bytes: u64,
     /// Seed of fio's random offsets.
     pub seed: u64,
+    /// The most operations per second; `None`: as fast as it goes.
+    pub rate: Option<u64>,
 }
 
 /// What fio measured.
@@ -61,7 +63,8 @@ impl Figures {
 /// When fio fails, finds an I/O error, or hangs.
 pub fn run(job: Job, endpoint: &Endpoint, run: Run) -> Result<Figures> {
     let time = ["--time_based".to_owned(), format!("--runtime={}", run.seconds), "--norandommap".to_owned()];
-    let extra = job.fio().iter().map(|&option| option.to_owned()).chain(time).collect::<Vec<_>>();
+    let rate = run.rate.map(|rate| format!("--rate_iops={rate}"));
+    let extra = job.fio().iter().map(|&option| option.to_owned()).chain(time).chain(rate).collect::<Vec<_>>();
     fio(endpoint, run, &extra, Duration::from_secs(run.seconds) + GRACE)
 }
 
@@ -73,7 +76,7 @@ pub fn fill(endpoint: &Endpoint, bytes: u64) -> Result<Figures> {
     let options = ["--rw=write", "--bs=1m", "--iodepth=4", "--end_fsync=1"].map(str::to_owned);
     // 8 MiB/s is slower than any disk that this is worth running on.
     let patience = Duration::from_secs(bytes >> 23) + GRACE;
-    fio(endpoint, Run { seconds: 0, bytes, seed: 1 }, &options, patience)
+    fio(endpoint, Run { seconds: 0, bytes, seed: 1, rate: None }, &options, patience)
 }
 
 fn fio(endpoint: &Endpoint, run: Run, options: &[String], patience: Duration) -> Result<Figures> {
@@ -94,8 +97,13 @@ fn fio(endpoint: &Endpoint, run: Run, options: &[String], patience: Duration) ->
     }
     let printed = std::fs::read_to_string(out.path())?;
     let status = status.with_context(|| format!("{} hung and was killed", process::line(&command)))?;
-    ensure!(status.success(), "{} ended with {status}: {printed}", process::line(&command));
+    ensure!(status.success(), "{} ended with {status}: {}", process::line(&command), complaints(&printed));
     figures(&printed).with_context(|| format!("cannot read what fio printed: {printed}"))
+}
+
+/// What fio said before its figures.
+fn complaints(printed: &str) -> &str {
+    printed.split("\n{").next().unwrap_or(printed).trim()
 }
 
 fn figures(printed: &str) -> Result<Figures> {

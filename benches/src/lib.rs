@@ -7,6 +7,7 @@ pub mod bars;
 pub mod bed;
 pub mod fio;
 pub mod job;
+pub mod replication;
 pub mod report;
 pub mod run;
 pub mod stream;

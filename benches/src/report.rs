@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::bars::{BARS, Limit, Standing};
 use crate::job::Job;
+use crate::replication::Replication;
 use crate::run::{Sample, Samples, Scale};
 use crate::target::{Name, Target};
 
@@ -16,13 +17,20 @@ pub struct Report {
     samples: Samples,
     idle: Vec<(Name, u64)>,
     stream: Option<String>,
+    replication: Replication,
 }
 
 impl Report {
     /// The report of a run.
-    pub fn new(scale: Scale, samples: Samples, targets: &[Target], stream: Option<String>) -> Self {
+    pub fn new(
+        scale: Scale,
+        samples: Samples,
+        targets: &[Target],
+        stream: Option<String>,
+        replication: Replication,
+    ) -> Self {
         let idle = targets.iter().map(|target| (target.name, target.idle_bytes)).collect();
-        Self { scale, samples, idle, stream }
+        Self { scale, samples, idle, stream, replication }
     }
 
     fn median(&self, job: Job, name: Name) -> Option<Sample> {
@@ -45,6 +53,7 @@ impl Report {
             vec![format!("medians of {repeats} interleaved repeats of {seconds} s over {} MiB", size >> 20)];
         parts.extend(Job::ALL.iter().filter_map(|&job| self.job_table(job)));
         parts.extend(self.stream.as_ref().map(|table| format!("bare gRPC stream between two agents\n{table}")));
+        parts.extend(Some(self.replication.lines().join("\n")).filter(|lines| !lines.is_empty()));
         parts.push(self.bars_table());
         parts.push(self.semantics());
         parts.join("\n\n")
@@ -139,6 +148,7 @@ impl Report {
         json!({
             "repeats": self.scale.repeats, "seconds": self.scale.seconds, "sizeBytes": self.scale.size,
             "rows": rows.collect::<Vec<_>>(), "bars": bars.collect::<Vec<_>>(), "stream": self.stream,
+            "replication": self.replication.json(),
         })
     }
 }

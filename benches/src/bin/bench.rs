@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use tidemark_benches::bed::Bed;
 use tidemark_benches::job::Job;
+use tidemark_benches::replication::Replication;
 use tidemark_benches::report::Report;
 use tidemark_benches::run::{Scale, interleaved};
 use tidemark_benches::stream;
@@ -72,7 +73,8 @@ fn run(options: &Options) -> Result<Report> {
     let targets = start(&mut bed, options)?;
     let stream = stream::table()?;
     let samples = interleaved(&targets, &jobs, scale, |next| eprintln!("{next}"))?;
-    Ok(Report::new(scale, samples, &targets, stream))
+    let replication = Replication::measure(&mut bed, &targets, &samples, scale)?;
+    Ok(Report::new(scale, samples, &targets, stream, replication))
 }
 
 /// Starts the wanted targets. Without a choice, Tidemark's are left out when there is no agent.
