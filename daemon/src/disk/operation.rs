@@ -23,8 +23,8 @@ pub(super) struct Op {
     pub volume: VolumeKey,
     pub token: DiskToken,
     pub work: Work,
-    /// Counted while it is in the kernel, see [`super::uring`].
-    pub is_base_write: bool,
+    /// Bytes of a write to a base image, which is counted while it is in the kernel (see [`super::uring`]); else zero.
+    pub base_bytes: u64,
 }
 
 pub(super) enum Work {

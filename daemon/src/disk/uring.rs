@@ -58,6 +58,8 @@ const ENTER_RETRIES_MAX: u32 = 1000;
 /// for an answer, and as many as the core has under way when there is nothing else.
 const BASE_WRITES_BUSY: u32 = 4;
 const BASE_WRITES_IDLE: u32 = 16;
+/// Bytes of base writes from which on no further one goes beside other work.
+const BASE_BYTES_BUSY: u64 = 1 << 20;
 
 /// Names a volume within its shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -85,6 +87,7 @@ pub struct Ring {
     /// Writes to base images, for the backlog when few of them are under way.
     lull: VecDeque<Submission>,
     base_writes: u32,
+    base_bytes: u64,
     in_flight: u32,
     /// Ended without the kernel.
     ended: Vec<Completion>,
@@ -137,6 +140,7 @@ impl Ring {
             backlog: VecDeque::new(),
             lull: VecDeque::new(),
             base_writes: 0,
+            base_bytes: 0,
             in_flight: 0,
             ended: Vec::new(),
             spare: Vec::new(),
@@ -239,12 +243,12 @@ impl Ring {
             self.end(volume, token, Ok(DiskDone::Done));
             return Ok(());
         }
-        let len = bufs.iter().map(|piece| piece.len() as u64).sum();
+        let len: u64 = bufs.iter().map(|piece| piece.len() as u64).sum();
         check_range(files, offset, len)?;
         let vectors = self.spare.pop().unwrap_or_default();
         let work = Work::Transfer(Transfer::write(file, offset, bufs, &self.pool, vectors));
         if is_base {
-            let cell = self.cells.insert(Op { volume, token, work, is_base_write: true });
+            let cell = self.cells.insert(Op { volume, token, work, base_bytes: len });
             self.lull.push_back(Submission { cell, part: 0 });
         } else {
             self.start(volume, token, work, 1);
@@ -297,7 +301,7 @@ impl Ring {
     }
 
     fn start(&mut self, volume: VolumeKey, token: DiskToken, work: Work, parts: u32) {
-        let cell = self.cells.insert(Op { volume, token, work, is_base_write: false });
+        let cell = self.cells.insert(Op { volume, token, work, base_bytes: 0 });
         self.backlog.extend((0..parts).map(|part| Submission { cell, part }));
     }
 
@@ -311,11 +315,17 @@ impl Ring {
     /// works on one half while the other comes together.
     fn release_base_writes(&mut self) {
         let is_busy = !self.backlog.is_empty() || self.in_flight > self.base_writes;
-        let most = if is_busy { BASE_WRITES_BUSY } else { BASE_WRITES_IDLE };
-        if self.base_writes <= most / 2 {
-            let count = self.lull.len().min((most - self.base_writes) as usize);
-            self.base_writes += count as u32;
-            self.backlog.extend(self.lull.drain(..count));
+        let (most, bytes) = if is_busy { (BASE_WRITES_BUSY, BASE_BYTES_BUSY) } else { (BASE_WRITES_IDLE, u64::MAX) };
+        if self.base_writes > most / 2 {
+            return;
+        }
+        while self.base_writes < most
+            && self.base_bytes < bytes
+            && let Some(submission) = self.lull.pop_front()
+        {
+            self.base_writes += 1;
+            self.base_bytes += self.cells.at(submission.cell).base_bytes;
+            self.backlog.push_back(submission);
         }
     }
 
@@ -367,7 +377,8 @@ impl Ring {
             Work::Sync(sync) => (sync.on_result(result)?, sync.errno()),
         };
         let op = self.cells.remove(cell);
-        self.base_writes -= u32::from(op.is_base_write);
+        self.base_writes -= u32::from(op.base_bytes > 0);
+        self.base_bytes -= op.base_bytes;
         if let Err(error) = ended {
             self.complaints.raise(&op, error, errno);
         }

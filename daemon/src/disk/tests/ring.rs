@@ -250,6 +250,25 @@ fn operations_of_all_kinds_run_side_by_side() {
 }
 
 #[test]
+fn writes_to_the_base_beside_other_work_all_end() {
+    let dir = tempdir();
+    let files = volume_at(dir.path());
+    let mut shard = Shard::new(RingOptions::default());
+    let data = pattern(5, 1 << 20);
+    let writes: Vec<_> = (0..32u64)
+        .map(|i| {
+            shard.queue(&files, DiskOp::Read { file: FileRef::Base, offset: 0, len: 4096 });
+            let (from, len) = (i as usize * 32_768, 32_768);
+            let bufs = vec![data.slice(from..from + len)];
+            shard.queue(&files, DiskOp::Write { file: FileRef::Base, offset: from as u64, bufs })
+        })
+        .collect();
+    shard.settle();
+    assert!(writes.iter().all(|token| shard.results[token] == Ok(DiskDone::Done)));
+    assert_eq!(files.read_at(FileRef::Base, 0, 1 << 20).unwrap(), data);
+}
+
+#[test]
 fn a_closed_volume_stays_locked_until_its_operations_have_ended() {
     let dir = tempdir();
     let files = volume_at(dir.path());
