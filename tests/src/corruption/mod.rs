@@ -39,7 +39,7 @@ pub struct Options {
     /// Only cases whose name contains this
     #[arg(long)]
     pub only: Option<String>,
-    /// A copy at B that refuses is given up and seeded anew, as an operator would
+    /// A suspect copy is given up and seeded anew, as an operator would
     #[arg(long)]
     pub repair: bool,
     /// Chooses bytes; by default other ones each time, printed at the start

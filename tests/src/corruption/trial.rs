@@ -36,7 +36,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Plays a case on restored files; with `repair` a suspect copy at B is seeded anew.
+/// Plays a case on restored files; with `repair` a suspect copy is seeded anew.
 ///
 /// # Errors
 /// When something wrong is served, nothing is served any more, or the outcome is not the expected one.
@@ -49,9 +49,12 @@ pub fn play(sites: &mut TwoSites, golden: &Golden, case: &Case, repair: bool) ->
     sites.start()?;
     let outcome = settle(sites, golden, case)?;
     match (&outcome, case.site) {
-        (Outcome::Refused(_), "a") => {
+        (Outcome::Refused(reason), "a") => {
             sites.a.kill();
             check_b_alone(sites, golden).context("at site B, promoted")?;
+            if repair && reason.contains("copy suspect") {
+                repair_a(sites).context("when A is given up and seeded anew")?;
+            }
         }
         (Outcome::Refused(reason), _) if repair && reason.contains("copy suspect") => {
             repair_b(sites).context("when B is given up and seeded anew")?;
@@ -131,6 +134,16 @@ fn repair_b(sites: &TwoSites) -> Result<()> {
     a.wait_for(VOLUME, "primary without B", PATIENCE, |view| view.role() == "primary")?;
     b.json(&["reseed", VOLUME, "--yes"])?;
     a.wait_for(VOLUME, "whole copy at B", PATIENCE, VolumeView::is_protected)?;
+    Ok(())
+}
+
+/// The same for A, after B has taken over.
+fn repair_a(sites: &mut TwoSites) -> Result<()> {
+    sites.a.start(&sites.stage)?;
+    sites.a.cli().wait_for(VOLUME, "damage remembered", PATIENCE, |view| view.copy() == "suspect")?;
+    sites.a.cli().json(&["reseed", VOLUME, "--yes"])?;
+    sites.b.cli().wait_for(VOLUME, "whole copy at A", PATIENCE, VolumeView::is_protected)?;
+    ensure!(sites.b.cli().verify(VOLUME)?, "the copies differ");
     Ok(())
 }
 
