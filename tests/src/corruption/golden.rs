@@ -21,8 +21,10 @@ const LOG_SIZE: &str = "16Mi";
 const WRITTEN_BYTES: u64 = 32 << 20;
 /// Records that both logs are to hold above their floors: four segments or so.
 const LIVE_RECORDS: u64 = 120;
+/// A floor that has begun to move has come to rest after this.
+const FLOOR_PAUSE: Duration = Duration::from_millis(300);
 /// Written at a time until they do.
-const STEP_BYTES: u64 = 256 << 10;
+const STEP_BYTES: u64 = 1 << 20;
 /// Written behind the last flush.
 const TAIL_WRITES: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -103,16 +105,16 @@ fn write(sites: &TwoSites, connection: &mut Nbd, model: &mut Model) -> Result<()
         let flush = model.begin_flush();
         connection.plain(Command::Flush, 0, 0)?;
         model.end_flush(flush);
+        for _ in 0..TAIL_WRITES {
+            write_one(connection, model, &mut dice)?;
+        }
+        std::thread::sleep(FLOOR_PAUSE);
         if above_floor(&sites.a)? >= LIVE_RECORDS && above_floor(&sites.b)? >= LIVE_RECORDS {
-            break;
+            return Ok(());
         }
         ensure!(wanted < 4 * WRITTEN_BYTES, "the floors follow too closely");
         wanted += STEP_BYTES;
     }
-    for _ in 0..TAIL_WRITES {
-        write_one(connection, model, &mut dice)?;
-    }
-    Ok(())
 }
 
 /// Records that a copy's log holds and its base does not.
