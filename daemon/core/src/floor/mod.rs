@@ -33,9 +33,9 @@ pub const HEAD_BYTES: u64 = 1 << 20;
 pub const SAMPLE_BYTES: u64 = 64 * 1024;
 /// So much of the head is sampled block by block. A sample is not compared while the log has newer content of any part of it,
 /// and the first blocks of a file system change all the time: one that covered many would hardly ever count.
-const FINE_BYTES: usize = 64 * 1024;
+const FINE_BYTES: u64 = 64 * 1024;
 /// Samples of the head.
-const HEAD_SAMPLES: usize = FINE_BYTES / BLOCK + (HEAD_BYTES as usize - FINE_BYTES) / SAMPLE_BYTES as usize;
+const HEAD_SAMPLES: usize = FINE_BYTES as usize / BLOCK + ((HEAD_BYTES - FINE_BYTES) / SAMPLE_BYTES) as usize;
 /// Extents sampled after an advance: the rest.
 const EXTENTS: usize = MAX_SAMPLES - HEAD_SAMPLES;
 
@@ -319,35 +319,28 @@ impl Floor {
             return self.stop(Step::BaseFailed);
         }
         let len = HEAD_BYTES.min(base_bytes);
-        self.head = known.iter().copied().filter(|s| s.offset < len && self.is_valid(s, len)).collect();
-        let missing = |at: &u64| !self.head.iter().any(|s| s.offset == *at);
-        let stale: Vec<u64> = (0..len).step_by(SAMPLE_BYTES as usize).filter(missing).collect();
-        let (Some(first), Some(last)) = (stale.first().copied(), stale.last().copied()) else {
-            return self.save();
-        };
-        let end = len.min(last + SAMPLE_BYTES);
-        self.head.retain(|s| s.offset < first || s.offset >= end);
-        self.head_from = first;
+        self.head = known.iter().copied().filter(|s| s.offset < len && !self.batch.touches(blocks_of(s))).collect();
+        let is_known =
+            |(offset, bytes): &(u64, u64)| self.head.iter().any(|s| s.offset == *offset && u64::from(s.len) == *bytes);
+        let stale: Vec<(u64, u64)> = head_pieces(len).filter(|piece| !is_known(piece)).collect();
+        let (Some((first, _)), Some((last, bytes))) = (stale.first(), stale.last()) else { return self.save() };
+        let end = last + bytes;
+        self.head.retain(|s| s.offset < *first || s.offset >= end);
+        self.head_from = *first;
         self.phase = Phase::Sampling;
-        let op = DiskOp::Read { file: FileRef::Base, offset: first, len: (end - first) as u32 };
+        let op = DiskOp::Read { file: FileRef::Base, offset: *first, len: (end - first) as u32 };
         out.disk(now, Route::Sample { at: usize::MAX }, op);
         Step::Wait
     }
 
-    /// The sample is whole, and nothing of it was written by this advance.
-    fn is_valid(&self, s: &Sample, head_bytes: u64) -> bool {
-        let (first, end) = (s.offset / BLOCK as u64, (s.offset + u64::from(s.len)).div_ceil(BLOCK as u64));
-        let whole = u64::from(s.len) == SAMPLE_BYTES.min(head_bytes - s.offset);
-        whole
-            && s.offset.is_multiple_of(SAMPLE_BYTES)
-            && !self.batch.touches(BlockRange::new(first, (end - first) as u32))
-    }
-
     /// What had to be read of the beginning was read (or could not be: then it is not sampled).
     pub fn on_head(&mut self, data: Option<Bytes>) -> Step {
-        let mut fresh = head_samples(data.as_deref().unwrap_or_default());
-        fresh.iter_mut().for_each(|s| s.offset += self.head_from);
-        self.head.append(&mut fresh);
+        let data = data.unwrap_or_default();
+        let end = self.head_from + data.len() as u64;
+        for (offset, bytes) in head_pieces(end).filter(|(offset, _)| *offset >= self.head_from) {
+            let from = (offset - self.head_from) as usize;
+            self.head.push(sample(offset, &data[from..from + bytes as usize]));
+        }
         self.head.sort_by_key(|s| s.offset);
         self.save()
     }
@@ -401,18 +394,25 @@ impl Floor {
     }
 }
 
-/// Samples over the first MiB, back to back.
+/// How the first `len` bytes of a base are cut into samples, back to back: offset and bytes of each.
+fn head_pieces(len: u64) -> impl Iterator<Item = (u64, u64)> {
+    let fine = FINE_BYTES.min(len);
+    let small = (0..fine).step_by(BLOCK).map(move |at| (at, (BLOCK as u64).min(fine - at)));
+    let large = (fine..len).step_by(SAMPLE_BYTES as usize).map(move |at| (at, SAMPLE_BYTES.min(len - at)));
+    small.chain(large)
+}
+
+/// Samples over the first MiB.
 pub fn head_samples(head: &[u8]) -> Vec<Sample> {
-    let (fine, coarse) = head.split_at(FINE_BYTES.min(head.len()));
-    let mut offset = 0;
-    let pieces = fine.chunks(BLOCK).chain(coarse.chunks(SAMPLE_BYTES as usize));
-    pieces
-        .map(|piece| {
-            let sample = sample(offset, piece);
-            offset += piece.len() as u64;
-            sample
-        })
-        .collect()
+    let piece = |(at, bytes): (u64, u64)| sample(at, &head[at as usize..(at + bytes) as usize]);
+    head_pieces(head.len() as u64).map(piece).collect()
+}
+
+/// The blocks that a sample touches.
+pub fn blocks_of(s: &Sample) -> BlockRange {
+    let first = s.offset / BLOCK as u64;
+    let end = (s.offset + u64::from(s.len)).div_ceil(BLOCK as u64);
+    BlockRange::new(first, (end - first) as u32)
 }
 
 /// Cuts the pieces to `limit` bytes in all, when they are `len` bytes.
@@ -453,13 +453,13 @@ mod tests {
 
     #[test]
     fn samples_cover_the_head_once_and_its_first_blocks_one_by_one() {
-        for len in [512, BLOCK, FINE_BYTES, HEAD_BYTES as usize] {
+        for len in [512, BLOCK, FINE_BYTES as usize, HEAD_BYTES as usize - 512, HEAD_BYTES as usize] {
             let samples = head_samples(&vec![7; len]);
             assert!(samples.len() <= HEAD_SAMPLES);
             let ends = samples.iter().map(|s| s.offset + u64::from(s.len));
             let starts = samples.iter().skip(1).map(|s| s.offset).chain([len as u64]);
             assert!(ends.eq(starts), "{len} bytes");
-            assert!(samples.iter().take(FINE_BYTES / BLOCK).all(|s| s.len as usize <= BLOCK));
+            assert!(samples.iter().take(FINE_BYTES as usize / BLOCK).all(|s| s.len as usize <= BLOCK));
         }
     }
 }

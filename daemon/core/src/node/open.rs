@@ -4,12 +4,12 @@ use bytes::Bytes;
 
 use crate::event::{DiskDone, DiskOp, DiskResult, Event, FileRef};
 use crate::floor::{self, Floor};
+use crate::format::FormatError;
 use crate::format::config as k_format;
 use crate::format::frame::chain_origin;
 use crate::format::record::Kind;
 use crate::format::superblock::{self, CopyFlag, Superblock};
 use crate::format::twin::TwinKind;
-use crate::format::{FormatError, superblock::Sample};
 use crate::group;
 use crate::log::recovery::{MIN_SLOT_BYTES, Recovered, Recovery, Start, Step};
 use crate::log::{Log, Placed, Segments};
@@ -19,7 +19,7 @@ use crate::outbox::{Outbox, Route};
 use crate::rng::Rng;
 use crate::status::{Counters, Role, SuspendReason};
 use crate::timeline::History;
-use crate::types::{BLOCK, BlockRange, BootId, Boundary, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, VolumeId};
+use crate::types::{BLOCK, BootId, Boundary, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, VolumeId};
 use crate::volume::ack::Acks;
 use crate::volume::index::Index;
 use crate::volume::order::Order;
@@ -284,7 +284,7 @@ impl Node {
         let mut left = 0;
         let skip = self.flag() != CopyFlag::Complete;
         for (at, s) in samples.iter().enumerate() {
-            if skip || self.index.touches(blocks_of(s)) || s.offset + u64::from(s.len) > self.base_size {
+            if skip || self.index.touches(floor::blocks_of(s)) || s.offset + u64::from(s.len) > self.base_size {
                 continue;
             }
             left += 1;
@@ -451,10 +451,4 @@ fn check_identity(params: &OpenParams, sb: &Superblock) -> Result<(), OpenError>
         return Err(OpenError::BaseTooSmall { expected: sb.size, found: params.base_size });
     }
     Ok(())
-}
-
-fn blocks_of(s: &Sample) -> BlockRange {
-    let first = s.offset / BLOCK as u64;
-    let end = (s.offset + u64::from(s.len)).div_ceil(BLOCK as u64);
-    BlockRange::new(first, (end - first) as u32)
 }
