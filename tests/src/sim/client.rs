@@ -358,7 +358,7 @@ impl<C: Copy> World<C> {
     }
 
     fn succeeded(&mut self, site: usize, asked: Asked, data: ReplyData) {
-        let Asked { line, terms, kind, since, .. } = asked;
+        let Asked { line, terms, kind, .. } = asked;
         let answered = match kind {
             // Plain writes promise nothing unless every write does.
             Kind::Change { fua: false, .. } if !terms.is_some_and(|t| t.ack_on_write) => None,
@@ -366,7 +366,8 @@ impl<C: Copy> World<C> {
         };
         let (hard, soft) = owing(site, terms, answered);
         // What the other side only had in its memory is gone when its power failed since.
-        let soft = if self.sites[1 - site].power_cut_at >= since { 0 } else { soft };
+        let gone = self.sites[1 - site].power_cut_at >= self.sites[site].linked_at;
+        let soft = if gone { 0 } else { soft };
         // What an opening recovered is durable where S was then; members that joined later confirm it later.
         let recovered = hard & (self.sites[site].opened_with | 1 << site);
         match kind {

@@ -89,6 +89,8 @@ pub struct Site<C> {
     pub opened: Option<(u32, LineId)>,
     /// Bits of the sites at which an opening makes what it recovered durable: those of S at that time.
     pub opened_with: u8,
+    /// True time at which the present stream to the other side came up here.
+    pub linked_at: u64,
     /// True time of the last power cut.
     pub power_cut_at: u64,
     /// True time at which the process stopped or started.

@@ -157,6 +157,7 @@ impl<C: Copy> World<C> {
             status: None,
             opened: None,
             opened_with: 0,
+            linked_at: 0,
             power_cut_at: 0,
             since: 0,
             erred: false,
@@ -610,6 +611,7 @@ impl<C: Copy> World<C> {
         }
         c.up[side] = true;
         note!(self, [13, side, conn.0], "{} stream {} is up", name(side), conn.0);
+        self.sites[side].linked_at = self.now;
         let site = self.sites[1 - side].id;
         self.tell(side, Input::PeerUp { conn, site });
     }

@@ -315,8 +315,7 @@ impl Node {
                 self.after_superblock(now, AfterSuperblock::Floor);
             }
             floor::Step::Damaged => {
-                self.damage = Some("a segment of the log does not read back as it was written".into());
-                self.alarm("log_rot", "a segment of the log does not read back as it was written; the floor stays");
+                self.log_is_rotten("the floor stays");
             }
             floor::Step::BaseFailed if self.floor_retry_at.is_some() => {
                 self.alarm("base_full", "no space under the base image; the floor stays and tries again");

@@ -135,9 +135,17 @@ impl Node {
         matches!(self.superblock.flag, CopyFlag::Seeding(_)) || self.reseed_wanted
     }
 
-    /// What lies here is not what this copy left here; an operator decides what becomes of it.
+    /// What lies here is not what this copy left here, or does not read; an operator decides what becomes of it.
     pub(super) fn is_suspect(&self) -> bool {
-        self.superblock.flag == CopyFlag::Suspect && !self.reseed_wanted
+        (self.superblock.flag == CopyFlag::Suspect || self.damage.is_some()) && !self.reseed_wanted
+    }
+
+    /// Something of the log does not read as it was written: nothing more is built on this copy.
+    pub(super) fn log_is_rotten(&mut self, detail: &str) {
+        const WHY: &str = "a segment of the log does not read back as it was written";
+        self.damage = Some(WHY.into());
+        self.alarm("log_rot", format!("{WHY}; {detail}"));
+        self.greet();
     }
 
     /// The copy is no prefix of any log: it neither takes frames nor acknowledges any.
@@ -432,7 +440,12 @@ impl Node {
                     self.begin_sealing(hello, common.lsn);
                 }
             }
-            Relation::Common { .. } => {}
+            Relation::Common { .. } => {
+                // Durable records that were lost here, of a history that gave way to the leader's, are missed no more.
+                if hello.is_primary {
+                    self.required = self.required.min(hello.tail.position.lsn);
+                }
+            }
         }
     }
 

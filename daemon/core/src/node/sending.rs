@@ -151,8 +151,7 @@ impl Node {
 
     fn rot(&mut self) {
         self.counters.checksum_errors += 1;
-        self.damage = Some("a segment of the log does not read back as it was written".into());
-        self.alarm("log_rot", "a segment of the log does not read back as it was written; it is not shipped");
+        self.log_is_rotten("it is not shipped");
     }
 
     /// What waits for the peer's sync is asked for as soon as it was sent.

@@ -487,6 +487,10 @@ impl Node {
         if !size.is_multiple_of(SECTOR as u64) || size < self.size {
             return Err(VerbError::Invalid("a volume can only grow, to a multiple of 512 bytes".into()));
         }
+        if self.verbs.iter().any(|v| matches!(v.kind, Pending::Grow { .. } | Pending::Resized { .. })) {
+            let (state, hint) = ("being resized".into(), "wait until that is done".into());
+            return Err(VerbError::CopyState { state, hint });
+        }
         self.base_size = self.base_size.max(size);
         if size == self.size {
             self.finish_verb(now, id);
