@@ -955,6 +955,10 @@ impl<C: Copy> World<C> {
         let target = self.client.target;
         let Some(line) = self.sites[target].opened.map(|o| o.1) else { return };
         let Some(status) = self.sites[site].status.clone() else { return };
+        if status.floor < status.appended.lsn {
+            // An earlier order ended; the log went on since.
+            return;
+        }
         note!(self, [41, site], "{} drained to {} of {}", name(site), status.floor, status.appended.lsn);
         // What a medium lost without a word is found by the next scrub or verification, not by draining.
         let judged = if self.sites[site].tainted { &[][..] } else { &[false, true] };

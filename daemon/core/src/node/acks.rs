@@ -10,6 +10,7 @@ use crate::log::{FrameContext, LogFailure, MIN_SLOTS, Placed};
 use crate::node::meta::AfterSuperblock;
 use crate::node::{Node, Stage};
 use crate::planted::{Planted, planted};
+use crate::ship::sender::Source;
 use crate::status::Role;
 use crate::types::{Lsn, Nanos};
 
@@ -149,7 +150,8 @@ impl Node {
         }
         let peers = self.k.sites.iter().filter(|s| **s != self.site);
         let durable = peers
-            .map(|site| match self.link.as_ref().filter(|l| l.site == *site && l.acked_epoch == self.k.epoch) {
+            // Under whatever K it was acknowledged: the peer's history contains it, so nothing it ever becomes can lack it.
+            .map(|site| match self.link.as_ref().filter(|l| l.site == *site && l.sender.source != Source::Probe) {
                 Some(link) => link.sender.durable(),
                 None => Lsn::ZERO,
             })

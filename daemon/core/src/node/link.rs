@@ -535,10 +535,11 @@ impl Node {
 
     /// Tells an idle follower what is committed.
     pub(super) fn pump_idle(&mut self, now: Nanos) {
-        let (committed, appended, epoch) = (self.committed, self.log.appended(), self.k.epoch);
+        let (committed, appended) = (self.committed, self.log.appended());
         let at = self.wall_at(now);
         let Some(link) = &mut self.link else { return };
-        let streaming = link.sender.source != Source::Probe && link.sender.confirmed == epoch;
+        let epoch = link.sender.confirmed;
+        let streaming = link.sender.source != Source::Probe && self.k.primary == Some(self.site);
         // Also while the log is full: the follower's log may be full as well, and wait for just this.
         if streaming && now >= link.idle_at {
             link.idle_at = now.after_ms(IDLE_MS);
