@@ -249,6 +249,8 @@ impl Model {
             if trusted {
                 let seen = &mut self.seen[sector as usize];
                 *seen = (*seen).max(op);
+                // What a read has shown did have its effect.
+                self.ops[op as usize].optional = false;
             }
             let o = &mut self.ops[op as usize];
             if o.born != line && *value != Value::Zero {
@@ -309,7 +311,7 @@ impl Model {
         values: &[Value],
         trusted: bool,
     ) -> Result<Opening, String> {
-        let mut lost = self.settle(line, values)?;
+        let (mut lost, doubtful) = self.settle(line, values)?;
         lost.sort_unstable();
         let mut opening = Opening { lost: lost.len(), lost_completed: 0 };
         for op in &lost {
@@ -322,7 +324,7 @@ impl Model {
         for op in lost {
             self.ops[op as usize].alive &= !(1u128 << line);
         }
-        self.settled |= 1 << line;
+        self.settled |= u128::from(!doubtful) << line;
         Ok(opening)
     }
 
@@ -360,11 +362,12 @@ impl Model {
         lines
     }
 
-    /// Finds the operations that the content does not have. The content is a prefix or this is an error.
-    fn settle(&self, line: LineId, values: &[Value]) -> Result<Vec<OpId>, String> {
+    /// Finds the operations that the content does not have, and whether there may be more. The content is a prefix or this is an
+    /// error.
+    fn settle(&self, line: LineId, values: &[Value]) -> Result<(Vec<OpId>, bool), String> {
         let doubts = self.doubtful_before(line);
         let (lost, lost_min) = (vec![false; self.ops.len()], vec![Seq::MAX; doubts.len() + 1]);
-        let mut s = Settling { model: self, line, doubts, lost, list: Vec::new(), lost_min };
+        let mut s = Settling { model: self, line, doubts, lost, list: Vec::new(), lost_min, doubtful: false };
         let mut zeros = Vec::new();
         let mut visible = vec![false; self.ops.len()];
         for (sector, value) in values.iter().enumerate() {
@@ -394,7 +397,7 @@ impl Model {
                 ));
             }
         }
-        Ok(s.list)
+        Ok((s.list, s.doubtful))
     }
 }
 
@@ -417,6 +420,8 @@ struct Settling<'a> {
     list: Vec<OpId>,
     /// The earliest completion of a lost operation, for each part.
     lost_min: Vec<Seq>,
+    /// Operations of this very line hide what it inherited.
+    doubtful: bool,
 }
 
 impl Settling<'_> {
@@ -476,7 +481,8 @@ impl Settling<'_> {
             o.effect == Effect::Zeros && self.model.is_alive(**op, self.line) && !self.lost[**op as usize]
         };
         match self.model.history[sector].iter().rev().find(explains) {
-            Some(op) if self.model.ops[*op as usize].born == self.line => {}
+            // What it hides of the past was there, or was not: nobody will know.
+            Some(op) if self.model.ops[*op as usize].born == self.line => self.doubtful = true,
             Some(op) => self.lose_after(sector, *op),
             None if self.model.initial(sector as u64) == GROWN => self.lose_after(sector, GROWN),
             None => {

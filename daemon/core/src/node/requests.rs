@@ -286,8 +286,14 @@ impl Node {
         if self.opening.is_some() {
             return self.set_role(Role::Suspended(SuspendReason::Opening));
         }
+        self.serve_again(now);
+    }
+
+    /// Serves after a pause: what waited goes on, and what a peer that came meanwhile could not be given.
+    pub(super) fn serve_again(&mut self, now: Nanos) {
         self.set_role(Role::Primary);
         self.release_held(now);
+        self.match_peer(now);
     }
 }
 

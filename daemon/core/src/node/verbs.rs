@@ -723,10 +723,7 @@ impl Node {
     fn expire(&mut self, now: Nanos, verb: PendingVerb) {
         if self.role == Role::Suspended(SuspendReason::User) {
             match verb.kind {
-                Pending::Demote { served: true } | Pending::Release => {
-                    self.set_role(Role::Primary);
-                    self.release_held(now);
-                }
+                Pending::Demote { served: true } | Pending::Release => self.serve_again(now),
                 // It never served: its history is still to be settled.
                 Pending::Demote { served: false } => self.begin_opening(),
                 _ => {}
