@@ -47,9 +47,13 @@ impl Node {
         usize::try_from(slots).unwrap_or(usize::MAX).max(MIN_SLOTS)
     }
 
+    /// Nothing more is numbered into frames before the floor has advanced.
+    pub(super) fn index_is_full(&self) -> bool {
+        self.index.len() >= self.superblock.policy.index_ranges as usize
+    }
+
     fn build_frame(&mut self, now: Nanos) -> Option<Placed> {
-        let over_index = self.index.len() >= self.superblock.policy.index_ranges as usize;
-        if over_index && self.opening.is_none() {
+        if self.index_is_full() && self.opening.is_none() {
             return None;
         }
         let context = FrameContext {

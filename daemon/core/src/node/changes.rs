@@ -178,6 +178,9 @@ impl Node {
                 if matches!(self.change, Some(Change::Local)) {
                     self.change = None;
                     self.pause(false);
+                }
+                // Also for a peer that greeted while K was on its way to the disk.
+                if self.change.is_none() {
                     self.match_peer(now);
                 }
             }

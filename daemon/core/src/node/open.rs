@@ -397,6 +397,7 @@ impl Node {
             self.set_role(Role::Suspended(SuspendReason::Failed));
         }
         self.opening = None;
+        self.verify_lost();
     }
 
     /// The role to begin with.

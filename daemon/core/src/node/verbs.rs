@@ -623,7 +623,7 @@ impl Node {
         if !matches!(self.stage, Stage::Closing(_)) || self.closing_saved {
             return;
         }
-        if self.log.is_full() {
+        if self.log.is_full() || self.index_is_full() {
             // What found no room was never completed.
             self.log.forget_pending();
             self.fail_waiting();
@@ -631,7 +631,7 @@ impl Node {
         let end = self.log.end().position.lsn;
         self.log.want_durable(end);
         self.log.poll_sync(now, &mut self.out);
-        let failed = self.log.failure().is_some() || self.superblock_file.has_failed();
+        let failed = self.failed || self.log.failure().is_some() || self.superblock_file.has_failed();
         let quiet = self.log.is_quiet() && self.log.durable() == end && self.floor.is_idle();
         let quiet = quiet && !self.is_persisting_k() && self.sealing.is_none();
         if failed {
