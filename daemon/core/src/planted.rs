@@ -21,8 +21,6 @@ pub enum Planted {
     BaseOverNewer,
     /// A primary that reopens serves before its tail is durable at every member of S (R7).
     ServeBeforeRollForward,
-    /// An acknowledgement counts for a flush whatever epoch, generation and incarnation it carries.
-    IgnoreEpochInAck,
     /// A read does not pin its segment, so that the segment may be recycled below it, and its checksum is not looked at.
     ReadFromRecycledSegment,
     /// A flush waits for the local disk alone, whatever S says.
@@ -55,7 +53,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every planted bug.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 21] = [
         Self::AckBeforeSyncAtPrimary,
         Self::AckBeforeSyncAtSecondary,
         Self::StaleFrameAccepted,
@@ -63,7 +61,6 @@ impl Planted {
         Self::LostSubBlockUpdate,
         Self::BaseOverNewer,
         Self::ServeBeforeRollForward,
-        Self::IgnoreEpochInAck,
         Self::ReadFromRecycledSegment,
         Self::FlushIgnoresPeer,
         Self::SkipForkRecord,

@@ -138,7 +138,7 @@ impl Node {
 
     fn promised_by(&self, site: crate::types::SiteId) -> Lsn {
         let Some(link) = self.link.as_ref().filter(|l| l.site == site) else { return Lsn::ZERO };
-        if link.acked_epoch != self.k.epoch && !planted(Planted::IgnoreEpochInAck) {
+        if link.acked_epoch != self.k.epoch {
             return Lsn::ZERO;
         }
         match self.k.mode {

@@ -6,7 +6,6 @@ use crate::event::{CloseReason, ConnId, Event, Output};
 use crate::format::superblock::CopyFlag;
 use crate::group::{self, Contact};
 use crate::node::{Node, Stage};
-use crate::planted::{Planted, planted};
 use crate::ship::sender::{Sender, Source};
 use crate::ship::{Ack, Hello, Message, Refusal};
 use crate::status::{Role, SuspendReason};
@@ -505,8 +504,7 @@ impl Node {
             || self.history.position(ack.appended).is_none_or(|p| {
                 p.incarnation == ack.incarnation && p.generation == ack.generation
                     || ack.appended <= self.floor.at().position.lsn
-            })
-            || planted(Planted::IgnoreEpochInAck);
+            });
         let Some(link) = &mut self.link else { return };
         if link.sender.source == Source::Probe || !known {
             return;
