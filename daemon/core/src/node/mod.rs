@@ -282,6 +282,11 @@ impl Node {
         if !matches!(self.stage, Stage::Running | Stage::Closing(_)) {
             return;
         }
+        if self.failed {
+            // Nothing more is written here: what the files hold may not even be known, when it is recovery that failed.
+            self.pump_verbs(now);
+            return self.pump_closing(now);
+        }
         self.pump_tell(now);
         self.pump_log(now);
         self.pump_change(now);
