@@ -30,7 +30,10 @@ impl Node {
             None => {}
         }
         let limit = self.slot_limit();
-        self.log.poll_dropped(now, &mut self.out);
+        // The log of a copy that starts over is whole until the superblock says that it starts over.
+        if !matches!(self.superblock.flag, CopyFlag::Seeding(_)) || self.superblock_file.is_idle() {
+            self.log.poll_dropped(now, &mut self.out);
+        }
         self.log.poll_slots(now, limit, &mut self.out);
         while let Some(placed) = self.build_frame(now) {
             self.on_placed(now, &placed);

@@ -102,7 +102,9 @@ impl Node {
         // Once K lists it, only an operator takes it off again: it must be possible to bring it up from the log.
         let start = self.log.segments.start().map_or(self.log.end().position.lsn, |s| s.position.lsn);
         let in_reach = self.link.as_ref().is_some_and(|l| l.sender.kept_from() >= start);
-        streams && in_reach && self.peer_is_confirmed() && self.seeder.is_none() && lag <= EXPAND_LAG_BYTES
+        // A base that was just seeded may hold what is not durable here yet: after a crash nobody could give that back.
+        let held = self.link.as_ref().is_some_and(|l| self.log.durable() >= l.sender.floor());
+        streams && in_reach && held && self.peer_is_confirmed() && self.seeder.is_none() && lag <= EXPAND_LAG_BYTES
     }
 
     fn pause(&mut self, paused: bool) {
