@@ -97,6 +97,11 @@ impl Node {
         }
     }
 
+    /// The range may hold records after `lsn`: the index has one, or the base took the index's past it.
+    fn may_be_newer(&self, range: BlockRange, lsn: Lsn) -> bool {
+        self.index.newest(range) > lsn || self.floor.at().position.lsn > lsn
+    }
+
     /// Sends a hash once every record that it saw has left, and only if nothing newer touched the range.
     fn ask_next(&mut self) -> bool {
         let Some((range, lsn, hash)) = self.verify.as_ref().and_then(|v| v.ready.front().copied()) else {
@@ -106,7 +111,7 @@ impl Node {
         if !sent {
             return false;
         }
-        let changed = self.index.newest(range) > lsn;
+        let changed = self.may_be_newer(range, lsn);
         let Some(v) = &mut self.verify else { return false };
         v.ready.pop_front();
         if changed {
@@ -186,7 +191,7 @@ impl Node {
         data: Option<Vec<Bytes>>,
     ) {
         let verdict = match data {
-            _ if self.index.newest(range) > lsn => VerifyVerdict::Busy,
+            _ if self.may_be_newer(range, lsn) => VerifyVerdict::Busy,
             Some(data) if hash(&data) == expected => VerifyVerdict::Equal,
             _ => VerifyVerdict::Different,
         };
