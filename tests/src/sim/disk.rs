@@ -508,7 +508,6 @@ impl Disk {
         Some(match file {
             FileRef::Superblock => Fault::RotSuperblock,
             FileRef::Config => Fault::RotConfig,
-            FileRef::Footer(_) => Fault::RotFooter,
             _ => Fault::RotLog,
         })
     }

@@ -40,8 +40,6 @@ kinds! {
     RotSuperblock,
     /// A bit flips in the configuration.
     RotConfig,
-    /// A bit flips in a footer.
-    RotFooter,
     /// A power cut kept some sectors of an unsynced write and lost others.
     TornWrite,
     /// A power cut lost unsynced sectors.
