@@ -10,7 +10,9 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{
+    ExitCode, {Child, Command},
+};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -198,6 +200,17 @@ fn unescaped(text: &str) -> String {
 
 fn detach(device: &Path) -> Result<String> {
     process::checked(Command::new("losetup").arg("-d").arg(device))
+}
+
+/// How a test program ends that either held or says why not.
+pub fn exit(program: &str, result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// For a program whose panics abort: then no value is dropped, and a panic has to take down every stage itself.

@@ -9,11 +9,5 @@ use tidemark_tests::stage;
 fn main() -> ExitCode {
     let options = Options::parse();
     stage::sweep_on_panic();
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("clients: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    stage::exit("clients", run(&options))
 }

@@ -10,19 +10,9 @@ use tidemark_tests::stage;
 fn main() -> ExitCode {
     let options = Options::parse();
     stage::sweep_on_panic();
-    match run(&options) {
-        Ok(outcomes) => {
-            let whole = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Whole).count();
-            println!(
-                "{} cases: {whole} whole, {} refused, nothing wrong served",
-                outcomes.len(),
-                outcomes.len() - whole
-            );
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("corruption: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let result = run(&options).map(|outcomes| {
+        let whole = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Whole).count();
+        println!("{} cases: {whole} whole, {} refused, nothing wrong served", outcomes.len(), outcomes.len() - whole);
+    });
+    stage::exit("corruption", result)
 }

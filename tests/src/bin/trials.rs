@@ -9,11 +9,5 @@ use tidemark_tests::trials::{Options, run};
 fn main() -> ExitCode {
     let options = Options::parse();
     stage::sweep_on_panic();
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("trials: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    stage::exit("trials", run(&options))
 }

@@ -335,12 +335,7 @@ impl Floor {
 
     /// What had to be read of the beginning was read (or could not be: then it is not sampled).
     pub fn on_head(&mut self, data: Option<Bytes>) -> Step {
-        let data = data.unwrap_or_default();
-        let end = self.head_from + data.len() as u64;
-        for (offset, bytes) in head_pieces(end).filter(|(offset, _)| *offset >= self.head_from) {
-            let from = (offset - self.head_from) as usize;
-            self.head.push(sample(offset, &data[from..from + bytes as usize]));
-        }
+        self.head.extend(head_samples(self.head_from, data.as_deref().unwrap_or_default()));
         self.head.sort_by_key(|s| s.offset);
         self.save()
     }
@@ -402,10 +397,10 @@ fn head_pieces(len: u64) -> impl Iterator<Item = (u64, u64)> {
     small.chain(large)
 }
 
-/// Samples over the first MiB.
-pub fn head_samples(head: &[u8]) -> Vec<Sample> {
-    let piece = |(at, bytes): (u64, u64)| sample(at, &head[at as usize..(at + bytes) as usize]);
-    head_pieces(head.len() as u64).map(piece).collect()
+/// Samples over a part of the first MiB that begins with one at `from`.
+pub fn head_samples(from: u64, data: &[u8]) -> Vec<Sample> {
+    let pieces = head_pieces(from + data.len() as u64).filter(|(at, _)| *at >= from);
+    pieces.map(|(at, bytes)| sample(at, &data[(at - from) as usize..(at - from + bytes) as usize])).collect()
 }
 
 /// The blocks that a sample touches.
@@ -454,7 +449,7 @@ mod tests {
     #[test]
     fn samples_cover_the_head_once_and_its_first_blocks_one_by_one() {
         for len in [512, BLOCK, FINE_BYTES as usize, HEAD_BYTES as usize - 512, HEAD_BYTES as usize] {
-            let samples = head_samples(&vec![7; len]);
+            let samples = head_samples(0, &vec![7; len]);
             assert!(samples.len() <= HEAD_SAMPLES);
             let ends = samples.iter().map(|s| s.offset + u64::from(s.len));
             let starts = samples.iter().skip(1).map(|s| s.offset).chain([len as u64]);

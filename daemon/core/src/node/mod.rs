@@ -10,6 +10,7 @@ mod changes;
 mod link;
 mod meta;
 mod open;
+mod promotion;
 mod receive;
 mod requests;
 mod role;

@@ -3,17 +3,18 @@
 use crate::config::{Config, Mode, Policy};
 use crate::event::{DiskOp, Output, VerbId};
 use crate::format::record::{Descriptor, Kind};
-use crate::format::superblock::{CopyFlag, MAX_ASSERTIONS};
+use crate::format::superblock::CopyFlag;
 use crate::group;
 use crate::log::Record;
 use crate::node::meta::{AfterK, AfterSuperblock};
+use crate::node::promotion::{Bounds, Loss};
 use crate::node::{Node, Stage};
 use crate::outbox::Route;
+use crate::ship::Message;
 use crate::ship::sender::Source;
-use crate::ship::{AdoptStep, Message, Refusal};
 use crate::status::{Role, SuspendReason};
-use crate::types::{BLOCK, Epoch, Lsn, Nanos, Nonce, SECTOR, SiteId};
-use crate::verb::{Assertion, PromotionClass, Verb, VerbError, VerbOk};
+use crate::types::{Lsn, Nanos, SECTOR, SiteId};
+use crate::verb::{Assertion, Verb, VerbError, VerbOk};
 
 /// A verb that waits for the peer or the disk ends after this time.
 pub const DEADLINE_MS: u64 = 10_000;
@@ -23,15 +24,16 @@ pub const DRAIN_DEADLINE_MS: u64 = 600_000;
 /// A verb that waits.
 #[derive(Debug)]
 pub(super) struct PendingVerb {
-    id: VerbId,
+    pub id: VerbId,
     pub deadline: Nanos,
-    kind: Pending,
+    pub kind: Pending,
 }
 
-#[derive(Debug)]
-enum Pending {
+/// What it waits for.
+#[derive(Clone, Debug)]
+pub(super) enum Pending {
     /// Waits to be Primary.
-    Promote { class: PromotionClass, lost_bytes: u64, lost_ms: u64, fork: Lsn },
+    Promote { loss: Loss, fork: Lsn },
     /// The peer was asked to let this copy take over.
     Handover { config: Config },
     /// Waits until everything is everywhere, then persists "no primary".
@@ -82,7 +84,7 @@ impl Node {
         }
     }
 
-    fn end_verb(&mut self, id: VerbId, result: Result<VerbOk, VerbError>) {
+    pub(super) fn end_verb(&mut self, id: VerbId, result: Result<VerbOk, VerbError>) {
         self.out.push(Output::Verb(id, result));
     }
 
@@ -99,7 +101,7 @@ impl Node {
         }
     }
 
-    fn wait(&mut self, now: Nanos, id: VerbId, ms: u64, kind: Pending) {
+    pub(super) fn wait(&mut self, now: Nanos, id: VerbId, ms: u64, kind: Pending) {
         self.verbs.push(PendingVerb { id, deadline: now.after_ms(ms), kind });
     }
 
@@ -109,244 +111,6 @@ impl Node {
 
     fn need_primary(&self, hint: &str) -> Result<(), VerbError> {
         if self.role == Role::Primary { Ok(()) } else { Err(self.role_error(hint)) }
-    }
-
-    // ---- promote ------------------------------------------------------------------------------------------------------
-
-    fn promote(&mut self, now: Nanos, id: VerbId, word: Option<Assertion>, bounds: Bounds) -> Result<(), VerbError> {
-        let end = self.log.end().position.lsn;
-        if self.role == Role::Primary {
-            let ok = VerbOk::Promoted { class: PromotionClass::Lossless, fork: end, lost_bytes: 0, lost_ms: 0 };
-            self.end_verb(id, Ok(ok));
-            return Ok(());
-        }
-        self.may_be_promoted(word.is_some())?;
-        // Who opens a copy takes back that it was given up.
-        self.reseed_wanted = false;
-        if self.k.primary == Some(self.site) {
-            return match self.role {
-                Role::Fenced(epoch) => self.promote_fenced(now, id, word, bounds, epoch),
-                _ => self.resume(now, id, word),
-            };
-        }
-        let hello = self.link.as_ref().and_then(|l| l.hello.clone());
-        match (hello, self.superblock.peer) {
-            (Some(h), _) if h.is_primary => Err(VerbError::PeerIsPrimary { site: h.site, epoch: h.config.epoch }),
-            (Some(h), _) if self.k.primary.is_none() && h.config.id() == self.k.id() => self.ask_handover(now, id, &h),
-            (_, Some(peer)) => match word {
-                Some(word) => self.promote_alone(now, id, word, bounds),
-                None => Err(VerbError::PeerUnproven { site: peer }),
-            },
-            (_, None) => {
-                let (class, lost_bytes, lost_ms) = (PromotionClass::Lossless, 0, 0);
-                self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork: end });
-                self.force_k(now, None);
-                Ok(())
-            }
-        }
-    }
-
-    fn may_be_promoted(&self, by_word: bool) -> Result<(), VerbError> {
-        let refuse = |state: &str, hint: &str| Err(VerbError::CopyState { state: state.into(), hint: hint.into() });
-        if self.reseed_wanted && !by_word {
-            return refuse(
-                "given up",
-                "it was to be seeded anew: promote the other site, or take that back by --assert-peer-fenced",
-            );
-        }
-        if let Some(why) = &self.diverged {
-            return refuse(
-                &format!("diverged ({why})"),
-                "the other site holds the newer history; see `tidemark reseed`",
-            );
-        }
-        match self.flag() {
-            CopyFlag::Seeding(_) => return refuse("being seeded", "wait until its first content is complete"),
-            CopyFlag::Suspect => return refuse("suspect", "promote the other site, or restore the base image"),
-            CopyFlag::Failed => return refuse("failed", "replace the disk and reseed"),
-            CopyFlag::Released => return refuse("released", "adopt the base image as a new volume"),
-            CopyFlag::Diverged | CopyFlag::Complete => {}
-        }
-        if self.log.end().position.lsn < self.superblock.visible_at.max(self.required) {
-            return refuse("incomplete", "durable records are missing here; they can only come from the other site");
-        }
-        if self.is_persisting_k() || self.sealing.is_some() || self.promotion_pending() {
-            return refuse("changing", "try again in a moment");
-        }
-        Ok(())
-    }
-
-    /// This copy was Primary before: it may open when its peer confirms, or by a human's word.
-    fn resume(&mut self, now: Nanos, id: VerbId, word: Option<Assertion>) -> Result<(), VerbError> {
-        let fork = self.log.end().position.lsn;
-        let (class, lost_bytes, lost_ms) = (PromotionClass::Lossless, 0, 0);
-        match (self.role, word, self.superblock.peer) {
-            (Role::Suspended(SuspendReason::Restart), None, Some(site)) => {
-                return Err(VerbError::PeerUnproven { site });
-            }
-            (Role::Suspended(_), Some(word), Some(_)) => self.force_k(now, Some(word)),
-            _ => self.begin_opening(),
-        }
-        self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
-        Ok(())
-    }
-
-    /// A newer K was seen to name the other site. Only a human who knows that site to be gone goes back to this history; what
-    /// was written there is not here.
-    fn promote_fenced(
-        &mut self,
-        now: Nanos,
-        id: VerbId,
-        word: Option<Assertion>,
-        bounds: Bounds,
-        epoch: Epoch,
-    ) -> Result<(), VerbError> {
-        let linked = self.link.as_ref().is_some_and(|l| l.hello.is_some());
-        match (word, self.superblock.peer) {
-            (Some(word), Some(_)) if !linked => {
-                bounds.accept(&Loss { class: PromotionClass::Unproven, bytes: 0, ms: 0 })?;
-                let fork = self.log.end().position.lsn;
-                let (class, lost_bytes, lost_ms) = (PromotionClass::Unproven, 0, 0);
-                self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
-                self.record_assertion(word);
-                let nonce = self.new_nonce();
-                let above = Config { epoch: epoch.max(self.k.epoch), ..self.k.clone() };
-                let mut k = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
-                k.generation = crate::types::GenId(self.rng.id());
-                self.persist_k(now, k, AfterK::Open);
-                Ok(())
-            }
-            (_, site) => Err(VerbError::PeerIsPrimary { site: site.unwrap_or(self.site), epoch }),
-        }
-    }
-
-    /// A recorded human decision: this site alone.
-    fn force_k(&mut self, now: Nanos, word: Option<Assertion>) {
-        if let Some(word) = word {
-            self.record_assertion(word);
-        }
-        let nonce = self.new_nonce();
-        let mut k = group::forced(&self.k, self.node, nonce, Some(self.site), vec![self.site]);
-        if self.k.primary != Some(self.site) {
-            k.generation = crate::types::GenId(self.rng.id());
-        }
-        self.persist_k(now, k, AfterK::Open);
-    }
-
-    fn record_assertion(&mut self, word: Assertion) {
-        self.superblock.forced.push(word);
-        let surplus = self.superblock.forced.len().saturating_sub(MAX_ASSERTIONS);
-        self.superblock.forced.drain(..surplus);
-    }
-
-    fn promote_alone(&mut self, now: Nanos, id: VerbId, word: Assertion, bounds: Bounds) -> Result<(), VerbError> {
-        let loss = self.loss(now);
-        bounds.accept(&loss)?;
-        self.hang_up_for_promotion();
-        let fork = self.log.end().position.lsn;
-        let Loss { class, bytes: lost_bytes, ms: lost_ms } = loss;
-        self.wait(now, id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
-        self.force_k(now, Some(word));
-        Ok(())
-    }
-
-    fn hang_up_for_promotion(&mut self) {
-        if let Some(link) = &mut self.link {
-            link.backlog.clear();
-        }
-    }
-
-    /// What opening this copy now would leave behind, as far as it can be known.
-    fn loss(&self, now: Nanos) -> Loss {
-        let end = self.log.end().position.lsn;
-        if self.k.has(self.site) && self.k.mode == Mode::Sync {
-            return Loss { class: PromotionClass::Lossless, bytes: 0, ms: 0 };
-        }
-        match self.primary_heard_at {
-            Some(at) => Loss {
-                class: PromotionClass::Lossy,
-                bytes: self.primary_appended_seen.since(end) * BLOCK as u64,
-                ms: now.since(at) / 1_000_000,
-            },
-            None => Loss { class: PromotionClass::Unproven, bytes: 0, ms: 0 },
-        }
-    }
-
-    /// The peer is there and demoted, and has nothing that this copy lacks: it hands over. When it lacks something itself it
-    /// agrees to leave S by that.
-    fn ask_handover(&mut self, now: Nanos, id: VerbId, hello: &crate::ship::Hello) -> Result<(), VerbError> {
-        let end = self.log.end();
-        let refuse = |state: &str, hint: &str| Err(VerbError::CopyState { state: state.into(), hint: hint.into() });
-        if self.log.durable() != end.position.lsn || !self.holds_all_of(hello) {
-            return refuse("not equal to its peer", "demote again, or promote the other site");
-        }
-        let both = self.k.sites.len() > 1 && hello.tail == end && !hello.needs_seed && !hello.is_suspect;
-        let sites = if both { vec![self.site, hello.site] } else { vec![self.site] };
-        let nonce = self.new_nonce();
-        let mut config = group::joint(&self.k, self.node, nonce, Some(self.site), sites, self.k.mode);
-        config.generation = crate::types::GenId(self.rng.id());
-        self.wait(now, id, DEADLINE_MS, Pending::Handover { config: config.clone() });
-        let step = if both { AdoptStep::Handover } else { AdoptStep::Rejoin };
-        self.send(Message::Adopt { config, step, tail: end });
-        Ok(())
-    }
-
-    /// True while this copy has asked to take over.
-    pub(super) fn promotion_pending(&self) -> bool {
-        self.verbs.iter().any(|v| matches!(v.kind, Pending::Handover { .. }))
-    }
-
-    /// The peer's answer to a handover; true when it was one.
-    pub(super) fn promotion_answered(
-        &mut self,
-        now: Nanos,
-        epoch: Epoch,
-        nonce: Nonce,
-        result: &Result<(), Refusal>,
-    ) -> bool {
-        let at = self.verbs.iter().position(
-            |v| matches!(&v.kind, Pending::Handover { config } if config.epoch == epoch && config.nonce == nonce),
-        );
-        let Some(at) = at else { return false };
-        let verb = self.verbs.remove(at);
-        match (verb.kind, result) {
-            (Pending::Handover { config }, Ok(())) => {
-                let fork = self.log.end().position.lsn;
-                let (class, lost_bytes, lost_ms) = (PromotionClass::Lossless, 0, 0);
-                self.wait(now, verb.id, DEADLINE_MS, Pending::Promote { class, lost_bytes, lost_ms, fork });
-                self.persist_k(now, config, AfterK::Open);
-            }
-            (_, Err(why)) => {
-                let (state, hint) = (format!("refused by the peer: {why}"), "see the status of the peer".into());
-                self.end_verb(verb.id, Err(VerbError::CopyState { state, hint }));
-            }
-            _ => {}
-        }
-        true
-    }
-
-    /// The peer turned out to hold the K that a handover proposed: its answer was lost.
-    pub(super) fn handover_found(&mut self) {
-        let (k, fork) = (self.k.id(), self.log.end().position.lsn);
-        for verb in &mut self.verbs {
-            if matches!(&verb.kind, Pending::Handover { config } if config.id() == k) {
-                let (class, lost_bytes, lost_ms) = (PromotionClass::Lossless, 0, 0);
-                verb.kind = Pending::Promote { class, lost_bytes, lost_ms, fork };
-            }
-        }
-    }
-
-    /// The volume serves: promotions end.
-    pub(super) fn promotion_done(&mut self) {
-        let (done, rest) = std::mem::take(&mut self.verbs)
-            .into_iter()
-            .partition::<Vec<_>, _>(|v| matches!(v.kind, Pending::Promote { .. }));
-        self.verbs = rest;
-        for verb in done {
-            if let Pending::Promote { class, lost_bytes, lost_ms, fork } = verb.kind {
-                self.end_verb(verb.id, Ok(VerbOk::Promoted { class, fork, lost_bytes, lost_ms }));
-            }
-        }
     }
 
     // ---- demote -------------------------------------------------------------------------------------------------------
@@ -741,38 +505,5 @@ impl Node {
             _ => "the deadline is over",
         };
         self.end_verb(verb.id, Err(VerbError::Interrupted(why.into())));
-    }
-}
-
-/// What the operator accepts to lose.
-struct Bounds {
-    max_loss_bytes: Option<u64>,
-    max_loss_seconds: Option<u64>,
-    allow_unproven: bool,
-}
-
-struct Loss {
-    class: PromotionClass,
-    bytes: u64,
-    ms: u64,
-}
-
-impl Bounds {
-    fn accept(&self, loss: &Loss) -> Result<(), VerbError> {
-        match loss.class {
-            PromotionClass::Lossless => Ok(()),
-            _ if self.allow_unproven => Ok(()),
-            PromotionClass::Unproven => Err(VerbError::Unproven),
-            PromotionClass::Lossy => {
-                let by_bytes = self.max_loss_bytes.map(|max| loss.bytes <= max);
-                let by_time = self.max_loss_seconds.map(|max| loss.ms <= max.saturating_mul(1000));
-                match (by_bytes, by_time) {
-                    (Some(false), _) | (_, Some(false)) | (None, None) => {
-                        Err(VerbError::LossTooLarge { bytes: loss.bytes, ms: loss.ms })
-                    }
-                    _ => Ok(()),
-                }
-            }
-        }
     }
 }
