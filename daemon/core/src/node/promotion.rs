@@ -26,8 +26,6 @@ impl Node {
             return Ok(());
         }
         self.may_be_promoted(word.is_some())?;
-        // Who opens a copy takes back that it was given up.
-        self.reseed_wanted = false;
         if self.k.primary == Some(self.site) {
             return match self.role {
                 Role::Fenced(epoch) => self.promote_fenced(now, id, word, bounds, epoch),
@@ -132,8 +130,9 @@ impl Node {
         self.persist_k(now, k, AfterK::Open);
     }
 
-    /// The verb ends when the volume serves.
+    /// The verb ends when the volume serves. Who opens a copy takes back that it was given up.
     fn expect_opening(&mut self, now: Nanos, id: VerbId, loss: Loss) {
+        self.reseed_wanted = false;
         self.wait(now, id, DEADLINE_MS, self.until_serving(loss));
     }
 
