@@ -11,7 +11,9 @@
 //! | [`damage`] | changes of files |
 //! | [`table`] | the cases |
 //! | [`trial`] | one case played |
+//! | [`alone`] | what only the damaged copy had |
 
+pub mod alone;
 pub mod damage;
 pub mod golden;
 pub mod table;
@@ -72,6 +74,9 @@ pub fn run(options: &Options) -> Result<Vec<(Case, Outcome)>> {
         let outcome = played.with_context(|| format!("{} (--seed {seed})\n{}", case.name, sites.logs()))?;
         eprintln!("{:<44} {:>5} ms  {outcome}", case.name, begun.elapsed().as_millis());
         outcomes.push((case, outcome));
+    }
+    if options.only.as_ref().is_none_or(|only| "alone".contains(only.as_str())) {
+        alone::play(options.keep).context("records that only the damaged copy had")?;
     }
     Ok(outcomes)
 }

@@ -160,6 +160,11 @@ fn draw(slots: &[Slot], dice: &mut Dice) -> (String, Damage) {
     (format!("{file} byte {at}"), Damage::Flip { file, at })
 }
 
+/// The file of the oldest segment with records above the floor, by its path in the volume's directory `dir`.
+pub(super) fn oldest_segment(dir: &Path) -> Result<String> {
+    Ok(slots(dir)?.into_iter().next().context("a segment with records above the floor")?.file)
+}
+
 /// Every segment with frames above the floor, oldest first.
 fn slots(dir: &Path) -> Result<Vec<Slot>> {
     let file = fs::read(dir.join("superblock"))?;

@@ -137,11 +137,15 @@ fn repair_b(sites: &TwoSites) -> Result<()> {
     Ok(())
 }
 
-/// The same for A, after B has taken over.
+/// The same for A, after B has taken over. B may have been promoted with all that A lost: then A is made whole unasked.
 fn repair_a(sites: &mut TwoSites) -> Result<()> {
     sites.a.start(&sites.stage)?;
-    sites.a.cli().wait_for(VOLUME, "damage remembered", PATIENCE, |view| view.copy() == "suspect")?;
-    sites.a.cli().json(&["reseed", VOLUME, "--yes"])?;
+    let is_settled =
+        |view: &VolumeView| view.copy() == "suspect" || view.copy() == "current" && view.link() == "streaming";
+    let view = sites.a.cli().wait_for(VOLUME, "damage remembered or made good", PATIENCE, is_settled)?;
+    if view.copy() == "suspect" {
+        sites.a.cli().json(&["reseed", VOLUME, "--yes"])?;
+    }
     sites.b.cli().wait_for(VOLUME, "whole copy at A", PATIENCE, VolumeView::is_protected)?;
     ensure!(sites.b.cli().verify(VOLUME)?, "the copies differ");
     Ok(())

@@ -60,6 +60,8 @@ pub struct Recovered {
     pub cut_bytes: u64,
     /// Records up to here were durable once; when it is above `end`, the log is damaged.
     pub required: Lsn,
+    /// Records up to here stand in the slots, in reach or beyond damage; at least `required`.
+    pub beyond: Lsn,
     /// What is damaged, for people.
     pub damage: Option<&'static str>,
 }
@@ -95,6 +97,7 @@ pub struct Recovery {
     end: Boundary,
     damage: Option<&'static str>,
     required: Lsn,
+    beyond: Lsn,
     cut_bytes: u64,
     broken: bool,
     next_sequence: u64,
@@ -115,6 +118,7 @@ impl Recovery {
             end,
             damage: None,
             required,
+            beyond: Lsn::ZERO,
             cut_bytes: 0,
             broken: false,
             next_sequence: 1,
@@ -303,7 +307,7 @@ impl Recovery {
         }
         let follows = header.follows(&self.end) || planted(Planted::StaleFrameAccepted);
         if self.broken || !follows || !good {
-            self.note_evidence(&header);
+            self.note_evidence(at, &header);
             return if self.broken || !follows { self.no_frame(used) } else { self.bad_payload(total) };
         }
         let block = ((self.base + used as u64) / BLOCK as u64) as u32;
@@ -342,14 +346,23 @@ impl Recovery {
         Parsed::Skip
     }
 
-    /// A frame of this volume stands beyond the end: what it says was durable here had to be there. Only the running incarnation
-    /// counts: older ones may be left over in a reused slot.
-    fn note_evidence(&mut self, header: &FrameHeader) {
-        let same =
-            header.generation == self.end.position.generation && header.incarnation == self.end.position.incarnation;
-        if same && header.first > self.end.position.lsn {
+    /// A frame of this volume stands beyond the end: what it says was durable here had to be there.
+    fn note_evidence(&mut self, at: usize, header: &FrameHeader) {
+        if self.is_of_this_log(at, header) {
             self.required = self.required.max(header.durable_at(self.start.site, self.start.leads));
+            self.beyond = self.beyond.max(header.boundary().position.lsn);
         }
+    }
+
+    /// A reused slot may have older frames left over, and a slot that was cut newer ones that were sealed: a frame counts where
+    /// its segment can have it, and in no older incarnation than the end and the segment's own beginning.
+    fn is_of_this_log(&self, at: usize, header: &FrameHeader) -> bool {
+        let start = self.live[at].start.position;
+        let limit = self.live.get(at + 1).map_or(Lsn(u64::MAX), |next| next.start.position.lsn);
+        let newest = if start.incarnation > self.end.position.incarnation { start } else { self.end.position };
+        let continues = header.incarnation > newest.incarnation
+            || header.incarnation == newest.incarnation && header.generation == newest.generation;
+        continues && header.first > self.end.position.lsn.max(start.lsn) && header.first <= limit
     }
 
     fn finish(&mut self, placed: Vec<Placed>) -> Step {
@@ -387,6 +400,7 @@ impl Recovery {
                 end,
                 cut_bytes: self.cut_bytes,
                 required: self.required,
+                beyond: self.beyond.max(self.required),
                 damage: if damaged { self.damage.or(Some("durable records are missing")) } else { None },
             }),
         )

@@ -439,13 +439,29 @@ impl Node {
                     self.begin_sealing(hello, common.lsn);
                 }
             }
-            Relation::Common { .. } => {
-                // Durable records that were lost here, of a history that gave way to the leader's, are missed no more.
-                if hello.is_primary {
-                    self.required = self.required.min(hello.tail.position.lsn);
-                }
-            }
+            Relation::Common { .. } if hello.is_primary => self.miss_no_more(hello),
+            Relation::Common { .. } => {}
         }
+    }
+
+    /// Durable records that were lost here are missed no more once the leader has them, or where nobody was promised them. Those
+    /// that this copy acknowledged and the leader never had are not passed over in silence.
+    fn miss_no_more(&mut self, hello: &Hello) {
+        if self.lost_for_good(hello) && !self.reseed_wanted {
+            return self.diverge(
+                "records that may have been acknowledged here do not read any more, and the newer history lacks them",
+            );
+        }
+        self.required = self.required.min(hello.tail.position.lsn);
+    }
+
+    /// The log here is damaged, and records that it held are in no log any more.
+    fn lost_for_good(&self, hello: &Hello) -> bool {
+        let promised = self.was_primary() && !group::suffix_is_unacked(hello.site, &self.k, &hello.config);
+        let Some(lost) = self.lost_tail.as_ref().filter(|_| promised) else { return false };
+        let theirs = crate::timeline::History::new(hello.history.clone());
+        let left = lost.history.compare(lost.end, &theirs, hello.tail.position.lsn);
+        !matches!(left, Relation::Common { mine_has_more: false, .. })
     }
 
     /// The peer's log is a prefix of this one, or nothing.

@@ -138,6 +138,17 @@ enum Stage {
     Closed,
 }
 
+/// Durable records that recovery did not find.
+#[derive(Debug)]
+struct LostTail {
+    /// What is damaged, for people.
+    why: &'static str,
+    /// The newest record that stands anywhere beyond the damage, or that is known to have been durable.
+    end: Lsn,
+    /// The incarnations of this copy before its log was cut at the damage.
+    history: History,
+}
+
 /// A changing request that waits for its turn or for its edge blocks.
 #[derive(Debug)]
 struct Parked {
@@ -191,8 +202,8 @@ pub struct Node {
     committed: Lsn,
     required: Lsn,
     damage: Option<String>,
-    /// How recovery found that durable records are missing; they are as long as the log ends below `required`.
-    lost_tail: Option<&'static str>,
+    /// What recovery missed; it is missing as long as the log ends below `required`.
+    lost_tail: Option<LostTail>,
     diverged: Option<String>,
     primary_durable_seen: Lsn,
     primary_appended_seen: Lsn,

@@ -14,7 +14,7 @@ use crate::group;
 use crate::log::recovery::{MIN_SLOT_BYTES, Recovered, Recovery, Start, Step};
 use crate::log::{Log, Placed, Segments};
 use crate::node::meta::TwinFile;
-use crate::node::{CreateKind, CreateParams, NewVolume, Node, OpenParams, Stage};
+use crate::node::{CreateKind, CreateParams, LostTail, NewVolume, Node, OpenParams, Stage};
 use crate::outbox::{Outbox, Route};
 use crate::rng::Rng;
 use crate::status::{Counters, Role, SuspendReason};
@@ -256,7 +256,7 @@ impl Node {
     }
 
     fn on_log_recovered(&mut self, now: Nanos, found: Recovered) {
-        let Recovered { segments, end, cut_bytes, required, damage } = found;
+        let Recovered { segments, end, cut_bytes, required, beyond, damage } = found;
         self.history.cut_after(end.position.lsn);
         let records = end.position.lsn.since(self.floor.at().position.lsn);
         let (volume, secret) = (self.superblock.volume, self.superblock.secret.clone());
@@ -264,7 +264,8 @@ impl Node {
         self.log.after_recovery(now);
         self.required = required;
         if let Some(damage) = damage {
-            self.lost_tail = Some(damage);
+            let history = History::new(self.superblock.history.clone());
+            self.lost_tail = Some(LostTail { why: damage, end: beyond, history });
             self.alarm(
                 "log_damaged",
                 format!("{damage}: records up to {required} were durable, {} found", end.position.lsn),

@@ -82,11 +82,11 @@ impl Node {
     }
 
     /// This copy wrote its newest records itself.
-    fn was_primary(&self) -> bool {
+    pub(super) fn was_primary(&self) -> bool {
         self.k.primary == Some(self.site)
     }
 
-    fn diverge(&mut self, why: &str) {
+    pub(super) fn diverge(&mut self, why: &str) {
         if self.diverged.as_deref() != Some(why) {
             self.alarm("diverged", why);
         }

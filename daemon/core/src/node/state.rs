@@ -110,7 +110,8 @@ impl Node {
             return CopyState::Suspect { reason: damage };
         }
         if self.log.end().position.lsn < self.required {
-            let why = self.lost_tail.unwrap_or("the peer holds records that were durable here once");
+            let why =
+                self.lost_tail.as_ref().map_or("the peer holds records that were durable here once", |lost| lost.why);
             return CopyState::Suspect { reason: format!("durable records are missing: {why}") };
         }
         let leads = self.k.primary == Some(self.site);
