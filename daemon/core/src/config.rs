@@ -74,6 +74,11 @@ impl Config {
     /// The most sites S can hold on disk and on the wire.
     pub const MAX_SITES: usize = 4;
 
+    /// The generation that `site` writes under this K, if it is the primary.
+    pub fn written_by(&self, site: SiteId) -> Option<GenId> {
+        (self.primary == Some(site)).then_some(self.generation)
+    }
+
     /// True when `site` is in S.
     pub fn has(&self, site: SiteId) -> bool {
         self.sites.contains(&site)

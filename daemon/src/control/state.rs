@@ -81,7 +81,10 @@ fn suspended(reason: SuspendReason) -> StateText {
             "suspended-restart",
             "restarted, and nobody has confirmed that no other site took over; restore the link to the peer, or promote with --assert-peer-fenced --reason TEXT",
         ),
-        SuspendReason::Opening => ("suspended-opening", "being promoted or rolling forward; ends by itself where copy and link name no obstacle"),
+        SuspendReason::Opening => (
+            "suspended-opening",
+            "being promoted or rolling forward; ends by itself where copy and link name no obstacle",
+        ),
         SuspendReason::Failed => {
             ("suspended-failed", "the local log failed; promote the other site, then repair this one")
         }

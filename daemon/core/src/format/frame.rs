@@ -132,14 +132,14 @@ impl FrameHeader {
     }
 
     /// Up to where this frame proves that `site`'s copy was durable. The writer's own position proves nothing about a peer, which
-    /// may be behind; a frame that names no peer may be anybody's: then it is the writer's word only where `leads`, which is
-    /// to say that the copy's K has `site` as primary.
-    pub fn durable_at(&self, site: SiteId, leads: bool) -> Lsn {
+    /// may be behind; a frame that names no peer may be anybody's: then it is the writer's word only where `wrote`, which is
+    /// to say that `site` is known to write this generation.
+    pub fn durable_at(&self, site: SiteId, wrote: bool) -> Lsn {
         let mut peers = self.peers.iter().filter(|peer| peer.site != SiteId::default());
         let names_others = peers.clone().next().is_some();
         match peers.find(|peer| peer.site == site) {
             Some(own) => own.lsn,
-            None if names_others || leads => self.durable,
+            None if names_others || wrote => self.durable,
             None => Lsn::ZERO,
         }
     }

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | every frame verifies up to an end, nothing proves that more was durable | clean or torn tail: cut there |
 //! | a frame fails and a later one, or the superblock, says that its place was durable | damaged: refuse to serve, repair from the peer |
-//! | the segment that holds the floor is missing or does not contain it | damaged |
+//! | the segment that follows the floor is missing | as a frame that fails: its successor's header may outlive it in a power cut |
+//! | the segment that holds the floor does not contain it | damaged |
 //! | a later segment begins inside an earlier one | the earlier one is cut there (a sealed suffix) |
 //!
 //! A frame's own keyed hash tells a frame of this volume from anything else; its chain tells the successor of the last good
@@ -21,7 +22,7 @@ use crate::log::Placed;
 use crate::log::segments::{FrameRef, Segment, Segments};
 use crate::outbox::{Outbox, Route};
 use crate::planted::{Planted, planted};
-use crate::types::{BLOCK, Boundary, Lsn, Nanos, Secret, SiteId, VolumeId};
+use crate::types::{BLOCK, Boundary, GenId, Lsn, Nanos, Secret, SiteId, VolumeId};
 
 /// Bytes read at a time.
 const CHUNK: u64 = 4 << 20;
@@ -33,8 +34,8 @@ pub struct Start {
     pub volume: VolumeId,
     /// Own site.
     pub site: SiteId,
-    /// K has the own site as primary.
-    pub leads: bool,
+    /// The generation that the own site writes: that of a K which has it as primary.
+    pub writes: Option<GenId>,
     /// Its secret.
     pub secret: Secret,
     /// Bytes of a slot.
@@ -168,7 +169,6 @@ impl Recovery {
         match chosen.first() {
             Some(first) if first.start.position.lsn > floor => {
                 self.damage = Some("the segment that follows the floor is missing");
-                self.required = self.required.max(first.start.position.lsn);
                 self.broken = true;
             }
             Some(first) => self.end = first.start,
@@ -349,7 +349,8 @@ impl Recovery {
     /// A frame of this volume stands beyond the end: what it says was durable here had to be there.
     fn note_evidence(&mut self, at: usize, header: &FrameHeader) {
         if self.is_of_this_log(at, header) {
-            self.required = self.required.max(header.durable_at(self.start.site, self.start.leads));
+            let wrote = self.start.writes == Some(header.generation);
+            self.required = self.required.max(header.durable_at(self.start.site, wrote));
             self.beyond = self.beyond.max(header.boundary().position.lsn);
         }
     }
@@ -419,7 +420,8 @@ impl Recovery {
         let boundaries =
             self.live.iter().flat_map(|s| std::iter::once(s.start).chain(s.frames.iter().map(FrameRef::boundary)));
         let mut boundaries = boundaries.filter(|b| b.position.lsn == floor.position.lsn);
-        let in_reach = !self.live.is_empty() && self.end.position.lsn >= floor.position.lsn;
+        let begins = self.live.first().is_some_and(|s| s.start.position.lsn <= floor.position.lsn);
+        let in_reach = begins && self.end.position.lsn >= floor.position.lsn;
         if in_reach && !boundaries.any(|b| b == floor) {
             self.damage = Some("the floor is not a boundary of the log");
             self.required = self.required.max(self.end.position.lsn.next());
@@ -442,3 +444,153 @@ fn read(now: Nanos, slot: Slot, offset: u64, len: u64, out: &mut Outbox) {
 pub const MIN_SLOT_BYTES: u64 = 64 * 1024;
 
 const _: () = assert!(FIXED_BYTES < BLOCK);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::Output;
+    use crate::format::record::{Descriptor, Kind};
+    use crate::log::frames::{FrameContext, Record, build};
+    use crate::types::{BlockRange, Incarnation};
+
+    const SLOT_BYTES: u64 = 64 * 1024;
+    const VOLUME: VolumeId = VolumeId([1; 16]);
+    const SITE: SiteId = SiteId([2; 16]);
+    const WRITTEN: GenId = GenId([3; 16]);
+
+    /// Slots with one segment each, in order.
+    struct Disks {
+        secret: Secret,
+        end: Boundary,
+        slots: Vec<Vec<u8>>,
+    }
+
+    impl Disks {
+        fn new() -> Self {
+            let mut end = Boundary::default();
+            end.position.generation = WRITTEN;
+            end.position.incarnation = Incarnation(1);
+            Self { secret: Secret([4; 32]), end, slots: Vec::new() }
+        }
+
+        /// A segment with one record a frame; each says how far the writer was durable.
+        fn segment(&mut self, durable: &[u64]) {
+            let sequence = self.slots.len() as u64 + 1;
+            let header = SegmentHeader { volume: VOLUME, sequence, slot_bytes: SLOT_BYTES, start: self.end };
+            let mut slot = header.encode(&self.secret).to_vec();
+            for durable in durable {
+                let descriptor = Descriptor::over(Kind::Write, BlockRange::new(1, 1));
+                let mut pending: VecDeque<_> = [Record::new(descriptor, Bytes::from(vec![7; BLOCK]))].into();
+                let context = FrameContext {
+                    epoch: Default::default(),
+                    committed: Lsn::ZERO,
+                    durable: Lsn(*durable),
+                    peers: Default::default(),
+                    wall_ms: 0,
+                };
+                let (header, bytes, payload) =
+                    build(&mut pending, SLOT_BYTES, self.end, VOLUME, &self.secret, &context).unwrap();
+                self.end = header.boundary();
+                slot.extend_from_slice(&bytes);
+                payload.iter().for_each(|p| slot.extend_from_slice(p));
+            }
+            slot.resize(SLOT_BYTES as usize, 0);
+            self.slots.push(slot);
+        }
+
+        fn lose(&mut self, at: usize) {
+            self.slots[at].fill(0);
+        }
+
+        fn recover(&self, writes: Option<GenId>) -> Recovered {
+            let start = Start {
+                volume: VOLUME,
+                site: SITE,
+                writes,
+                secret: self.secret.clone(),
+                slot_bytes: SLOT_BYTES,
+                floor: Disks::new().end,
+                durable: Lsn::ZERO,
+                discard: false,
+                cut: None,
+            };
+            let (now, mut out) = (Nanos::default(), Outbox::default());
+            let slots = (1..=self.slots.len() as u64).map(|n| (Slot(n as _), SLOT_BYTES)).collect();
+            let (mut recovery, mut step) = Recovery::begin(now, start, slots, &mut out);
+            loop {
+                match step {
+                    Some(Step::Done(_, found)) => return *found,
+                    Some(Step::Failed(error)) => panic!("{error}"),
+                    Some(Step::More(_)) | None => {}
+                }
+                let Some(Output::Disk(_, DiskOp::Read { file: FileRef::Log(slot), offset, len })) = out.pop() else {
+                    panic!("recovery reads or ends");
+                };
+                let (slot, at) = (&self.slots[slot.0 as usize - 1], offset as usize);
+                let data = Bytes::copy_from_slice(&slot[at..at + len as usize]);
+                step = recovery.on_read(now, Ok(DiskDone::Read(data)), &mut out);
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_log_is_found() {
+        let mut disks = Disks::new();
+        disks.segment(&[0, 0, 1]);
+        disks.segment(&[2]);
+        let found = disks.recover(Some(WRITTEN));
+        assert_eq!((found.end, found.damage), (disks.end, None));
+    }
+
+    #[test]
+    fn a_first_segment_that_was_never_synced_is_not_missed() {
+        let mut disks = Disks::new();
+        disks.segment(&[0, 0]);
+        disks.segment(&[0]);
+        disks.lose(0);
+        let found = disks.recover(Some(WRITTEN));
+        assert_eq!((found.end.position.lsn, found.damage), (Lsn::ZERO, None));
+        assert_eq!(found.segments.live().count(), 0);
+    }
+
+    #[test]
+    fn a_segment_is_missed_when_a_frame_after_it_says_that_it_was_durable() {
+        for lost in [0, 1] {
+            let mut disks = Disks::new();
+            disks.segment(&[0, 0]);
+            disks.segment(&[1]);
+            disks.segment(&[1, 3]);
+            disks.lose(lost);
+            let found = disks.recover(Some(WRITTEN));
+            assert!(found.damage.is_some() && found.required == Lsn(3), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_of_a_later_incarnation_is_evidence_too() {
+        let mut disks = Disks::new();
+        disks.segment(&[0, 0]);
+        disks.end.position.incarnation = Incarnation(2);
+        disks.segment(&[2]);
+        disks.lose(0);
+        let found = disks.recover(Some(WRITTEN));
+        assert!(found.damage.is_some() && found.required == Lsn(2), "{found:?}");
+    }
+
+    #[test]
+    fn a_frame_that_another_site_wrote_says_nothing_of_this_one() {
+        let mut disks = Disks::new();
+        disks.segment(&[0, 0]);
+        disks.segment(&[1]);
+        disks.segment(&[1, 3]);
+        disks.lose(1);
+        for writes in [None, Some(GenId([9; 16]))] {
+            let found = disks.recover(writes);
+            assert_eq!((found.end.position.lsn, found.damage), (Lsn(2), None));
+        }
+    }
+}

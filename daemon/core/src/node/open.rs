@@ -121,7 +121,7 @@ impl Node {
         let start = Start {
             volume: sb.volume,
             site: params.site,
-            leads: k.primary == Some(params.site),
+            writes: k.written_by(params.site),
             secret: sb.secret.clone(),
             slot_bytes: sb.slot_bytes,
             floor: sb.floor,

@@ -199,7 +199,7 @@ impl Node {
         let start = Start {
             volume: self.superblock.volume,
             site: self.site,
-            leads: self.k.primary == Some(self.site),
+            writes: self.k.written_by(self.site),
             secret: self.superblock.secret.clone(),
             slot_bytes: self.superblock.slot_bytes,
             floor: self.superblock.floor,

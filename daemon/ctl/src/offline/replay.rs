@@ -84,7 +84,7 @@ fn start(copy: &VolumeCopy) -> Start {
     Start {
         volume: superblock.volume,
         site: superblock.site,
-        leads: copy.config.as_ref().is_ok_and(|k| k.primary == Some(superblock.site)),
+        writes: copy.config.as_ref().ok().and_then(|k| k.written_by(superblock.site)),
         secret: superblock.secret.clone(),
         slot_bytes: superblock.slot_bytes,
         floor: superblock.floor,
