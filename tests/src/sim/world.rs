@@ -436,6 +436,10 @@ impl<C: Copy> World<C> {
 
     fn saw(&mut self, site: usize, event: Event) {
         note!(self, [6, site], "{} {event:?}", name(site));
+        let damaged = matches!(event, Event::Alarm { code: "log_damaged", .. });
+        if damaged && !self.sites[site].tainted {
+            self.fail(format!("{} lacks durable records although its medium never lied: {event:?}", name(site)));
+        }
     }
 
     /// Takes the status of a site and draws conclusions from a change of role.
