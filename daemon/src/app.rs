@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::agent::{AcceptStreams, Agent, AgentEngine, HandleControl, Parts, load_tls};
-use crate::catalogue::crashsafe;
 use crate::config::identity::{Identity, IdentityError};
 use crate::config::{Config, Security};
 use crate::control::{Control, ControlError, TlsSource};
+use crate::crashsafe;
 use crate::disk::RingOptions;
 use crate::frontend::nbd::TcpSecurity;
 use crate::peer::control::serve_control;

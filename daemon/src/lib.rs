@@ -6,6 +6,7 @@ pub mod app;
 pub mod catalogue;
 pub mod config;
 pub mod control;
+mod crashsafe;
 pub mod disk;
 pub mod frontend;
 pub mod peer;

@@ -11,11 +11,11 @@ use tokio::sync::watch;
 
 use super::volumes::failed;
 use super::{Agent, Entry, wall_now};
-use crate::catalogue::crashsafe;
 use crate::control::{
     AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, FrontendKind, NewPeer,
     NewVolume, PeerInfo, PeerKey, PolicyPatch, PoolInfo, ShardInfo, Verified, VerifyProgress, VolumeInfo, VolumeKey,
 };
+use crate::crashsafe;
 
 /// The engine behind the admin API.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tidemark_core::types::VolumeId;
 
-use crate::catalogue::crashsafe;
+use crate::crashsafe;
 
 /// Name of the file in a volume's directory.
 pub const VOLUME_FILE: &str = "volume.toml";
@@ -84,7 +84,7 @@ pub fn text_of<T: Serialize>(record: &T) -> io::Result<String> {
 /// Writes a small file whole and durably, with the directories above it.
 pub fn write_text(path: &Path, text: &str) -> io::Result<()> {
     crashsafe::create_dir(path.parent().unwrap_or(Path::new(".")))?;
-    crashsafe::replace(path, text.as_bytes())
+    crashsafe::replace(path, &[text])
 }
 
 pub(super) use crashsafe::remove;

@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::crashsafe;
 use crate::config::Name;
+use crate::crashsafe;
 
 /// The list.
 #[derive(Clone, Debug)]

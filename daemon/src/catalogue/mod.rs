@@ -8,7 +8,6 @@
 //! and ids are unique; one agent at a time has a state directory open.
 
 mod bases;
-pub(crate) mod crashsafe;
 mod index;
 mod record;
 #[cfg(feature = "rocksdb")]
@@ -31,6 +30,7 @@ pub use index::IndexError;
 pub use record::{PeerRecord, RecordError, VolumeRecord};
 
 use crate::config::{Name, PoolConfig};
+use crate::crashsafe;
 use index::Index;
 use scan::{Scan, VOLUME_FILE, peer_file};
 
@@ -275,7 +275,7 @@ impl Catalogue {
         crashsafe::create_dir(&self.peers_dir).map_err(io_at(&self.peers_dir))?;
         let ca = self.peer_ca(&peer.name);
         if let Some(pem) = ca_pem {
-            crashsafe::replace(&ca, pem.as_bytes()).map_err(io_at(&ca))?;
+            crashsafe::replace(&ca, &[pem]).map_err(io_at(&ca))?;
         }
         self.write_peer(peer)
     }
@@ -299,7 +299,7 @@ impl Catalogue {
 
     fn write_volume(&mut self, entry: VolumeEntry) -> Result<(), CatalogueError> {
         let file = entry.dir.join(VOLUME_FILE);
-        crashsafe::replace(&file, entry.record.to_text()?.as_bytes()).map_err(io_at(&file))?;
+        crashsafe::replace(&file, &[entry.record.to_text()?]).map_err(io_at(&file))?;
         self.index.put(&volume_key(entry.record.id), &indexed(&entry)?)?;
         self.volumes.insert(entry.record.id, entry);
         Ok(())
@@ -307,7 +307,7 @@ impl Catalogue {
 
     fn write_peer(&mut self, peer: PeerRecord) -> Result<(), CatalogueError> {
         let (file, text) = (self.peers_dir.join(peer_file(&peer.name)), peer.to_text()?);
-        crashsafe::replace(&file, text.as_bytes()).map_err(io_at(&file))?;
+        crashsafe::replace(&file, &[&text]).map_err(io_at(&file))?;
         self.index.put(&peer_key(&peer.name), &text)?;
         self.peers.insert(peer.name.clone(), peer);
         Ok(())

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use tidemark_core::types::VolumeId;
 
-use super::crashsafe;
 use super::record::{PeerRecord, VolumeRecord};
 use super::{Finding, VolumeEntry};
 use crate::config::{Name, PoolConfig};
+use crate::crashsafe;
 
 /// In a volume's directory.
 pub(super) const VOLUME_FILE: &str = "volume.toml";

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidemark_core::types::{NodeId, SiteId};
 
 use super::Config;
-use crate::catalogue::crashsafe;
+use crate::crashsafe;
 
 /// The ids of this agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Identity {
         );
         let io = |source| IdentityError::Io { path: path.to_owned(), source };
         crashsafe::create_dir(&config.state_dir).map_err(io)?;
-        crashsafe::replace(path, text.as_bytes()).map_err(io)?;
+        crashsafe::replace(path, &[text]).map_err(io)?;
         Ok(Self { site, node })
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::ControlError;
 use super::connection::{Guarded, MAX_CONNECTIONS};
-use crate::catalogue::crashsafe;
+use crate::crashsafe;
 
 /// A bound socket; its file goes when this is dropped, unless a successor has replaced it.
 pub(super) struct UnixSocket {

@@ -21,13 +21,14 @@ use nix::unistd::{Whence, lseek64};
 use tidemark_core::event::{DiskDone, DiskOp, DiskToken, FileRef, Slot};
 use tidemark_core::types::ByteRange;
 
+use super::Error;
 use super::buffer::Pool;
 use super::data_file::{DataFile, Mode};
 use super::files::VolumeFiles;
 use super::home::Home;
 use super::identity::size_of;
 use super::uring::{Completion, VolumeKey};
-use super::{Error, crashsafe};
+use crate::crashsafe;
 
 /// Jobs handed to the worker; more wait on the ring's side.
 const QUEUE_MAX: usize = 64;
@@ -195,11 +196,15 @@ impl Task {
         match self {
             Self::Prepare { home, slot, len } => prepare(&home, slot, len, shared).map(|()| DiskDone::Done),
             Self::Remove { home, slot } => remove(&home, slot).map(|()| DiskDone::Done),
-            Self::Replace { path, data, .. } => crashsafe::replace(&path, &data).map(|()| DiskDone::Done),
+            Self::Replace { path, data, .. } => replace(&path, &data).map(|()| DiskDone::Done),
             Self::Zero { file, range, deallocate } => zero(&file, range, deallocate, shared).map(|()| DiskDone::Done),
             Self::Map { file, range } => map(&file, range).map(DiskDone::Mapped),
         }
     }
+}
+
+fn replace(path: &Path, data: &[Bytes]) -> Result<(), Error> {
+    crashsafe::replace(path, data).map_err(Error::io("write", path))
 }
 
 /// The slot appears under its name when every block of it is allocated, written and durable: a later sync of it is a pure
@@ -207,7 +212,8 @@ impl Task {
 fn prepare(home: &Arc<Home>, slot: Slot, len: u64, shared: &Shared) -> Result<(), Error> {
     let path = home.path(FileRef::Log(slot));
     let new = crashsafe::unfinished(&path);
-    let made = fill_new(home, &new, len, shared).and_then(|()| crashsafe::publish(&new, &path));
+    let made = fill_new(home, &new, len, shared)
+        .and_then(|()| crashsafe::publish(&new, &path).map_err(Error::io("rename a new file to", &path)));
     if made.is_err() {
         let _ = fs::remove_file(&new); // the first error is the one to report; the sweep finds what stays
     }
@@ -237,9 +243,11 @@ fn write_zeros(file: &DataFile, range: ByteRange, shared: &Shared) -> Result<(),
 }
 
 fn remove(home: &Home, slot: Slot) -> Result<(), Error> {
-    crashsafe::unlink(&home.path(FileRef::Log(slot)))?;
-    crashsafe::unlink(&home.path(FileRef::Footer(slot)))?;
-    crashsafe::sync_dir(&home.log_dir())
+    for path in [home.path(FileRef::Log(slot)), home.path(FileRef::Footer(slot))] {
+        crashsafe::unlink(&path).map_err(Error::io("remove", &path))?;
+    }
+    let dir = home.log_dir();
+    crashsafe::sync_dir(&dir).map_err(Error::io("sync the directory", &dir))
 }
 
 fn zero(file: &DataFile, range: ByteRange, deallocate: bool, shared: &Shared) -> Result<(), Error> {

@@ -15,11 +15,12 @@ use bytes::Bytes;
 use tidemark_core::event::{FileRef, Slot};
 use tidemark_core::types::{ByteRange, VolumeId};
 
+use super::Error;
 use super::buffer::Pool;
 use super::data_file::{DataFile, Mode};
 use super::home::{self, Access, Home, numbered};
 use super::identity::{BaseInfo, describe, probe_base, size_of};
-use super::{Error, crashsafe};
+use crate::crashsafe;
 
 /// Descriptors of log slots kept open per volume; the least recently used is closed.
 pub const OPEN_SLOTS_MAX: usize = 64;
@@ -94,7 +95,7 @@ impl VolumeFiles {
             .and_then(|()| Home::lock(&unfinished, Access::Serve, options.allow_buffered))
             .and_then(Self::open_files) // proves that the base can be claimed before the volume exists
             .map(drop)
-            .and_then(|()| crashsafe::publish(&unfinished, dir));
+            .and_then(|()| publish(&unfinished, dir));
         if made.is_err() {
             let _ = fs::remove_dir_all(&unfinished); // the first error is the one to report
         }
@@ -104,8 +105,9 @@ impl VolumeFiles {
     /// Opens a volume for service: excludes every other opener, claims the base and sweeps what a crash left unfinished.
     pub fn open(dir: &Path, options: FileOptions) -> Result<Self, Error> {
         let home = Home::lock(dir, Access::Serve, options.allow_buffered)?;
-        crashsafe::sweep(&home.log_dir())?;
-        crashsafe::sweep(&home.branch_dir())?;
+        for dir in [home.log_dir(), home.branch_dir()] {
+            crashsafe::sweep(&dir).map_err(Error::io("clear", &dir))?;
+        }
         Self::open_files(home)
     }
 
@@ -228,12 +230,12 @@ impl VolumeFiles {
     /// Removes the volume's files, an image of its own included; an adopted base stays untouched.
     pub fn delete(self) -> Result<(), Error> {
         let dir = self.dir().to_owned();
-        let gone = with_suffix(&dir, REMOVED);
+        let gone = crashsafe::with_suffix(&dir, REMOVED);
         remove_tree(&gone)?;
-        crashsafe::publish(&dir, &gone)?;
+        publish(&dir, &gone)?;
         drop(self);
         remove_tree(&gone)?;
-        crashsafe::sync_parent(&dir)
+        crashsafe::sync_parent(&dir).map_err(Error::io("sync the directory of", &dir))
     }
 
     /// Removes the volume's files but keeps the base, and returns where it is: an adopted one where it always was, an image
@@ -244,11 +246,11 @@ impl VolumeFiles {
             let path = self.base_path();
             return self.delete().map(|()| path);
         }
-        let kept = with_suffix(self.dir(), ".img");
+        let kept = crashsafe::with_suffix(self.dir(), ".img");
         if kept.exists() {
             return Err(Error::Exists { path: kept });
         }
-        crashsafe::publish(&own, &kept)?;
+        publish(&own, &kept)?;
         self.delete().map(|()| kept)
     }
 
@@ -327,16 +329,21 @@ fn furnish(dir: &Path, base: &NewBase, new: &NewFiles) -> Result<(), Error> {
     for sub in [dir.to_owned(), dir.join(home::LOG), dir.join(home::BRANCH)] {
         fs::DirBuilder::new().mode(0o700).create(&sub).map_err(Error::io("create", &sub))?;
     }
-    crashsafe::replace(&dir.join(home::SUPERBLOCK), std::slice::from_ref(&new.superblock))?;
-    crashsafe::replace(&dir.join(home::CONFIG), std::slice::from_ref(&new.config))?;
-    for (name, content) in &new.others {
-        crashsafe::replace(&dir.join(name), std::slice::from_ref(content))?;
+    let own = [(home::SUPERBLOCK, &new.superblock), (home::CONFIG, &new.config)];
+    for (name, content) in own.into_iter().chain(new.others.iter().map(|(name, content)| (*name, content))) {
+        let path = dir.join(name);
+        crashsafe::replace(&path, &[content]).map_err(Error::io("write", &path))?;
     }
     match base {
         NewBase::Image { size } => create_image(&dir.join(home::BASE_IMAGE), *size)?,
         NewBase::Adopt { path } => link_base(&dir.join(home::BASE_LINK), path)?,
     }
-    crashsafe::sync_dir(dir)
+    crashsafe::sync_dir(dir).map_err(Error::io("sync the directory", dir))
+}
+
+/// Gives what is finished its final name.
+fn publish(from: &Path, to: &Path) -> Result<(), Error> {
+    crashsafe::publish(from, to).map_err(Error::io("rename a new file to", to))
 }
 
 fn create_image(path: &Path, size: u64) -> Result<(), Error> {
@@ -405,12 +412,6 @@ fn list(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<(u32, u64)>, Error
     }
     found.sort_unstable();
     Ok(found)
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// Removes a directory with all in it; one that is not there is success.

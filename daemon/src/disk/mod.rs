@@ -7,7 +7,6 @@
 //! | `data_file` | one open file, with and without O_DIRECT |
 //! | `files` | a volume's files together: create, open, list, release |
 //! | `identity` | a name for the device or file under a base image |
-//! | `crashsafe` | the one place that knows the order of sync, rename and directory sync |
 //! | `transfer` | one read or write in progress: pieces, short results, retries |
 //! | `operation` | what the ring has under way, and its submission entries |
 //! | `complaints` | log lines about failures, at a bounded rate |
@@ -21,7 +20,6 @@
 mod blocking;
 pub mod buffer;
 mod complaints;
-mod crashsafe;
 mod data_file;
 pub mod files;
 mod home;
