@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::agent::{AcceptStreams, Agent, AgentEngine, HandleControl, Parts, load_tls};
+use crate::catalogue::{Catalogue, CatalogueError};
 use crate::config::identity::{Identity, IdentityError};
 use crate::config::{Config, Security};
 use crate::control::{Control, ControlError, TlsSource};
@@ -35,6 +36,9 @@ pub enum AppError {
     /// Site and node have no identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What is known cannot be had.
+    #[error("catalogue: {0}")]
+    Catalogue(#[from] CatalogueError),
     /// The certificates of the peer listener cannot be used.
     #[error("peer.tls: {0}")]
     Tls(#[from] TlsError),
@@ -95,7 +99,7 @@ fn transport(
     }
 }
 
-/// A killed predecessor's sockets live until the kernel has ended its last disk operation: worth a short wait.
+/// A killed predecessor's sockets and locks live until the kernel has ended its last disk operation: worth a short wait.
 const BIND_TRIES: u32 = 50;
 /// Pause between two tries.
 const BIND_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
@@ -107,6 +111,17 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
             Ok(listener) => return Ok(listener),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && tries < BIND_TRIES => tries += 1,
             Err(source) => return Err(AppError::Listen { address, source }),
+        }
+        tokio::time::sleep(BIND_PAUSE).await;
+    }
+}
+
+async fn open_catalogue(config: &Config, telemetry: &Telemetry) -> Result<Catalogue, CatalogueError> {
+    let mut tries = 0;
+    loop {
+        match Catalogue::open(&config.state_dir, &config.pools, telemetry.catalogue.clone()) {
+            Err(CatalogueError::InUse { .. }) if tries < BIND_TRIES => tries += 1,
+            other => return other,
         }
         tokio::time::sleep(BIND_PAUSE).await;
     }
@@ -144,8 +159,10 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         Some(address) => Some(Pages::new(bind(address).await?)),
         None => None,
     };
+    let catalogue = open_catalogue(&config, &telemetry).await?;
     let agent = Agent::new(Parts {
         config,
+        catalogue,
         site: identity.site,
         node: identity.node,
         shards: handles.clone(),

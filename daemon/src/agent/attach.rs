@@ -65,7 +65,7 @@ impl Agent {
         if let Some(entry) = self.state().volumes.get_mut(&id) {
             entry.open = Some(open);
         }
-        self.remember_attached(id, Some(kind));
+        self.remember_attached(id, Some(kind)).await;
         Ok(Attachment { place, connections: 0 })
     }
 
@@ -103,7 +103,7 @@ impl Agent {
             }
         }
         drop(open);
-        self.remember_attached(id, None);
+        self.remember_attached(id, None).await;
         Ok(())
     }
 

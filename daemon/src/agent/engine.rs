@@ -10,12 +10,13 @@ use tidemark_core::verb::{Verb, VerbOk};
 use tokio::sync::watch;
 
 use super::volumes::failed;
-use super::{Agent, Entry, wall_now};
+use super::{Agent, wall_now};
+use crate::catalogue::{Catalogue, CatalogueError};
 use crate::control::{
     AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, FrontendKind, NewPeer,
     NewVolume, PeerInfo, PeerKey, PolicyPatch, PoolInfo, ShardInfo, Verified, VerifyProgress, VolumeInfo, VolumeKey,
 };
-use crate::crashsafe;
+use crate::disk;
 
 /// The engine behind the admin API.
 #[derive(Clone)]
@@ -48,11 +49,11 @@ impl Agent {
         Ok(VolumeInfo {
             id,
             name: entry.name.clone(),
-            group: entry.group,
+            group: entry.group.unwrap_or_default(),
             size: status.as_ref().map_or(0, |s| s.size),
             pool: entry.pool.clone(),
             directory: entry.dir.clone(),
-            base: base_path(entry),
+            base: disk::files::base_path(&entry.dir),
             adopted: entry.adopted,
             shard: entry.shard,
             created: entry.created,
@@ -62,10 +63,6 @@ impl Agent {
             attachment: entry.open.as_ref().map(|o| Attachment { place: o.place.clone(), connections: 0 }),
             status,
         })
-    }
-
-    fn forget(&self, id: VolumeId) -> Option<Entry> {
-        self.state().volumes.remove(&id)
     }
 
     async fn do_create(self: &Arc<Self>, new: NewVolume) -> Result<VolumeInfo, EngineError> {
@@ -96,17 +93,22 @@ impl Agent {
         self.detach_volume(id, false).await?;
         self.verb_on(id, shard, Verb::Release).await?;
         self.close_volume(id, shard).await?;
-        let entry = self.forget(id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
-        let base = base_path(&entry);
-        if entry.base.is_some() {
-            std::fs::remove_dir_all(&entry.dir).map_err(failed)?;
-            return Ok(base);
+        self.unlist(id, move |catalogue| catalogue.release_volume(id)).await
+    }
+
+    /// Takes a closed volume's files away by `removal` and forgets it. One whose files stay is known with the reason.
+    async fn unlist<T: Send + 'static>(
+        &self,
+        id: VolumeId,
+        removal: impl FnOnce(&mut Catalogue) -> Result<T, CatalogueError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        self.unhide_base(id);
+        let removed = self.keep(removal).await;
+        match &removed {
+            Ok(_) => drop(self.state().volumes.remove(&id)),
+            Err(error) => self.set_closed(id, Some(error.to_string())),
         }
-        let kept = entry.dir.with_file_name(format!("{}.released.img", entry.name));
-        // The image must not go with its directory when the power fails in between.
-        crashsafe::rename(&base, &kept).map_err(failed)?;
-        std::fs::remove_dir_all(&entry.dir).map_err(failed)?;
-        Ok(kept)
+        removed
     }
 
     async fn do_delete(
@@ -129,19 +131,10 @@ impl Agent {
         if !closed {
             self.close_volume(id, shard).await?;
         }
-        let entry = self.forget(id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
+        let now_ms = wall_now().0;
         match disposal {
-            Disposal::Purge => {
-                std::fs::remove_dir_all(&entry.dir).map_err(failed)?;
-                Ok(None)
-            }
-            Disposal::Trash => {
-                let trash = entry.dir.with_file_name("trash");
-                crashsafe::create_dir(&trash).map_err(failed)?;
-                let place = trash.join(format!("{}-{}", entry.id, wall_now().0));
-                crashsafe::rename(&entry.dir, &place).map_err(failed)?;
-                Ok(Some(place))
-            }
+            Disposal::Purge => self.unlist(id, move |catalogue| catalogue.purge_volume(id)).await.map(|()| None),
+            Disposal::Trash => self.unlist(id, move |catalogue| catalogue.trash_volume(id, now_ms)).await,
         }
     }
 
@@ -264,10 +257,6 @@ fn fuse_works() -> Result<(), String> {
     }
 }
 
-fn base_path(entry: &Entry) -> PathBuf {
-    entry.base.clone().unwrap_or_else(|| entry.dir.join("base.img"))
-}
-
 /// Runs an async block with the agent and the volume's place.
 macro_rules! on_volume {
     ($self:ident, $key:ident, |$agent:ident, $id:ident, $shard:ident| $body:expr) => {{
@@ -367,7 +356,7 @@ impl Engine for AgentEngine {
 
     fn remove_peer(&self, peer: PeerKey) -> Answer<()> {
         let agent = self.0.clone();
-        Box::pin(async move { agent.peer_removed(&peer) })
+        Box::pin(async move { agent.peer_removed(&peer).await })
     }
 
     fn peers(&self) -> Answer<Vec<PeerInfo>> {

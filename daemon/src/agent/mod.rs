@@ -5,7 +5,6 @@ mod attach;
 mod engine;
 mod nbd;
 mod peers;
-pub mod record;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -18,8 +17,9 @@ use tidemark_core::types::{BootId, GroupId, NodeId, SiteId, VolumeId, WallMs};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::catalogue::{Bases, Catalogue, CatalogueError};
 use crate::config::{Config, HostPort, Name};
-use crate::control::{FrontendKind, Place};
+use crate::control::{EngineError, FrontendKind, Place};
 use crate::frontend::fuse_loop::FuseLoop;
 use crate::frontend::nbd::NbdMetrics;
 use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
@@ -33,10 +33,11 @@ pub use peers::{AcceptStreams, HandleControl, load_tls};
 pub struct Entry {
     name: Name,
     id: VolumeId,
-    group: GroupId,
+    /// Known once it was open.
+    group: Option<GroupId>,
     pool: Name,
     dir: PathBuf,
-    base: Option<PathBuf>,
+    /// The base held data before; known once it was open.
     adopted: bool,
     created: WallMs,
     frontend: FrontendKind,
@@ -93,6 +94,8 @@ pub struct Agent {
     nbd_tcp: Option<SocketAddr>,
     nbd: NbdMetrics,
     disk: DiskMetrics,
+    catalogue: Arc<Mutex<Catalogue>>,
+    bases: Bases,
     state: Mutex<State>,
     runtime: tokio::runtime::Handle,
 }
@@ -101,6 +104,8 @@ pub struct Agent {
 pub struct Parts {
     /// The configuration.
     pub config: Config,
+    /// What is known of volumes and peers.
+    pub catalogue: Catalogue,
     /// Own site.
     pub site: SiteId,
     /// Own node.
@@ -123,6 +128,18 @@ pub struct Parts {
     pub runtime: tokio::runtime::Handle,
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refused(error: CatalogueError) -> EngineError {
+    match error {
+        CatalogueError::NameTaken(_) | CatalogueError::Known(_) => EngineError::Exists(error.to_string()),
+        CatalogueError::NoVolume(id) => EngineError::NoVolume(id.to_string()),
+        _ => volumes::failed(error),
+    }
+}
+
 /// Milliseconds since 1970.
 pub fn wall_now() -> WallMs {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -138,7 +155,8 @@ pub fn boot_id() -> BootId {
 impl Agent {
     /// Puts an agent together. Nothing runs yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, site, node, shards, data_ports, transport, tls, nbd_tcp, nbd, disk, runtime } = parts;
+        let Parts { config, catalogue, site, node, shards, data_ports, transport, tls, nbd_tcp, nbd, disk, runtime } =
+            parts;
         let boot = boot_id();
         let pulse = Pulse { identity: PeerIdentity { site, node }, boot, started: Instant::now() };
         let agent = Arc::new(Self {
@@ -153,6 +171,8 @@ impl Agent {
             nbd_tcp,
             nbd,
             disk,
+            catalogue: Arc::new(Mutex::new(catalogue)),
+            bases: Bases::below(&config.run_dir),
             heartbeats: Heartbeats { pulse, board: Arc::default() },
             state: Mutex::default(),
             runtime,
@@ -163,7 +183,17 @@ impl Agent {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
+    }
+
+    /// Works on the catalogue where blocking is allowed.
+    async fn keep<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Catalogue) -> Result<T, CatalogueError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let catalogue = Arc::clone(&self.catalogue);
+        let done = tokio::task::spawn_blocking(move || work(&mut lock(&catalogue))).await;
+        done.map_err(volumes::failed)?.map_err(refused)
     }
 
     fn shard(&self, index: u16) -> &ShardHandle {

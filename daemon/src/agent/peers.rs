@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tidemark_core::status::{LinkState, Role};
 use tidemark_core::types::{SiteId, VolumeId};
 
-use super::record::{self, PeerRecord};
-use super::volumes::failed;
-use super::{Agent, Peer};
-use crate::config::{HostPort, Name, PeerConfig};
+use super::volumes::superblock_of;
+use super::{Agent, Peer, lock};
+use crate::catalogue::{Catalogue, PeerRecord};
+use crate::config::PeerConfig;
 use crate::control::{EngineError, NewPeer, PeerHealth, PeerInfo, PeerKey};
 use crate::disk::VolumeFiles;
 use crate::peer::control::{CallError, ControlAnswer, ControlHandler, NewReplica, create_replica, locate};
@@ -39,16 +39,12 @@ pub fn load_tls(
 }
 
 impl Agent {
-    /// Peers of the configuration and those added by a verb.
+    /// Peers added by a verb and those of the configuration file, which has the last word about a name.
     pub(super) fn load_peers(&self) {
-        let mut peers: Vec<Peer> = self.config.peers.iter().map(peer_of).collect();
-        let added = std::fs::read_dir(self.config.state_dir.join("peers")).into_iter().flatten().flatten();
-        for path in added.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")) {
-            match record::read::<PeerRecord>(&path).map_err(failed).and_then(|r| self.peer_from(&r)) {
-                Ok(peer) => peers.push(peer),
-                Err(error) => tracing::error!(path = %path.display(), %error, "the peer's record cannot be used"),
-            }
-        }
+        let catalogue = lock(&self.catalogue);
+        let mut peers: Vec<Peer> = catalogue.peers().map(|record| known_peer(&catalogue, record)).collect();
+        drop(catalogue);
+        peers.extend(self.config.peers.iter().map(peer_of));
         let mut state = self.state();
         for peer in peers {
             state.peers.insert(peer.name.clone(), peer);
@@ -80,18 +76,6 @@ impl Agent {
         }
     }
 
-    fn peer_from(&self, record: &PeerRecord) -> Result<Peer, EngineError> {
-        let name = Name::parse(&record.name).map_err(failed)?;
-        let address = HostPort::parse(&record.address).ok_or_else(|| failed("impossible address"))?;
-        let ca = record.ca_pem.as_ref().map(|pem| {
-            let path = self.config.state_dir.join("peers").join(format!("{name}.ca.pem"));
-            record::write_text(&path, pem).map(|()| path)
-        });
-        let ca = ca.transpose().map_err(failed)?;
-        let site = record.site_id.as_deref().and_then(SiteId::parse);
-        Ok(Peer { name, site, address, ca, from_config: false, fault: None, heard: None })
-    }
-
     /// Tells the TLS material whom to trust now.
     fn trust_peers(&self) {
         let (Some(tls), Some(listener)) = (&self.tls, &self.config.peer) else { return };
@@ -113,15 +97,15 @@ impl Agent {
         if site == self.site {
             return Err(EngineError::Invalid { field: "siteId", text: "this is the own site".into() });
         }
-        let record = PeerRecord {
-            name: new.name.to_string(),
-            site_id: Some(site.to_string()),
-            address: new.address.to_string(),
-            ca_pem: new.ca_pem,
+        if self.config.peers.iter().any(|peer| peer.name == new.name) {
+            return Err(EngineError::Exists(format!("peer {} is named by the configuration file", new.name)));
+        }
+        let record = PeerRecord { name: new.name.clone(), site, address: new.address, own_ca: new.ca_pem.is_some() };
+        let put = move |catalogue: &mut Catalogue| {
+            let record = catalogue.put_peer(record, new.ca_pem.as_deref())?;
+            Ok(known_peer(catalogue, &record))
         };
-        let path = self.config.state_dir.join("peers").join(format!("{}.toml", new.name));
-        record::write(&path, &record).map_err(failed)?;
-        let peer = self.peer_from(&record)?;
+        let peer = self.keep(put).await?;
         self.state().peers.insert(peer.name.clone(), peer.clone());
         self.trust_peers();
         self.begin_beating(&peer);
@@ -131,14 +115,15 @@ impl Agent {
             .ok_or_else(|| EngineError::NoPeer(new.name.to_string()))
     }
 
-    pub(super) fn peer_removed(&self, key: &PeerKey) -> Result<(), EngineError> {
+    pub(super) async fn peer_removed(&self, key: &PeerKey) -> Result<(), EngineError> {
         let peer = self.find_peer(key)?;
         let used = self.state().volumes.values().any(|v| peer.site.is_some() && v.peer_site == peer.site);
         if used || peer.from_config {
             let text = format!("peer {} is named by a volume or by the configuration file", peer.name);
             return Err(EngineError::Refused { reason: "in-use", text });
         }
-        record::remove(&self.config.state_dir.join("peers").join(format!("{}.toml", peer.name))).map_err(failed)?;
+        let name = peer.name.clone();
+        self.keep(move |catalogue| catalogue.remove_peer(&name)).await?;
         self.state().peers.remove(&peer.name);
         self.end_beating(&peer);
         self.trust_peers();
@@ -304,6 +289,18 @@ fn health_of(peer: &Peer, beats: &crate::peer::PeerHealth, now: Instant) -> Peer
     }
 }
 
+fn known_peer(catalogue: &Catalogue, record: &PeerRecord) -> Peer {
+    Peer {
+        name: record.name.clone(),
+        site: Some(record.site),
+        address: record.address.clone(),
+        ca: catalogue.peer_ca(record),
+        from_config: false,
+        fault: None,
+        heard: None,
+    }
+}
+
 fn peer_of(config: &PeerConfig) -> Peer {
     Peer {
         name: config.name.clone(),
@@ -318,9 +315,7 @@ fn peer_of(config: &PeerConfig) -> Peer {
 
 /// What a peer needs to make a copy of this volume.
 fn replica_of(files: &VolumeFiles, status: &tidemark_core::status::Status) -> Option<NewReplica> {
-    let bytes = files.superblock().ok()?;
-    let twin = tidemark_core::format::superblock::FILE.decode(&bytes).ok()?;
-    let sb = tidemark_core::format::superblock::Superblock::decode(twin.content).ok()?;
+    let sb = superblock_of(&files.superblock().ok()?)?;
     Some(NewReplica {
         volume: sb.volume,
         group: sb.group,

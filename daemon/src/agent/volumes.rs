@@ -1,17 +1,18 @@
 //! Volumes of this agent: found at start, made, opened on a shard, closed, deleted.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use tidemark_core::event::Event;
+use tidemark_core::format::superblock::{self, Superblock};
 use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
 use tidemark_core::status::Status;
-use tidemark_core::types::{GenId, GroupId, Nonce, Secret, SiteId, VolumeId, WallMs};
+use tidemark_core::types::{GenId, GroupId, Nonce, Secret, SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::oneshot;
 
-use super::record::{self, VOLUME_FILE, VolumeRecord};
-use super::{Agent, Entry, wall_now};
+use super::{Agent, Entry, lock, refused, wall_now};
+use crate::catalogue::{Catalogue, VOLUME_FILE, VolumeEntry, VolumeRecord};
 use crate::config::{Name, PoolConfig};
 use crate::control::{EngineError, FrontendKind, NewVolume, Origin};
 use crate::disk::{FileOptions, NewBase, NewFiles, VolumeFiles, files};
@@ -25,10 +26,8 @@ pub const SLOT_BYTES: u64 = 32 << 20;
 pub(super) struct Making {
     pub name: Name,
     pub id: VolumeId,
-    pub group: GroupId,
     pub pool: PoolConfig,
     pub base: NewBase,
-    pub base_path: Option<PathBuf>,
     pub frontend: FrontendKind,
     pub params: CreateParams,
 }
@@ -43,85 +42,69 @@ pub(super) fn failed(error: impl std::fmt::Display) -> EngineError {
     EngineError::Failed(error.to_string())
 }
 
-fn frontend_name(kind: FrontendKind) -> &'static str {
-    match kind {
-        FrontendKind::Auto => "auto",
-        FrontendKind::Nbd => "nbd",
-        FrontendKind::Fuse => "fuse",
-    }
-}
-
-pub(super) fn frontend_of(name: &str) -> FrontendKind {
-    match name {
-        "nbd" => FrontendKind::Nbd,
-        "fuse" => FrontendKind::Fuse,
-        _ => FrontendKind::Auto,
-    }
-}
-
 impl Agent {
-    /// Opens every volume that the pools hold. A volume that cannot be opened stays known, with the reason.
+    /// Opens every volume that the catalogue knows. One that cannot be opened stays known, with the reason.
     pub async fn open_all(self: &Arc<Self>) {
-        for pool in self.config.pools.clone() {
-            let found = match files::volumes_in(&pool.path) {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::error!(pool = %pool.name, %error, "the pool cannot be read");
-                    continue;
-                }
-            };
-            for (id, dir) in found {
-                self.open_found(&pool, id, &dir).await;
-            }
+        let known: Vec<VolumeEntry> = lock(&self.catalogue).volumes().cloned().collect();
+        for entry in known {
+            self.open_known(entry).await;
         }
     }
 
-    async fn open_found(self: &Arc<Self>, pool: &PoolConfig, id: VolumeId, dir: &Path) {
-        let (name, record) = match named_record(dir) {
-            Ok(found) => found,
-            Err(why) => return self.know_unrecorded(pool, id, dir, why),
-        };
-        let entry = self.entry(name, id, pool, dir, &record);
-        self.state().volumes.insert(id, entry);
+    async fn open_known(self: &Arc<Self>, known: VolumeEntry) {
+        let (id, attached) = (known.record.id, known.record.attached);
+        self.know(&known);
+        if known.fault.is_some() {
+            return;
+        }
         if let Err(error) = self.open_volume(id).await {
             tracing::error!(%id, %error, "the volume cannot be opened");
             self.set_closed(id, Some(error.to_string()));
             return;
         }
-        if let Some(kind) = record.attached {
-            self.reattach(id, frontend_of(&kind));
+        if let Some(kind) = attached {
+            self.reattach(id, kind);
         }
     }
 
-    /// A volume whose record is damaged is known by its id, and left alone.
-    fn know_unrecorded(&self, pool: &PoolConfig, id: VolumeId, dir: &Path, why: String) {
-        tracing::error!(%id, error = why, "the volume is left alone");
-        let Ok(name) = Name::parse(&id.to_string()) else { return };
-        let mut entry = self.entry(name, id, pool, dir, &VolumeRecord::unknown(id));
-        entry.closed = Some(why);
-        self.state().volumes.insert(id, entry);
-    }
-
-    fn entry(&self, name: Name, id: VolumeId, pool: &PoolConfig, dir: &Path, record: &VolumeRecord) -> Entry {
-        let shard = self.state().volumes.len() % self.shards.len();
-        Entry {
-            name,
-            id,
-            group: GroupId::parse(&record.group).unwrap_or_default(),
-            pool: pool.name.clone(),
-            dir: dir.to_owned(),
-            base: record.base.clone(),
-            adopted: record.adopted,
-            created: WallMs(record.created_ms),
-            frontend: frontend_of(&record.frontend),
+    fn know(&self, known: &VolumeEntry) {
+        let mut state = self.state();
+        let shard = state.volumes.len() % self.shards.len();
+        let entry = Entry {
+            name: known.record.name.clone(),
+            id: known.record.id,
+            group: None,
+            pool: known.pool.clone(),
+            dir: known.dir.clone(),
+            adopted: false,
+            created: known.record.created,
+            frontend: known.record.frontend,
             shard: shard as u16,
             peer_site: None,
-            closed: None,
+            closed: known.fault.clone(),
             open: None,
+        };
+        state.volumes.insert(entry.id, entry);
+    }
+
+    /// Lets nobody mount the base of an open volume by what its file system is called.
+    fn hide_base(&self, dir: &Path, name: &Name) {
+        let base = files::base_path(dir);
+        if let Err(error) = self.bases.add(&base, name) {
+            tracing::warn!(volume = %name, base = %base.display(), %error, "the base is not hidden from mounting by UUID");
         }
     }
 
-    fn set_closed(&self, id: VolumeId, why: Option<String>) {
+    /// Ends [`hide_base`](Self::hide_base).
+    pub(super) fn unhide_base(&self, id: VolumeId) {
+        let Some(dir) = self.state().volumes.get(&id).map(|entry| entry.dir.clone()) else { return };
+        let base = files::base_path(&dir);
+        if let Err(error) = self.bases.remove(&base) {
+            tracing::warn!(%id, base = %base.display(), %error, "the base stays hidden from mounting by UUID");
+        }
+    }
+
+    pub(super) fn set_closed(&self, id: VolumeId, why: Option<String>) {
         if let Some(entry) = self.state().volumes.get_mut(&id) {
             entry.closed = why;
         }
@@ -154,6 +137,8 @@ impl Agent {
             Ok((files, params))
         });
         let (files, params) = opened.await.map_err(failed)??;
+        let facts = superblock_of(&params.superblock);
+        self.hide_base(files.dir(), &name);
         let disk = self.disk.clone();
         let answer = self.shard(shard).ask(move |shard, answer| {
             let result = Node::open(shard.now(), params).map(|node| {
@@ -166,6 +151,9 @@ impl Agent {
         let peer = answer.await.map_err(failed)?.map_err(failed)?;
         if let Some(entry) = self.state().volumes.get_mut(&id) {
             (entry.closed, entry.peer_site) = (None, peer);
+            if let Some(superblock) = facts {
+                (entry.group, entry.adopted) = (Some(superblock.group), superblock.adopted);
+            }
         }
         self.keep_connected(id);
         Ok(())
@@ -201,27 +189,18 @@ impl Agent {
         }
     }
 
-    pub(super) fn name_is_free(&self, name: &Name) -> Result<(), EngineError> {
-        let state = self.state();
-        if state.stopping {
-            return Err(EngineError::Stopping);
-        }
-        match state.volumes.values().any(|v| v.name == *name) {
-            true => Err(EngineError::Exists(format!("there is a volume {name} here already"))),
-            false => Ok(()),
-        }
-    }
-
     /// A new volume, Primary here.
     pub(super) async fn make_primary(
         self: &Arc<Self>,
         new: NewVolume,
         peer: Option<SiteId>,
     ) -> Result<VolumeId, EngineError> {
-        self.name_is_free(&new.name)?;
+        let name = new.name.clone();
+        // Before anything is made for it, such as a file for its base.
+        self.keep(move |catalogue| catalogue.check_name(&name)).await?;
         let id = VolumeId(random()?);
         let group = GroupId(random()?);
-        let (base, base_path, size, adopted) = base_of(&new.origin)?;
+        let (base, size, adopted) = base_of(&new.origin)?;
         let policy = new.policy.applied_to(self.config.defaults.policy());
         let kind = CreateKind::Primary { generation: GenId(random()?), nonce: Nonce(random()?) };
         let params = CreateParams {
@@ -239,7 +218,7 @@ impl Agent {
         };
         let frontend = new.policy.frontend.unwrap_or_default();
         let pool = self.pool(new.pool.as_ref())?;
-        self.make(Making { name: new.name, id, group, pool, base, base_path, frontend, params }).await?;
+        self.make(Making { name: new.name, id, pool, base, frontend, params }).await?;
         Ok(id)
     }
 
@@ -247,13 +226,13 @@ impl Agent {
     pub(super) async fn make_replica(self: &Arc<Self>, peer: SiteId, new: NewReplica) -> Result<(), EngineError> {
         let known = self.state().volumes.get(&new.volume).map(|v| v.group);
         if let Some(group) = known {
-            return match group == new.group {
+            // Of one that was never open the group is not known; its identity is.
+            return match group.is_none_or(|group| group == new.group) {
                 true => Ok(()),
                 false => Err(EngineError::Exists("another volume of this identity is here".into())),
             };
         }
         let name = Name::parse(&new.name).map_err(|_| EngineError::Failed("impossible volume name".into()))?;
-        self.name_is_free(&name)?;
         if new.size == 0
             || !new.size.is_multiple_of(512)
             || !new.slot_bytes.is_multiple_of(4096)
@@ -275,38 +254,24 @@ impl Agent {
             adopted: false,
         };
         let base = NewBase::Image { size: new.size };
-        let (id, group, pool) = (new.volume, new.group, self.pool(None)?);
+        let (id, pool) = (new.volume, self.pool(None)?);
         let frontend = FrontendKind::Auto;
-        self.make(Making { name, id, group, pool, base, base_path: None, frontend, params }).await
+        self.make(Making { name, id, pool, base, frontend, params }).await
     }
 
+    /// Makes a volume and opens it. Goes on to its end when nobody waits for it any more: what is on disk is known.
     async fn make(self: &Arc<Self>, making: Making) -> Result<(), EngineError> {
-        let Making { name, id, group, pool, base, base_path, frontend, params } = making;
-        let dir = pool.path.join(id.to_string());
-        let record = VolumeRecord {
-            name: name.to_string(),
-            id: id.to_string(),
-            group: group.to_string(),
-            base: base_path,
-            adopted: params.adopted,
-            created_ms: wall_now().0,
-            frontend: frontend_name(frontend).into(),
-            attached: None,
-        };
-        let new = Node::create(&params);
-        let text = record::text_of(&record).map_err(failed)?;
-        let target = dir.clone();
-        let task = tokio::task::spawn_blocking(move || -> Result<(), EngineError> {
-            // The record is part of the volume from its first moment: a volume without one could neither be opened nor made
-            // again.
-            let others = vec![(VOLUME_FILE, text.into())];
-            let new = NewFiles { superblock: new.superblock, config: new.config, others };
-            VolumeFiles::create(&target, &base, &new, FileOptions::default()).map(drop).map_err(failed)
+        if self.state().stopping {
+            return Err(EngineError::Stopping);
+        }
+        let (agent, id) = (Arc::clone(self), making.id);
+        let made = self.runtime.spawn(async move {
+            let catalogue = Arc::clone(&agent.catalogue);
+            let known = tokio::task::spawn_blocking(move || make_files(&catalogue, making)).await.map_err(failed)??;
+            agent.know(&known);
+            agent.open_volume(id).await
         });
-        task.await.map_err(failed)??;
-        let entry = self.entry(name, id, &pool, &dir, &record);
-        self.state().volumes.insert(id, entry);
-        self.open_volume(id).await
+        made.await.map_err(failed)?
     }
 
     /// Closes a volume: everything written is durable, its files are free. The entry stays.
@@ -326,7 +291,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Closes everything in order; for a stop of the agent.
+    /// Closes everything in order, the catalogue last; for a stop of the agent.
     pub async fn close_all(&self) {
         self.state().stopping = true;
         let all: Vec<(VolumeId, u16)> = self.state().volumes.values().map(|v| (v.id, v.shard)).collect();
@@ -337,28 +302,41 @@ impl Agent {
                 tracing::warn!(%id, "the volume did not close in time; it recovers at the next start");
             }
         }
+        lock(&self.catalogue).close();
     }
 
     /// Remembers whether the frontend is to be open.
-    pub(super) fn remember_attached(&self, id: VolumeId, kind: Option<FrontendKind>) {
-        let Some(dir) = self.state().volumes.get(&id).map(|v| v.dir.clone()) else { return };
-        let path = dir.join(VOLUME_FILE);
-        let written = record::read::<VolumeRecord>(&path).and_then(|mut record| {
-            record.attached = kind.map(|k| frontend_name(k).into());
-            record::write(&path, &record)
-        });
-        if let Err(error) = written {
-            tracing::warn!(%id, %error, "volume.toml cannot be updated");
+    pub(super) async fn remember_attached(&self, id: VolumeId, kind: Option<FrontendKind>) {
+        if let Err(error) = self.keep(move |catalogue| catalogue.set_attached(id, kind)).await {
+            tracing::warn!(%id, %error, "what is attached is not remembered");
         }
     }
 }
 
-/// The record in a volume's directory, with its name.
-fn named_record(dir: &Path) -> Result<(Name, VolumeRecord), String> {
-    let record: VolumeRecord =
-        record::read(&dir.join(VOLUME_FILE)).map_err(|error| format!("{VOLUME_FILE} cannot be read: {error}"))?;
-    let name = Name::parse(&record.name).map_err(|error| format!("{VOLUME_FILE} holds an impossible name: {error}"))?;
-    Ok((name, record))
+/// Makes a volume's files, its record among them, and makes it known. A crash leaves all of it or nothing.
+fn make_files(catalogue: &Mutex<Catalogue>, making: Making) -> Result<VolumeEntry, EngineError> {
+    let Making { name, id, pool, base, frontend, params } = making;
+    lock(catalogue).reserve(id, &name).map_err(refused)?;
+    let record = VolumeRecord { id, name, created: wall_now(), frontend, attached: None };
+    let dir = pool.path.join(id.to_string());
+    let new = Node::create(&params);
+    // The record is part of the volume from its first moment: a volume without one could neither be opened nor made again.
+    let made = record.to_text().map_err(failed).and_then(|text| {
+        let others = vec![(VOLUME_FILE, text.into())];
+        let new = NewFiles { superblock: new.superblock, config: new.config, others };
+        VolumeFiles::create(&dir, &base, &new, FileOptions::default()).map(drop).map_err(failed)
+    });
+    let mut catalogue = lock(catalogue);
+    if let Err(error) = made {
+        catalogue.unreserve(id);
+        return Err(error);
+    }
+    catalogue.enlist(&pool.name, &dir, record).map_err(refused)
+}
+
+/// The newest superblock in the file's content; none: damaged.
+pub(super) fn superblock_of(file: &[u8]) -> Option<Superblock> {
+    Superblock::decode(superblock::FILE.decode(file).ok()?.content).ok()
 }
 
 /// The slot size of a new volume: 32 MiB, smaller for a small log, so that it has at least sixteen.
@@ -370,20 +348,21 @@ fn slot_bytes(log_bytes: u64) -> u64 {
     slot
 }
 
-fn base_of(origin: &Origin) -> Result<(NewBase, Option<PathBuf>, u64, bool), EngineError> {
+/// The base of a new volume, its size in bytes, and whether it held data before.
+fn base_of(origin: &Origin) -> Result<(NewBase, u64, bool), EngineError> {
     match origin {
-        Origin::Empty { size, base: None } => Ok((NewBase::Image { size: *size }, None, *size, false)),
+        Origin::Empty { size, base: None } => Ok((NewBase::Image { size: *size }, *size, false)),
         Origin::Empty { size, base: Some(path) } => {
             if !path.exists() {
                 let file = std::fs::File::create_new(path).map_err(failed)?;
                 file.set_len(*size).and_then(|()| file.sync_all()).map_err(failed)?;
             }
-            Ok((NewBase::Adopt { path: path.clone() }, Some(path.clone()), *size, false))
+            Ok((NewBase::Adopt { path: path.clone() }, *size, false))
         }
         Origin::Adopt { path } => {
             let info = crate::disk::probe_base(path).map_err(failed)?;
             let size = info.size / 512 * 512;
-            Ok((NewBase::Adopt { path: path.clone() }, Some(path.clone()), size, true))
+            Ok((NewBase::Adopt { path: path.clone() }, size, true))
         }
     }
 }

@@ -1,13 +1,16 @@
 //! The catalogue: which volumes and peers this agent knows.
 //!
-//! The truth is in small files beside what they describe: `<volume directory>/volume.toml`, `<state_dir>/peers/<name>.toml`.
-//! The index (RocksDB) holds copies. It is read at start and brought in line with the files; it may be deleted, damaged or
-//! old, and everything comes back. What it alone remembers is that a volume *should* be there whose pool is not mounted.
+//! The truth is in small files beside what they describe: `<volume directory>/volume.toml`, `<state_dir>/peers/<name>.toml`
+//! and `<name>.crt`. The index (RocksDB) holds copies. It is read at start and brought in line with the files; it may be
+//! deleted, damaged, of another version or old, and everything comes back. What it alone remembers is that a volume or a peer
+//! *should* be there: one whose pool is not mounted, or whose file is damaged, keeps its name and is not made a second time.
 //!
 //! Invariants: a change is in its file, durably, before it is in the index, and in the index before it is visible here; names
-//! and ids are unique; one agent at a time has a state directory open.
+//! and ids are unique; one agent at a time has a state directory open. A failure of the index alone fails nothing: it is
+//! logged and counted, and the next start mends it.
 
 mod bases;
+mod finding;
 mod index;
 mod record;
 #[cfg(feature = "rocksdb")]
@@ -16,7 +19,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,13 +29,18 @@ use serde::{Deserialize, Serialize};
 use tidemark_core::types::VolumeId;
 
 pub use bases::Bases;
-pub use index::IndexError;
+pub use finding::Finding;
+pub use index::Rebuilt;
 pub use record::{PeerRecord, RecordError, VolumeRecord};
+pub use scan::VOLUME_FILE;
 
 use crate::config::{Name, PoolConfig};
+use crate::control::FrontendKind;
 use crate::crashsafe;
-use index::Index;
-use scan::{Scan, VOLUME_FILE, peer_file};
+use crate::disk;
+use crate::telemetry::CatalogueMetrics;
+use index::{Index, IndexError, MemoryIndex};
+use scan::{Scan, peer_file};
 
 /// Directory in a pool for what deleted volumes left.
 const TRASH: &str = ".trash";
@@ -40,80 +48,14 @@ const TRASH: &str = ".trash";
 /// A volume as the catalogue knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeEntry {
-    /// What its file says.
+    /// What its file says; where that cannot be read, what the index remembers of it, or its identity as a name.
     pub record: VolumeRecord,
     /// Its pool.
     pub pool: Name,
     /// Its directory.
     pub dir: PathBuf,
-    /// Its directory is there. False: remembered by the index only, most likely the pool is not mounted.
-    pub present: bool,
-}
-
-impl VolumeEntry {
-    /// The base image as a path that can be opened.
-    pub fn base(&self) -> PathBuf {
-        self.record.base_in(&self.dir)
-    }
-}
-
-/// Something that a person should know about what was found at start.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Finding {
-    /// The index was damaged and is new.
-    #[error("the index was damaged and was rebuilt: {why}")]
-    IndexRebuilt {
-        /// What was wrong with it.
-        why: String,
-    },
-    /// The index did not know a volume, or knew something else of it.
-    #[error("volume {name} in {} was not in the index as it is on disk; the disk counts", dir.display())]
-    Reindexed {
-        /// The volume.
-        name: Name,
-        /// Its directory.
-        dir: PathBuf,
-    },
-    /// A volume that should be there is not.
-    #[error("volume {name} is missing: {} is not there; is the pool mounted?", dir.display())]
-    Missing {
-        /// The volume.
-        name: Name,
-        /// Where it was.
-        dir: PathBuf,
-    },
-    /// A volume directory without a name: its creation did not end.
-    #[error("{} has no {VOLUME_FILE}: a creation that did not end, or a damaged volume; it is not served", dir.display())]
-    Unnamed {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// Two volumes want one name; the older has it.
-    #[error("{} is not served: its name {name} belongs to the older volume in {}", dir.display(), by.display())]
-    NameTaken {
-        /// The name.
-        name: Name,
-        /// The directory that is not served.
-        dir: PathBuf,
-        /// The directory that is.
-        by: PathBuf,
-    },
-    /// One volume lies in two pools.
-    #[error("{} is not served: the same volume lies in {}", dir.display(), first.display())]
-    Twice {
-        /// The directory that is not served.
-        dir: PathBuf,
-        /// The directory that is.
-        first: PathBuf,
-    },
-    /// A file or directory cannot be used.
-    #[error("{} is not used: {why}", path.display())]
-    Unreadable {
-        /// What.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
+    /// Why it must be left alone: it is not there, or not as it should be.
+    pub fault: Option<String>,
 }
 
 /// Why the catalogue did not do what it was asked.
@@ -133,21 +75,18 @@ pub enum CatalogueError {
         /// What failed.
         source: io::Error,
     },
-    /// The index failed.
-    #[error("catalogue index {0}")]
-    Index(#[from] IndexError),
+    /// A volume's files cannot be changed.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
     /// The name belongs to another volume.
-    #[error("there is a volume {0} already")]
+    #[error("there is a volume {0} here already")]
     NameTaken(Name),
     /// The volume is known already.
     #[error("volume {0} is known already")]
     Known(VolumeId),
-    /// No such volume.
+    /// No such volume, or one that must be left alone.
     #[error("volume {0} is not known")]
     NoVolume(VolumeId),
-    /// No such peer.
-    #[error("peer {0} is not known")]
-    NoPeer(Name),
     /// A record cannot be put into text.
     #[error("record: {0}")]
     Record(#[from] RecordError),
@@ -157,9 +96,12 @@ pub enum CatalogueError {
 pub struct Catalogue {
     index: Box<dyn Index>,
     volumes: BTreeMap<VolumeId, VolumeEntry>,
+    /// Volumes being made.
+    reserved: BTreeMap<VolumeId, Name>,
     peers: BTreeMap<Name, PeerRecord>,
     peers_dir: PathBuf,
     findings: Vec<Finding>,
+    metrics: CatalogueMetrics,
     _lock: Flock<File>,
 }
 
@@ -172,23 +114,33 @@ struct Indexed {
 }
 
 impl Catalogue {
-    /// Opens the catalogue of `state_dir` and brings its index in line with what `pools` and the peer files hold.
+    /// Opens the catalogue of `state_dir` and brings its index in line with what `pools` and the peer files hold. What was
+    /// found is logged, counted in `metrics` and kept as [`findings`](Self::findings).
     ///
     /// # Errors
-    /// When another agent has it open, or neither the old index nor a new one can be used. Damaged files are no error but
-    /// [`findings`](Self::findings).
-    pub fn open(state_dir: &Path, pools: &[PoolConfig]) -> Result<Self, CatalogueError> {
+    /// [`CatalogueError::InUse`] when another agent has it open, [`CatalogueError::Io`] when `state_dir` cannot be used.
+    /// Neither damaged files nor a damaged index are an error.
+    pub fn open(state_dir: &Path, pools: &[PoolConfig], metrics: CatalogueMetrics) -> Result<Self, CatalogueError> {
         crashsafe::create_dir(state_dir).map_err(io_at(state_dir))?;
         let lock = lock(state_dir)?;
         let peers_dir = state_dir.join("peers");
-        let opened = index::open(&state_dir.join("catalogue"))?;
+        let opened = index::open(&state_dir.join("catalogue"));
         let Scan { volumes, peers, findings } = Scan::of(pools, &peers_dir);
-        let mut catalogue = Self { index: opened.index, volumes, peers, peers_dir, findings, _lock: lock };
-        if let Some(why) = opened.rebuilt {
-            catalogue.findings.insert(0, Finding::IndexRebuilt { why });
-        }
+        let reserved = BTreeMap::new();
+        let mut catalogue =
+            Self { index: opened.index, volumes, reserved, peers, peers_dir, findings, metrics, _lock: lock };
+        catalogue.note_rebuilt(opened.rebuilt);
+        catalogue.remember(&opened.content);
         catalogue.reconcile(&opened.content)?;
+        catalogue.metrics.found(&catalogue.findings);
+        catalogue.findings.iter().for_each(tell);
         Ok(catalogue)
+    }
+
+    /// Closes the index for a stop: RocksDB has threads of its own, which must have ended when the process does. What changes
+    /// later is in the files alone.
+    pub fn close(&mut self) {
+        self.index = Box::new(MemoryIndex::default());
     }
 
     /// What a person should know about the last opening.
@@ -201,62 +153,121 @@ impl Catalogue {
         self.volumes.values()
     }
 
-    /// One volume.
-    pub fn volume(&self, id: VolumeId) -> Option<&VolumeEntry> {
-        self.volumes.get(&id)
-    }
-
-    /// The volume of that name.
-    pub fn volume_named(&self, name: &Name) -> Option<&VolumeEntry> {
-        self.volumes.values().find(|entry| entry.record.name == *name)
-    }
-
-    /// Makes a volume known whose directory exists.
-    pub fn add_volume(&mut self, pool: &Name, dir: &Path, record: VolumeRecord) -> Result<(), CatalogueError> {
-        if self.volumes.contains_key(&record.id) {
-            return Err(CatalogueError::Known(record.id));
+    /// Reserves identity and name of a volume that is about to be made: until [`enlist`](Self::enlist) or
+    /// [`unreserve`](Self::unreserve) nobody else gets them.
+    ///
+    /// # Errors
+    /// [`CatalogueError::Known`] and [`CatalogueError::NameTaken`].
+    pub fn reserve(&mut self, id: VolumeId, name: &Name) -> Result<(), CatalogueError> {
+        if self.volumes.contains_key(&id) || self.reserved.contains_key(&id) {
+            return Err(CatalogueError::Known(id));
         }
-        if self.volume_named(&record.name).is_some() {
-            return Err(CatalogueError::NameTaken(record.name));
-        }
-        self.write_volume(VolumeEntry { record, pool: pool.clone(), dir: dir.to_owned(), present: true })
-    }
-
-    /// Changes what is kept of a volume; id and name stay.
-    pub fn change_volume(
-        &mut self,
-        id: VolumeId,
-        change: impl FnOnce(&mut VolumeRecord),
-    ) -> Result<(), CatalogueError> {
-        let old = self.volumes.get(&id).ok_or(CatalogueError::NoVolume(id))?;
-        let mut entry = old.clone();
-        change(&mut entry.record);
-        assert!(entry.record.id == id && entry.record.name == old.record.name, "a change never renames a volume");
-        self.write_volume(entry)
-    }
-
-    /// Forgets a volume whose directory was removed or moved away before; what is left there would come back at the next
-    /// start.
-    pub fn forget_volume(&mut self, id: VolumeId) -> Result<(), CatalogueError> {
-        if self.volumes.contains_key(&id) {
-            self.index.remove(&volume_key(id))?;
-            self.volumes.remove(&id);
-        }
+        self.check_name(name)?;
+        self.reserved.insert(id, name.clone());
         Ok(())
     }
 
-    /// Moves a volume's directory, whole, to the trash of its pool and forgets it. Returns where it is now. `now_ms` makes the
-    /// name unique and tells people when it was.
-    pub fn trash_volume(&mut self, id: VolumeId, now_ms: u64) -> Result<PathBuf, CatalogueError> {
+    /// Whether a new volume could have this name.
+    ///
+    /// # Errors
+    /// [`CatalogueError::NameTaken`].
+    pub fn check_name(&self, name: &Name) -> Result<(), CatalogueError> {
+        let mut names = self.volumes.values().map(|entry| &entry.record.name).chain(self.reserved.values());
+        match names.any(|taken| taken == name) {
+            true => Err(CatalogueError::NameTaken(name.clone())),
+            false => Ok(()),
+        }
+    }
+
+    /// The volume was not made.
+    pub fn unreserve(&mut self, id: VolumeId) {
+        self.reserved.remove(&id);
+    }
+
+    /// Makes a reserved volume known that was made in `dir`, its record included.
+    ///
+    /// # Errors
+    /// When the record cannot be put into text.
+    ///
+    /// # Panics
+    /// When it was not reserved under this name.
+    pub fn enlist(&mut self, pool: &Name, dir: &Path, record: VolumeRecord) -> Result<VolumeEntry, CatalogueError> {
+        let name = self.reserved.remove(&record.id);
+        assert!(name.as_ref() == Some(&record.name), "a volume is reserved before it is made");
+        let entry = VolumeEntry { record, pool: pool.clone(), dir: dir.to_owned(), fault: None };
+        self.put(&volume_key(entry.record.id), &indexed(&entry)?);
+        self.volumes.insert(entry.record.id, entry.clone());
+        Ok(entry)
+    }
+
+    /// Keeps which frontend is to be open after a restart; none: detached.
+    ///
+    /// # Errors
+    /// When the volume's file cannot be written; what was kept before stays.
+    pub fn set_attached(&mut self, id: VolumeId, kind: Option<FrontendKind>) -> Result<(), CatalogueError> {
+        let known = self.volumes.get(&id).filter(|entry| entry.fault.is_none());
+        let mut entry = known.cloned().ok_or(CatalogueError::NoVolume(id))?;
+        if entry.record.attached == kind {
+            return Ok(());
+        }
+        entry.record.attached = kind;
+        let file = entry.dir.join(VOLUME_FILE);
+        crashsafe::replace(&file, &[entry.record.to_text()?]).map_err(io_at(&file))?;
+        self.put(&volume_key(id), &indexed(&entry)?);
+        self.volumes.insert(id, entry);
+        Ok(())
+    }
+
+    /// Moves a volume's directory, whole, to the trash of its pool and forgets it. Returns where it is now; none: it was not
+    /// there. `now_ms`, milliseconds since 1970, makes the name unique and tells people when it was.
+    ///
+    /// # Errors
+    /// When the directory cannot be moved; the volume stays known.
+    pub fn trash_volume(&mut self, id: VolumeId, now_ms: u64) -> Result<Option<PathBuf>, CatalogueError> {
         let entry = self.volumes.get(&id).ok_or(CatalogueError::NoVolume(id))?;
-        let pool = entry.dir.parent().ok_or(CatalogueError::NoVolume(id))?.to_owned();
-        let trash = pool.join(TRASH);
+        let trash = entry.dir.with_file_name(TRASH);
         let target = trash.join(format!("{}-{id}-{now_ms}", entry.record.name));
-        crashsafe::create_dir(&trash).map_err(io_at(&trash))?;
-        std::fs::rename(&entry.dir, &target).map_err(io_at(&entry.dir))?;
-        crashsafe::sync_dir(&trash).and_then(|()| crashsafe::sync_dir(&pool)).map_err(io_at(&trash))?;
-        self.forget_volume(id)?;
-        Ok(target)
+        let there = entry.dir.exists();
+        if there {
+            crashsafe::create_dir(&trash).map_err(io_at(&trash))?;
+            crashsafe::rename(&entry.dir, &target).map_err(io_at(&entry.dir))?;
+        }
+        self.forget(id);
+        Ok(there.then_some(target))
+    }
+
+    /// Removes a volume's directory, an image of its own included, and forgets it. An adopted base stays.
+    ///
+    /// # Errors
+    /// When the directory cannot be removed, or somebody serves it; the volume stays known.
+    pub fn purge_volume(&mut self, id: VolumeId) -> Result<(), CatalogueError> {
+        let entry = self.volumes.get(&id).ok_or(CatalogueError::NoVolume(id))?;
+        if entry.dir.exists() {
+            disk::files::remove_volume(&entry.dir)?;
+        }
+        self.forget(id);
+        Ok(())
+    }
+
+    /// Removes a volume's directory but keeps its base, and forgets it. Returns where the base is: an adopted one where it
+    /// always was, an image as `<pool>/<name>.released.img`.
+    ///
+    /// # Errors
+    /// As of [`purge_volume`](Self::purge_volume).
+    pub fn release_volume(&mut self, id: VolumeId) -> Result<PathBuf, CatalogueError> {
+        let entry = self.volumes.get(&id).ok_or(CatalogueError::NoVolume(id))?;
+        let beside = |name: String| entry.dir.with_file_name(name);
+        // A volume of this name may have been released before; its image is somebody's data.
+        let kept = Some(beside(format!("{}.released.img", entry.record.name))).filter(|path| !path.exists());
+        let kept = kept.unwrap_or_else(|| beside(format!("{}-{id}.released.img", entry.record.name)));
+        let base = disk::files::release_volume(&entry.dir, &kept)?;
+        self.forget(id);
+        Ok(base)
+    }
+
+    fn forget(&mut self, id: VolumeId) {
+        self.take(&volume_key(id));
+        self.volumes.remove(&id);
     }
 
     /// Every peer made known by a verb, by name.
@@ -265,109 +276,166 @@ impl Catalogue {
     }
 
     /// The authority of a peer that has its own, PEM.
-    pub fn peer_ca(&self, name: &Name) -> PathBuf {
+    pub fn peer_ca(&self, peer: &PeerRecord) -> Option<PathBuf> {
+        peer.own_ca.then(|| self.ca_file(&peer.name))
+    }
+
+    fn ca_file(&self, name: &Name) -> PathBuf {
         self.peers_dir.join(format!("{name}.crt"))
     }
 
     /// Makes a peer known, or replaces what was known of it. `ca_pem` is its own authority.
-    pub fn put_peer(&mut self, peer: PeerRecord, ca_pem: Option<&str>) -> Result<(), CatalogueError> {
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn put_peer(&mut self, peer: PeerRecord, ca_pem: Option<&str>) -> Result<PeerRecord, CatalogueError> {
         let peer = PeerRecord { own_ca: ca_pem.is_some(), ..peer };
         crashsafe::create_dir(&self.peers_dir).map_err(io_at(&self.peers_dir))?;
-        let ca = self.peer_ca(&peer.name);
+        let (file, ca) = (self.peers_dir.join(peer_file(&peer.name)), self.ca_file(&peer.name));
+        // The authority comes before the record that names it and goes after it.
         if let Some(pem) = ca_pem {
             crashsafe::replace(&ca, &[pem]).map_err(io_at(&ca))?;
         }
-        self.write_peer(peer)
+        let text = peer.to_text()?;
+        crashsafe::replace(&file, &[&text]).map_err(io_at(&file))?;
+        if ca_pem.is_none() {
+            crashsafe::remove(&ca).map_err(io_at(&ca))?;
+        }
+        self.put(&peer_key(&peer.name), &text);
+        self.peers.insert(peer.name.clone(), peer.clone());
+        Ok(peer)
     }
 
-    /// Keeps the site that answered as a peer; its authority stays as it is.
-    pub fn learn_site(&mut self, name: &Name, site: tidemark_core::types::SiteId) -> Result<(), CatalogueError> {
-        let old = self.peers.get(name).ok_or_else(|| CatalogueError::NoPeer(name.clone()))?;
-        self.write_peer(PeerRecord { site: Some(site), ..old.clone() })
-    }
-
-    /// Forgets a peer.
+    /// Forgets a peer. Not known: success.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
     pub fn remove_peer(&mut self, name: &Name) -> Result<(), CatalogueError> {
-        let file = self.peers_dir.join(peer_file(name));
-        crashsafe::remove(&file).map_err(io_at(&file))?;
-        let ca = self.peer_ca(name);
-        crashsafe::remove(&ca).map_err(io_at(&ca))?;
-        self.index.remove(&peer_key(name))?;
+        for file in [self.peers_dir.join(peer_file(name)), self.ca_file(name)] {
+            crashsafe::remove(&file).map_err(io_at(&file))?;
+        }
+        self.take(&peer_key(name));
         self.peers.remove(name);
         Ok(())
     }
 
-    fn write_volume(&mut self, entry: VolumeEntry) -> Result<(), CatalogueError> {
-        let file = entry.dir.join(VOLUME_FILE);
-        crashsafe::replace(&file, &[entry.record.to_text()?]).map_err(io_at(&file))?;
-        self.index.put(&volume_key(entry.record.id), &indexed(&entry)?)?;
+    fn put(&mut self, key: &str, text: &str) {
+        let result = self.index.put(key, text);
+        self.note(key, result);
+    }
+
+    fn take(&mut self, key: &str) {
+        let result = self.index.remove(key);
+        self.note(key, result);
+    }
+
+    /// The files are the truth: an index that fails is old until the next start, and that is all.
+    fn note(&self, key: &str, result: Result<(), IndexError>) {
+        if let Err(error) = result {
+            self.metrics.write_failed();
+            tracing::error!(key, %error, "the index of the catalogue cannot be written; the next start mends it");
+        }
+    }
+
+    /// At the very first start nothing is there, which is as it should be.
+    fn note_rebuilt(&mut self, rebuilt: Option<Rebuilt>) {
+        let is_first = self.volumes.is_empty() && self.peers.is_empty();
+        if let Some(why) = rebuilt.filter(|why| !(is_first && *why == Rebuilt::Missing)) {
+            self.metrics.rebuilt(&why);
+            self.findings.insert(0, Finding::IndexRebuilt(why));
+        }
+    }
+
+    /// Takes from the index what the files cannot say: which volumes should be there, the names of those whose record is
+    /// damaged, and which peers should be known.
+    fn remember(&mut self, content: &BTreeMap<String, String>) {
+        let mut names: BTreeSet<Name> = self.volumes.values().map(|entry| entry.record.name.clone()).collect();
+        for mut entry in content.iter().filter_map(|(key, text)| indexed_volume(key, text)) {
+            let id = entry.record.id;
+            if self.volumes.get(&id).is_some_and(|known| known.fault.is_none()) {
+                continue;
+            }
+            if !names.insert(entry.record.name.clone()) {
+                entry.record.name = record::name_of(id);
+            }
+            match self.volumes.get_mut(&id) {
+                Some(known) => known.record = entry.record,
+                None => self.miss(entry),
+            }
+        }
+        for name in content.keys().filter_map(|key| Name::parse(key.strip_prefix(PEER_PREFIX)?).ok()) {
+            if !self.peers.contains_key(&name) {
+                self.findings.push(Finding::PeerLost { name });
+            }
+        }
+    }
+
+    fn miss(&mut self, mut entry: VolumeEntry) {
+        let missing = Finding::Missing { name: entry.record.name.clone(), dir: entry.dir.clone() };
+        entry.fault = Some(missing.to_string());
+        self.findings.push(missing);
         self.volumes.insert(entry.record.id, entry);
-        Ok(())
     }
 
-    fn write_peer(&mut self, peer: PeerRecord) -> Result<(), CatalogueError> {
-        let (file, text) = (self.peers_dir.join(peer_file(&peer.name)), peer.to_text()?);
-        crashsafe::replace(&file, &[&text]).map_err(io_at(&file))?;
-        self.index.put(&peer_key(&peer.name), &text)?;
-        self.peers.insert(peer.name.clone(), peer);
-        Ok(())
-    }
-
-    /// Makes the index say what the files say, and remembers the volumes that only the index knows.
+    /// Makes the index say what the files say; what it remembers of what cannot be read stays as it is.
     fn reconcile(&mut self, content: &BTreeMap<String, String>) -> Result<(), CatalogueError> {
         let mut wanted = BTreeMap::new();
-        for entry in self.volumes.values() {
+        for entry in self.volumes.values().filter(|entry| entry.fault.is_none()) {
             wanted.insert(volume_key(entry.record.id), indexed(entry)?);
         }
         for peer in self.peers.values() {
             wanted.insert(peer_key(&peer.name), peer.to_text()?);
         }
-        let absent: Vec<VolumeEntry> = content.values().filter_map(|text| self.absent(text)).collect();
-        for entry in absent {
-            wanted.insert(volume_key(entry.record.id), indexed(&entry)?);
-            self.findings.push(Finding::Missing { name: entry.record.name.clone(), dir: entry.dir.clone() });
-            self.volumes.insert(entry.record.id, entry);
+        for (key, _) in content.iter().filter(|(key, text)| !wanted.contains_key(*key) && !remembers(key, text)) {
+            self.take(key);
         }
-        for key in content.keys().filter(|key| !wanted.contains_key(*key)) {
-            self.index.remove(key)?;
-        }
-        let fresh = content.is_empty();
+        let is_new = content.is_empty();
         for (key, text) in wanted.iter().filter(|(key, text)| content.get(*key) != Some(*text)) {
-            self.index.put(key, text)?;
-            let volume = key.strip_prefix(VOLUME_PREFIX).and_then(VolumeId::parse);
-            if let Some(entry) = volume.and_then(|id| self.volumes.get(&id)).filter(|_| !fresh) {
+            self.put(key, text);
+            let id = key.strip_prefix(VOLUME_PREFIX).and_then(VolumeId::parse);
+            if let Some(entry) = id.and_then(|id| self.volumes.get(&id)).filter(|_| !is_new) {
                 let (name, dir) = (entry.record.name.clone(), entry.dir.clone());
                 self.findings.push(Finding::Reindexed { name, dir });
             }
         }
         Ok(())
     }
-
-    /// The volume that the index text `text` is about, when its directory is gone and neither its id nor its name is known.
-    fn absent(&self, text: &str) -> Option<VolumeEntry> {
-        let indexed: Indexed = toml::from_str(text).ok()?;
-        let record = VolumeRecord::parse(&indexed.record).ok()?;
-        let known = self.volumes.contains_key(&record.id) || self.volume_named(&record.name).is_some();
-        let there = indexed.dir.exists();
-        (!known && !there).then_some(())?;
-        Some(VolumeEntry { record, pool: Name::parse(&indexed.pool).ok()?, dir: indexed.dir, present: false })
-    }
 }
 
 const VOLUME_PREFIX: &str = "volume/";
+const PEER_PREFIX: &str = "peer/";
 
 fn volume_key(id: VolumeId) -> String {
     format!("{VOLUME_PREFIX}{id}")
 }
 
 fn peer_key(name: &Name) -> String {
-    format!("peer/{name}")
+    format!("{PEER_PREFIX}{name}")
 }
 
-fn indexed(entry: &VolumeEntry) -> Result<String, CatalogueError> {
+fn indexed(entry: &VolumeEntry) -> Result<String, RecordError> {
     let record = entry.record.to_text()?;
-    let indexed = Indexed { pool: entry.pool.to_string(), dir: entry.dir.clone(), record };
-    toml::to_string(&indexed).map_err(|error| IndexError { path: entry.dir.clone(), why: error.to_string() }.into())
+    record::text(&Indexed { pool: entry.pool.to_string(), dir: entry.dir.clone(), record })
+}
+
+/// The volume that an entry of the index is about.
+fn indexed_volume(key: &str, text: &str) -> Option<VolumeEntry> {
+    let id = VolumeId::parse(key.strip_prefix(VOLUME_PREFIX)?)?;
+    let indexed: Indexed = toml::from_str(text).ok()?;
+    let record = VolumeRecord::parse(&indexed.record).ok().filter(|record| record.id == id)?;
+    Some(VolumeEntry { record, pool: Name::parse(&indexed.pool).ok()?, dir: indexed.dir, fault: None })
+}
+
+/// Whether an entry of the index that no file stands behind is worth keeping.
+fn remembers(key: &str, text: &str) -> bool {
+    indexed_volume(key, text).is_some() || (key.starts_with(PEER_PREFIX) && PeerRecord::parse(text).is_ok())
+}
+
+fn tell(finding: &Finding) {
+    match finding.is_harmless() {
+        true => tracing::info!("catalogue: {finding}"),
+        false => tracing::error!("catalogue: {finding}"),
+    }
 }
 
 fn lock(state_dir: &Path) -> Result<Flock<File>, CatalogueError> {

@@ -1,9 +1,10 @@
 //! What is kept about a volume and about a peer, and its text. The text is the same in its own file and in the index.
-
-use std::path::{Path, PathBuf};
+//!
+//! A fact stands in one file: what the superblock says (group, adopted or not) and where the base is (the link or image beside
+//! the superblock) is not repeated here.
 
 use serde::{Deserialize, Serialize};
-use tidemark_core::types::{GroupId, SiteId, VolumeId, WallMs};
+use tidemark_core::types::{SiteId, VolumeId, WallMs};
 
 use crate::config::{HostPort, Name};
 use crate::control::FrontendKind;
@@ -11,19 +12,13 @@ use crate::control::FrontendKind;
 /// Of both texts. A newer one is refused, not guessed at.
 const VERSION: u32 = 1;
 
-/// What an agent knows of one of its volumes without opening it: `<volume directory>/volume.toml`.
+/// What the agent itself keeps of a volume: `<volume directory>/volume.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeRecord {
     /// Identity; also the name of its directory.
     pub id: VolumeId,
     /// Its name, unique in this agent.
     pub name: Name,
-    /// Its group.
-    pub group: GroupId,
-    /// Base image; relative to the volume's directory when it lies in it, so that a pool can be mounted elsewhere.
-    pub base: PathBuf,
-    /// The base was there before the volume.
-    pub adopted: bool,
     /// Moment of creation.
     pub created: WallMs,
     /// What an attach with `auto` takes.
@@ -37,8 +32,8 @@ pub struct VolumeRecord {
 pub struct PeerRecord {
     /// Its name, unique in this agent.
     pub name: Name,
-    /// Its identity, once known.
-    pub site: Option<SiteId>,
+    /// Its identity.
+    pub site: SiteId,
     /// Its control address.
     pub address: HostPort,
     /// It has an authority of its own, in `<state_dir>/peers/<name>.crt`.
@@ -56,9 +51,6 @@ struct VolumeText {
     version: u32,
     id: String,
     name: String,
-    group: String,
-    base: PathBuf,
-    adopted: bool,
     created_ms: u64,
     frontend: FrontendText,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,8 +62,7 @@ struct VolumeText {
 struct PeerText {
     version: u32,
     name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    site_id: Option<String>,
+    site_id: String,
     address: String,
     own_ca: bool,
 }
@@ -105,20 +96,21 @@ impl From<FrontendText> for FrontendKind {
 }
 
 impl VolumeRecord {
-    /// The base as a path that can be opened, for a volume in `dir`.
-    pub fn base_in(&self, dir: &Path) -> PathBuf {
-        dir.join(&self.base)
+    /// Stands in for the record of `id` that cannot be read, under a name made of the id.
+    pub(super) fn unknown(id: VolumeId) -> Self {
+        let frontend = FrontendKind::Auto;
+        Self { id, name: name_of(id), created: WallMs(0), frontend, attached: None }
     }
 
     /// The record as text.
+    ///
+    /// # Errors
+    /// When the text cannot be made.
     pub fn to_text(&self) -> Result<String, RecordError> {
         text(&VolumeText {
             version: VERSION,
             id: self.id.to_string(),
             name: self.name.to_string(),
-            group: self.group.to_string(),
-            base: self.base.clone(),
-            adopted: self.adopted,
             created_ms: self.created.0,
             frontend: self.frontend.into(),
             attached: self.attached.map(Into::into),
@@ -126,15 +118,15 @@ impl VolumeRecord {
     }
 
     /// The record that `text` is.
+    ///
+    /// # Errors
+    /// When it is none, or of another version.
     pub fn parse(text: &str) -> Result<Self, RecordError> {
         let parsed: VolumeText = parse(text)?;
         versioned(parsed.version)?;
         Ok(Self {
             id: VolumeId::parse(&parsed.id).filter(|id| !id.is_nil()).ok_or_else(|| wrong("id", &parsed.id))?,
             name: name(&parsed.name)?,
-            group: GroupId::parse(&parsed.group).ok_or_else(|| wrong("group", &parsed.group))?,
-            base: parsed.base,
-            adopted: parsed.adopted,
             created: WallMs(parsed.created_ms),
             frontend: parsed.frontend.into(),
             attached: parsed.attached.map(Into::into),
@@ -144,31 +136,43 @@ impl VolumeRecord {
 
 impl PeerRecord {
     /// The record as text.
+    ///
+    /// # Errors
+    /// When the text cannot be made.
     pub fn to_text(&self) -> Result<String, RecordError> {
         text(&PeerText {
             version: VERSION,
             name: self.name.to_string(),
-            site_id: self.site.map(|site| site.to_string()),
+            site_id: self.site.to_string(),
             address: self.address.to_string(),
             own_ca: self.own_ca,
         })
     }
 
     /// The record that `text` is.
+    ///
+    /// # Errors
+    /// When it is none, or of another version.
     pub fn parse(text: &str) -> Result<Self, RecordError> {
         let parsed: PeerText = parse(text)?;
         versioned(parsed.version)?;
-        let site = |text: &String| SiteId::parse(text).filter(|id| !id.is_nil()).ok_or_else(|| wrong("site_id", text));
+        let site = SiteId::parse(&parsed.site_id).filter(|id| !id.is_nil());
         Ok(Self {
             name: name(&parsed.name)?,
-            site: parsed.site_id.as_ref().map(site).transpose()?,
+            site: site.ok_or_else(|| wrong("site_id", &parsed.site_id))?,
             address: HostPort::parse(&parsed.address).ok_or_else(|| wrong("address", &parsed.address))?,
             own_ca: parsed.own_ca,
         })
     }
 }
 
-fn text<T: Serialize>(value: &T) -> Result<String, RecordError> {
+/// The name of a volume that can have no other: its identity.
+pub(super) fn name_of(id: VolumeId) -> Name {
+    Name::parse(&id.to_string()).expect("hexadecimal digits and dashes are a name")
+}
+
+/// A value as text.
+pub(super) fn text<T: Serialize>(value: &T) -> Result<String, RecordError> {
     toml::to_string(value).map_err(|error| RecordError(error.to_string()))
 }
 
@@ -199,9 +203,6 @@ mod tests {
         VolumeRecord {
             id: VolumeId([1; 16]),
             name: Name::parse("pg").unwrap(),
-            group: GroupId([2; 16]),
-            base: "base.img".into(),
-            adopted: false,
             created: WallMs(1_700_000_000_000),
             frontend: FrontendKind::Auto,
             attached: Some(FrontendKind::Nbd),
@@ -212,9 +213,6 @@ mod tests {
     const VOLUME_V1: &str = r#"version = 1
 id = "01010101-0101-0101-0101-010101010101"
 name = "pg"
-group = "02020202-0202-0202-0202-020202020202"
-base = "base.img"
-adopted = false
 created_ms = 1700000000000
 frontend = "auto"
 attached = "nbd"
@@ -226,7 +224,7 @@ attached = "nbd"
         assert_eq!(VolumeRecord::parse(VOLUME_V1).unwrap(), volume());
         let peer = PeerRecord {
             name: Name::parse("b").unwrap(),
-            site: Some(SiteId([3; 16])),
+            site: SiteId([3; 16]),
             address: HostPort::parse("b:9740").unwrap(),
             own_ca: true,
         };
@@ -234,10 +232,10 @@ attached = "nbd"
     }
 
     #[test]
-    fn an_own_base_moves_with_its_directory_and_an_adopted_one_does_not() {
-        assert_eq!(volume().base_in(Path::new("/p/v")), Path::new("/p/v/base.img"));
-        let adopted = VolumeRecord { base: "/dev/sdz".into(), ..volume() };
-        assert_eq!(adopted.base_in(Path::new("/p/v")), Path::new("/dev/sdz"));
+    fn any_identity_is_a_name() {
+        for byte in [0, 0x7f, 0xff] {
+            assert_eq!(VolumeRecord::unknown(VolumeId([byte; 16])).name.as_str(), VolumeId([byte; 16]).to_string());
+        }
     }
 
     #[test]
@@ -246,9 +244,9 @@ attached = "nbd"
             ("version = 1", "version = 2"),
             ("name = \"pg\"", "name = \"../pg\""),
             ("id = \"01", "id = \"zz"),
-            ("adopted = false", "adopted = 3"),
+            ("created_ms = 17", "created_ms = true"),
             ("frontend = \"auto\"", "frontend = \"tape\""),
-            ("base", "bass"),
+            ("attached", "attacked"),
             (VOLUME_V1, ""),
         ] {
             assert!(VolumeRecord::parse(&VOLUME_V1.replacen(from, to, 1)).is_err(), "{to}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rocksdb::{DB, IteratorMode, LogLevel, Options, ReadOptions, WriteOptions};
+use rocksdb::{DB, DBRecoveryMode, IteratorMode, LogLevel, Options, ReadOptions, WriteOptions};
 
 use super::index::{Index, IndexError};
 
@@ -28,6 +28,8 @@ impl RocksIndex {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_paranoid_checks(true);
+        // A torn end is what a crash leaves; anything else that is wrong is an error, not a silently older index.
+        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_max_open_files(MAX_OPEN_FILES);
         options.set_keep_log_file_num(KEEP_LOG_FILES);

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use tidemark_core::types::VolumeId;
 
-use super::record::{PeerRecord, VolumeRecord};
+use super::record::{PeerRecord, VolumeRecord, name_of};
 use super::{Finding, VolumeEntry};
 use crate::config::{Name, PoolConfig};
-use crate::crashsafe;
+use crate::{crashsafe, disk};
 
-/// In a volume's directory.
-pub(super) const VOLUME_FILE: &str = "volume.toml";
+/// Name of the record in a volume's directory.
+pub const VOLUME_FILE: &str = "volume.toml";
 const PEER_SUFFIX: &str = ".toml";
 
 /// Volumes and peers by identity and name, and what was wrong.
@@ -28,12 +28,12 @@ impl Scan {
     pub fn of(pools: &[PoolConfig], peers: &Path) -> Self {
         let mut scan = Self::default();
         for pool in pools {
-            let listed = volume_dirs(&pool.path);
-            match listed {
+            match disk::files::volumes_in(&pool.path) {
                 Ok(dirs) => dirs.into_iter().for_each(|(id, dir)| scan.volume(pool, id, dir)),
                 Err(error) => scan.unreadable(&pool.path, &error),
             }
         }
+        scan.settle_names();
         match peer_files(peers) {
             Ok(files) => files.iter().for_each(|file| scan.peer(file)),
             Err(error) => scan.unreadable(peers, &error),
@@ -46,44 +46,39 @@ impl Scan {
     }
 
     fn volume(&mut self, pool: &PoolConfig, id: VolumeId, dir: PathBuf) {
-        let file = dir.join(VOLUME_FILE);
-        let record = match crashsafe::read(&file) {
-            Ok(None) => return self.findings.push(Finding::Unnamed { dir }),
-            Ok(Some(text)) => VolumeRecord::parse(&text).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        match record {
-            Ok(record) if record.id == id => {
-                self.place(VolumeEntry { record, pool: pool.name.clone(), dir, present: true })
-            }
-            Ok(record) => self.unreadable(&file, &format!("names volume {} in the directory of another", record.id)),
-            Err(why) => self.unreadable(&file, &why),
-        }
-    }
-
-    /// Names and ids are unique: the older volume keeps a name, the first pool keeps an id.
-    fn place(&mut self, entry: VolumeEntry) {
-        if let Some(first) = self.volumes.get(&entry.record.id) {
-            let taken = Finding::Twice { dir: entry.dir, first: first.dir.clone() };
+        if let Some(first) = self.volumes.get_mut(&id) {
+            let taken = Finding::Twice { dir, first: first.dir.clone() };
+            first.fault = Some(taken.to_string());
             return self.findings.push(taken);
         }
-        let rival = self.volumes.values().find(|other| other.record.name == entry.record.name);
-        let Some(rival) = rival.map(|other| other.record.id) else {
-            self.volumes.insert(entry.record.id, entry);
-            return;
-        };
-        let age = |entry: &VolumeEntry| (entry.record.created, entry.record.id);
-        let newer_is_new = age(&entry) > age(&self.volumes[&rival]);
-        let (older, newer) = match newer_is_new {
-            true => (self.volumes[&rival].dir.clone(), entry),
-            false => {
-                let older = entry.dir.clone();
-                self.volumes.insert(entry.record.id, entry);
-                let Some(newer) = self.volumes.remove(&rival) else { return };
-                (older, newer)
+        let file = dir.join(VOLUME_FILE);
+        let (record, fault) = match read_record(&file, id) {
+            Ok(record) => (record, None),
+            Err(why) => {
+                self.unreadable(&file, &why);
+                (VolumeRecord::unknown(id), Some(format!("{VOLUME_FILE} cannot be read: {why}")))
             }
         };
-        self.findings.push(Finding::NameTaken { name: newer.record.name, dir: newer.dir, by: older });
+        self.volumes.insert(id, VolumeEntry { record, pool: pool.name.clone(), dir, fault });
+    }
+
+    /// Names are unique: the oldest volume keeps one that several have, the others go by their identity.
+    fn settle_names(&mut self) {
+        let mut by_age: Vec<_> = self.volumes.values().map(|entry| (entry.record.created, entry.record.id)).collect();
+        by_age.sort();
+        let mut owners: BTreeMap<Name, PathBuf> = BTreeMap::new();
+        for (_, id) in by_age {
+            let Some(entry) = self.volumes.get_mut(&id) else { continue };
+            let name = entry.record.name.clone();
+            if let Some(by) = owners.get(&name) {
+                let taken = Finding::NameTaken { name, dir: entry.dir.clone(), by: by.clone() };
+                entry.record.name = name_of(id);
+                entry.fault = Some(taken.to_string());
+                self.findings.push(taken);
+            } else {
+                owners.insert(name, entry.dir.clone());
+            }
+        }
     }
 
     fn peer(&mut self, file: &Path) {
@@ -102,22 +97,18 @@ impl Scan {
     }
 }
 
+fn read_record(file: &Path, id: VolumeId) -> Result<VolumeRecord, String> {
+    let text = crashsafe::read(file).map_err(|error| error.to_string())?.ok_or("it is not there")?;
+    let record = VolumeRecord::parse(&text).map_err(|error| error.to_string())?;
+    match record.id == id {
+        true => Ok(record),
+        false => Err(format!("it names volume {} in the directory of another", record.id)),
+    }
+}
+
 /// The name of a peer's file.
 pub(super) fn peer_file(name: &Name) -> String {
     format!("{name}{PEER_SUFFIX}")
-}
-
-fn volume_dirs(pool: &Path) -> io::Result<Vec<(VolumeId, PathBuf)>> {
-    let mut dirs = Vec::new();
-    for entry in std::fs::read_dir(pool)? {
-        let path = entry?.path();
-        let id = path.file_name().and_then(|name| VolumeId::parse(name.to_str()?));
-        if let Some(id) = id.filter(|_| path.is_dir()) {
-            dirs.push((id, path));
-        }
-    }
-    dirs.sort();
-    Ok(dirs)
 }
 
 fn peer_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -125,11 +116,7 @@ fn peer_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    let is_peer = |path: &PathBuf| {
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| name.ends_with(PEER_SUFFIX) && !name.starts_with('.'))
-    };
+    let is_peer = |path: &PathBuf| path.to_str().is_some_and(|path| path.ends_with(PEER_SUFFIX));
     let mut files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
     files.retain(is_peer);
     files.sort();

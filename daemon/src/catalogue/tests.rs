@@ -1,9 +1,8 @@
-//! The catalogue survives the loss, damage and age of its index.
+//! The catalogue survives the loss, damage and age of its index, and never takes it for the truth.
 
 use super::*;
 use crate::config::HostPort;
-use crate::control::FrontendKind;
-use tidemark_core::types::{GroupId, SiteId, WallMs};
+use tidemark_core::types::{SiteId, WallMs};
 
 struct World {
     dir: tempfile::TempDir,
@@ -13,21 +12,18 @@ fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
+fn id(number: u8) -> VolumeId {
+    VolumeId([number; 16])
+}
+
 fn record(number: u8, text: &str) -> VolumeRecord {
-    VolumeRecord {
-        id: VolumeId([number; 16]),
-        name: name(text),
-        group: GroupId([9; 16]),
-        base: "base.img".into(),
-        adopted: false,
-        created: WallMs(number.into()),
-        frontend: FrontendKind::Auto,
-        attached: None,
-    }
+    let created = WallMs(number.into());
+    VolumeRecord { id: id(number), name: name(text), created, frontend: FrontendKind::Auto, attached: None }
 }
 
 fn peer(text: &str) -> PeerRecord {
-    PeerRecord { name: name(text), site: None, address: HostPort::parse("b:9740").unwrap(), own_ca: false }
+    let address = HostPort::parse("b:9740").unwrap();
+    PeerRecord { name: name(text), site: SiteId([0xb; 16]), address, own_ca: false }
 }
 
 impl World {
@@ -45,7 +41,11 @@ impl World {
     }
 
     fn open(&self) -> Catalogue {
-        Catalogue::open(&self.dir.path().join("state"), &self.pools()).unwrap()
+        self.try_open().unwrap()
+    }
+
+    fn try_open(&self) -> Result<Catalogue, CatalogueError> {
+        Catalogue::open(&self.dir.path().join("state"), &self.pools(), CatalogueMetrics::default())
     }
 
     fn volume_dir(&self, pool: &str, id: VolumeId) -> PathBuf {
@@ -56,10 +56,18 @@ impl World {
         self.dir.path().join("state/catalogue")
     }
 
-    fn add(&self, catalogue: &mut Catalogue, pool: &str, record: VolumeRecord) {
+    /// A volume's directory as far as the catalogue looks at it.
+    fn make(&self, pool: &str, record: &VolumeRecord) -> PathBuf {
         let dir = self.volume_dir(pool, record.id);
         std::fs::create_dir(&dir).unwrap();
-        catalogue.add_volume(&name(pool), &dir, record).unwrap();
+        std::fs::write(dir.join(VOLUME_FILE), record.to_text().unwrap()).unwrap();
+        dir
+    }
+
+    fn add(&self, catalogue: &mut Catalogue, pool: &str, record: VolumeRecord) {
+        catalogue.reserve(record.id, &record.name).unwrap();
+        let dir = self.make(pool, &record);
+        catalogue.enlist(&name(pool), &dir, record).unwrap();
     }
 
     /// Two volumes in two pools and two peers, one with its own authority.
@@ -68,12 +76,11 @@ impl World {
         let mut catalogue = world.open();
         world.add(&mut catalogue, "main", record(1, "pg"));
         world.add(&mut catalogue, "fast", record(2, "logs"));
-        catalogue.change_volume(VolumeId([2; 16]), |record| record.attached = Some(FrontendKind::Fuse)).unwrap();
+        catalogue.set_attached(id(2), Some(FrontendKind::Fuse)).unwrap();
         catalogue.put_peer(peer("b"), Some("PEM")).unwrap();
         catalogue.put_peer(peer("c"), None).unwrap();
-        catalogue.learn_site(&name("b"), SiteId([0xb; 16])).unwrap();
         let (volumes, peers) = content(&catalogue);
-        assert_eq!((volumes.len(), peers.len()), (2, 2));
+        assert_eq!((volumes.len(), peers.len(), catalogue.findings().len()), (2, 2, 0));
         drop(catalogue);
         (world, volumes, peers)
     }
@@ -83,16 +90,24 @@ fn content(catalogue: &Catalogue) -> (Vec<VolumeEntry>, Vec<PeerRecord>) {
     (catalogue.volumes().cloned().collect(), catalogue.peers().cloned().collect())
 }
 
+fn named<'c>(catalogue: &'c Catalogue, text: &str) -> &'c VolumeEntry {
+    catalogue.volumes().find(|entry| entry.record.name.as_str() == text).expect("a volume of this name")
+}
+
+fn found(catalogue: &Catalogue) -> Vec<&'static str> {
+    catalogue.findings().iter().map(Finding::kind).collect()
+}
+
 #[test]
 fn what_was_put_is_there_after_a_restart() {
     let (world, volumes, peers) = World::filled();
     let catalogue = world.open();
     assert_eq!(content(&catalogue), (volumes, peers));
     assert_eq!(catalogue.findings(), []);
-    assert_eq!(catalogue.volume_named(&name("logs")).unwrap().record.attached, Some(FrontendKind::Fuse));
-    let b = catalogue.peers().next().unwrap();
-    assert_eq!((b.site, b.own_ca), (Some(SiteId([0xb; 16])), true));
-    assert_eq!(std::fs::read_to_string(catalogue.peer_ca(&b.name)).unwrap(), "PEM");
+    assert_eq!(named(&catalogue, "logs").record.attached, Some(FrontendKind::Fuse));
+    let cas: Vec<_> = catalogue.peers().map(|peer| catalogue.peer_ca(peer)).collect();
+    assert_eq!(std::fs::read_to_string(cas[0].as_ref().unwrap()).unwrap(), "PEM");
+    assert_eq!(cas[1], None);
 }
 
 #[test]
@@ -100,14 +115,18 @@ fn a_deleted_index_comes_back() {
     let (world, volumes, peers) = World::filled();
     if world.index_dir().exists() {
         std::fs::remove_dir_all(world.index_dir()).unwrap();
+        let catalogue = world.open();
+        assert_eq!(content(&catalogue), (volumes.clone(), peers.clone()));
+        assert_eq!(catalogue.findings(), [Finding::IndexRebuilt(Rebuilt::Missing)]);
     }
-    assert_eq!(content(&world.open()), (volumes.clone(), peers.clone()));
-    assert_eq!(content(&world.open()), (volumes, peers));
+    let catalogue = world.open();
+    assert_eq!(content(&catalogue), (volumes, peers));
+    assert_eq!(catalogue.findings(), []);
 }
 
 /// What a file becomes; none: it is removed.
 #[cfg(feature = "rocksdb")]
-type Damage = fn(&[u8]) -> Option<Vec<u8>>;
+type Damage = Box<dyn Fn(&[u8]) -> Option<Vec<u8>>>;
 
 #[cfg(feature = "rocksdb")]
 #[test]
@@ -118,14 +137,23 @@ fn any_damaged_file_of_the_index_is_survived() {
     assert!(files.len() > 3, "{files:?}");
     let keep = world.dir.path().join("keep");
     std::fs::rename(world.index_dir(), &keep).unwrap();
-    let damages: [Damage; 4] = [
-        |_| None,
-        |_| Some(Vec::new()),
-        |old| Some(old.iter().map(|byte| byte ^ 0xff).collect()),
-        |old| Some(old[..old.len() / 2].to_vec()),
+    let mut damages: Vec<Damage> = vec![
+        Box::new(|_| None),
+        Box::new(|_| Some(Vec::new())),
+        Box::new(|old| Some(old.iter().map(|byte| byte ^ 0xff).collect())),
+        Box::new(|old| Some(old[..old.len() / 2].to_vec())),
     ];
-    for (file, damage) in files.iter().flat_map(|file| damages.map(|damage| (file, damage))) {
-        let _ = std::fs::remove_dir_all(world.index_dir());
+    for part in 0..8 {
+        damages.push(Box::new(move |old| {
+            let mut new = old.to_vec();
+            if let Some(byte) = new.get_mut(old.len() * part / 8) {
+                *byte ^= 0x5a;
+            }
+            Some(new)
+        }));
+    }
+    for (file, damage) in files.iter().flat_map(|file| damages.iter().map(move |damage| (file, damage))) {
+        let _ = std::fs::remove_dir_all(world.index_dir()); // not there the first time
         std::fs::create_dir(world.index_dir()).unwrap();
         for entry in std::fs::read_dir(&keep).unwrap() {
             let from = entry.unwrap().path();
@@ -147,120 +175,201 @@ fn a_file_in_the_place_of_the_index_is_replaced() {
     std::fs::write(world.index_dir(), "not a directory").unwrap();
     let catalogue = world.open();
     assert_eq!(content(&catalogue), (volumes, peers));
-    assert!(matches!(catalogue.findings()[0], Finding::IndexRebuilt { .. }));
+    assert!(matches!(catalogue.findings(), [Finding::IndexRebuilt(Rebuilt::Damaged(_))]), "{:?}", catalogue.findings());
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
 fn the_disk_counts_when_the_index_is_older() {
     let (world, _, _) = World::filled();
-    let file = world.volume_dir("main", VolumeId([1; 16])).join(VOLUME_FILE);
+    let file = world.volume_dir("main", id(1)).join(VOLUME_FILE);
     let text = std::fs::read_to_string(&file).unwrap().replace("frontend = \"auto\"", "frontend = \"nbd\"");
     std::fs::write(&file, text).unwrap();
     let catalogue = world.open();
-    assert_eq!(catalogue.volume(VolumeId([1; 16])).unwrap().record.frontend, FrontendKind::Nbd);
-    assert!(matches!(&catalogue.findings()[0], Finding::Reindexed { .. }), "{:?}", catalogue.findings());
+    assert_eq!(named(&catalogue, "pg").record.frontend, FrontendKind::Nbd);
+    assert_eq!(found(&catalogue), ["reindexed"]);
     drop(catalogue);
     assert_eq!(world.open().findings(), []);
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_volume_whose_pool_is_not_mounted_is_remembered_as_missing() {
+fn a_volume_whose_pool_is_not_mounted_is_remembered_and_its_name_with_it() {
     let (world, volumes, _) = World::filled();
     let (pool, elsewhere) = (world.dir.path().join("fast"), world.dir.path().join("unmounted"));
     std::fs::rename(&pool, &elsewhere).unwrap();
-    let catalogue = world.open();
-    let missing = catalogue.volume_named(&name("logs")).unwrap();
-    assert!(!missing.present);
-    let named = |finding: &Finding| matches!(finding, Finding::Missing { name, .. } if name.as_str() == "logs");
-    assert!(catalogue.findings().iter().any(named), "{:?}", catalogue.findings());
+    std::fs::create_dir(&pool).unwrap();
+    let mut catalogue = world.open();
+    assert!(named(&catalogue, "logs").fault.as_ref().unwrap().contains("is the pool mounted?"));
+    assert_eq!(found(&catalogue), ["missing"]);
+    assert!(matches!(catalogue.reserve(id(3), &name("logs")), Err(CatalogueError::NameTaken(_))));
+    assert!(matches!(catalogue.reserve(id(2), &name("new")), Err(CatalogueError::Known(_))));
     drop(catalogue);
+    assert_eq!(found(&world.open()), ["missing"], "and again");
+    std::fs::remove_dir(&pool).unwrap();
     std::fs::rename(&elsewhere, &pool).unwrap();
-    assert_eq!(content(&world.open()).0, volumes);
+    let catalogue = world.open();
+    assert_eq!((content(&catalogue).0, catalogue.findings()), (volumes, [].as_slice()));
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_missing_volume_is_forgotten_on_request() {
+    let (world, _, _) = World::filled();
+    std::fs::remove_dir_all(world.volume_dir("fast", id(2))).unwrap();
+    let mut catalogue = world.open();
+    assert_eq!(catalogue.trash_volume(id(2), 1).unwrap(), None);
+    drop(catalogue);
+    let catalogue = world.open();
+    assert_eq!((content(&catalogue).0.len(), catalogue.findings()), (1, [].as_slice()));
 }
 
 #[test]
 fn names_are_unique_and_changes_need_a_volume() {
     let (world, _, _) = World::filled();
     let mut catalogue = world.open();
-    let dir = world.volume_dir("main", VolumeId([3; 16]));
-    std::fs::create_dir(&dir).unwrap();
-    let add = catalogue.add_volume(&name("main"), &dir, record(3, "pg"));
-    assert!(matches!(add, Err(CatalogueError::NameTaken(_))));
-    assert!(!dir.join(VOLUME_FILE).exists());
-    let add = catalogue.add_volume(&name("main"), &dir, record(1, "new"));
-    assert!(matches!(add, Err(CatalogueError::Known(_))));
-    let change = catalogue.change_volume(VolumeId([7; 16]), |_| ());
-    assert!(matches!(change, Err(CatalogueError::NoVolume(_))));
+    assert!(matches!(catalogue.reserve(id(3), &name("pg")), Err(CatalogueError::NameTaken(_))));
+    assert!(matches!(catalogue.reserve(id(1), &name("new")), Err(CatalogueError::Known(_))));
+    catalogue.reserve(id(3), &name("new")).unwrap();
+    assert!(matches!(catalogue.reserve(id(4), &name("new")), Err(CatalogueError::NameTaken(_))));
+    assert!(matches!(catalogue.reserve(id(3), &name("other")), Err(CatalogueError::Known(_))));
+    catalogue.unreserve(id(3));
+    catalogue.reserve(id(4), &name("new")).unwrap();
+    assert!(matches!(catalogue.set_attached(id(7), None), Err(CatalogueError::NoVolume(_))));
 }
 
 #[test]
-fn forgotten_and_trashed_volumes_do_not_come_back() {
+fn trashed_purged_and_released_volumes_do_not_come_back() {
     let (world, _, _) = World::filled();
     let mut catalogue = world.open();
-    let dir = world.volume_dir("main", VolumeId([1; 16]));
-    let trashed = catalogue.trash_volume(VolumeId([1; 16]), 1234).unwrap();
-    assert!(trashed.join(VOLUME_FILE).exists() && !dir.exists());
+    world.add(&mut catalogue, "main", record(3, "image"));
+    let dir = |number| world.volume_dir("main", id(number));
+    let trashed = catalogue.trash_volume(id(1), 1234).unwrap().unwrap();
+    assert!(trashed.join(VOLUME_FILE).exists() && !dir(1).exists());
     assert!(trashed.starts_with(world.dir.path().join("main/.trash")), "{trashed:?}");
-    std::fs::remove_dir_all(world.volume_dir("fast", VolumeId([2; 16]))).unwrap();
-    catalogue.forget_volume(VolumeId([2; 16])).unwrap();
-    catalogue.forget_volume(VolumeId([2; 16])).unwrap();
+    catalogue.purge_volume(id(2)).unwrap();
+    assert!(!world.volume_dir("fast", id(2)).exists());
+    std::fs::write(dir(3).join("base.img"), "image").unwrap();
+    let released = catalogue.release_volume(id(3)).unwrap();
+    assert_eq!(released, world.dir.path().join("main/image.released.img"));
+    assert_eq!((std::fs::read_to_string(&released).unwrap().as_str(), dir(3).exists()), ("image", false));
     drop(catalogue);
     let catalogue = world.open();
-    assert_eq!(content(&catalogue).0, []);
-    assert_eq!(catalogue.findings(), []);
+    assert_eq!((content(&catalogue).0, catalogue.findings()), (vec![], [].as_slice()));
     drop(catalogue);
     // Taken out of the trash by hand it is a volume again.
-    std::fs::rename(trashed, dir).unwrap();
-    assert!(world.open().volume(VolumeId([1; 16])).is_some());
+    std::fs::rename(trashed, dir(1)).unwrap();
+    assert_eq!(named(&world.open(), "pg").fault, None);
+}
+
+#[test]
+fn a_released_image_is_not_overwritten_by_the_next_of_its_name() {
+    let world = World::new();
+    let mut catalogue = world.open();
+    let mut release = |number| {
+        world.add(&mut catalogue, "main", record(number, "pg"));
+        std::fs::write(world.volume_dir("main", id(number)).join("base.img"), [number]).unwrap();
+        catalogue.release_volume(id(number)).unwrap()
+    };
+    let (first, second) = (release(1), release(2));
+    assert_eq!((std::fs::read(first).unwrap(), std::fs::read(second).unwrap()), (vec![1], vec![2]));
 }
 
 #[test]
 fn removed_peers_are_gone_with_their_authority() {
-    let (world, _, _) = World::filled();
+    let (world, _, peers) = World::filled();
     let mut catalogue = world.open();
-    let ca = catalogue.peer_ca(&name("b"));
+    let ca = catalogue.peer_ca(&peers[0]).unwrap();
     catalogue.remove_peer(&name("b")).unwrap();
     catalogue.remove_peer(&name("b")).unwrap();
     assert!(!ca.exists());
     drop(catalogue);
-    assert_eq!(content(&world.open()).1.len(), 1);
+    let catalogue = world.open();
+    assert_eq!((content(&catalogue).1.len(), catalogue.findings()), (1, [].as_slice()));
 }
 
 #[test]
-fn damaged_copied_and_unfinished_volumes_are_named_and_the_rest_serves() {
-    let (world, volumes, peers) = World::filled();
-    let main = |number| world.volume_dir("main", VolumeId([number; 16]));
-    for number in [3, 4, 5] {
-        std::fs::create_dir(main(number)).unwrap();
+fn a_peer_that_loses_its_own_authority_leaves_no_file_of_it() {
+    let (world, _, peers) = World::filled();
+    let mut catalogue = world.open();
+    let ca = catalogue.peer_ca(&peers[0]).unwrap();
+    let now = catalogue.put_peer(peer("b"), None).unwrap();
+    assert_eq!((catalogue.peer_ca(&now), ca.exists()), (None, false));
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_damaged_record_keeps_its_name_and_a_damaged_peer_is_told() {
+    let (world, _, _) = World::filled();
+    std::fs::write(world.volume_dir("main", id(1)).join(VOLUME_FILE), "\0\0\0").unwrap();
+    std::fs::write(world.dir.path().join("state/peers/b.toml"), "rubbish").unwrap();
+    for _ in 0..2 {
+        let mut catalogue = world.open();
+        let damaged = named(&catalogue, "pg");
+        assert!(damaged.fault.as_ref().unwrap().contains(VOLUME_FILE), "{damaged:?}");
+        assert_eq!(found(&catalogue), ["unreadable", "unreadable", "peer_lost"]);
+        assert_eq!(content(&catalogue).1.len(), 1);
+        let change = catalogue.set_attached(id(1), Some(FrontendKind::Nbd));
+        assert!(matches!(change, Err(CatalogueError::NoVolume(_))), "it is left alone");
     }
-    std::fs::write(main(4).join(VOLUME_FILE), "\0\0\0").unwrap();
-    let rival = VolumeRecord { created: WallMs(99), ..record(5, "pg") };
-    std::fs::write(main(5).join(VOLUME_FILE), rival.to_text().unwrap()).unwrap();
-    let copy = world.volume_dir("fast", VolumeId([1; 16]));
-    std::fs::create_dir(&copy).unwrap();
-    std::fs::copy(main(1).join(VOLUME_FILE), copy.join(VOLUME_FILE)).unwrap();
+    std::fs::remove_dir_all(world.index_dir()).unwrap();
+    let catalogue = world.open();
+    assert!(named(&catalogue, &id(1).to_string()).fault.is_some(), "without the index it goes by its identity");
+}
+
+#[test]
+fn damaged_copied_and_rival_volumes_are_listed_with_the_reason_and_the_rest_serves() {
+    let (world, _, peers) = World::filled();
+    std::fs::create_dir(world.volume_dir("main", id(3))).unwrap();
+    world.make("main", &VolumeRecord { created: WallMs(99), ..record(5, "pg") });
+    world.make("fast", &VolumeRecord { created: WallMs(0), ..record(6, "logs") });
+    world.make("main", &record(7, "twin"));
+    world.make("fast", &record(7, "twin"));
     std::fs::write(world.dir.path().join("state/peers/x.toml"), "rubbish").unwrap();
 
     let catalogue = world.open();
-    assert_eq!(content(&catalogue), (volumes, peers));
-    let findings = catalogue.findings();
-    assert_eq!(findings.len(), 5, "{findings:?}");
-    let has = |wanted: fn(&Finding) -> bool| assert!(findings.iter().any(wanted), "{findings:?}");
-    has(|finding| matches!(finding, Finding::Unnamed { .. }));
-    has(|finding| matches!(finding, Finding::NameTaken { .. }));
-    has(|finding| matches!(finding, Finding::Twice { .. }));
-    has(|finding| matches!(finding, Finding::Unreadable { path, .. } if path.ends_with(VOLUME_FILE)));
-    has(|finding| matches!(finding, Finding::Unreadable { path, .. } if path.ends_with("x.toml")));
+    assert_eq!(content(&catalogue).1, peers);
+    let fault = |text: &str| named(&catalogue, text).fault.clone().unwrap_or_default();
+    assert_eq!(fault("pg"), "");
+    assert_eq!((named(&catalogue, "logs").record.id, fault("logs")), (id(6), String::new()), "the older has the name");
+    assert!(fault(&id(2).to_string()).contains("belongs to the older volume"));
+    assert!(fault(&id(3).to_string()).contains("it is not there"));
+    assert!(fault(&id(5).to_string()).contains("belongs to the older volume"));
+    assert!(fault("twin").contains("the same volume"));
+    let mut kinds = found(&catalogue);
+    kinds.sort();
+    let rivals = ["name_taken", "name_taken", "twice", "unreadable", "unreadable"];
+    assert_eq!(
+        kinds.iter().filter(|kind| **kind != "reindexed").collect::<Vec<_>>(),
+        rivals.iter().collect::<Vec<_>>()
+    );
 }
 
 #[test]
 fn a_state_directory_has_one_agent() {
     let world = World::new();
     let first = world.open();
-    let second = Catalogue::open(&world.dir.path().join("state"), &world.pools());
-    assert!(matches!(second, Err(CatalogueError::InUse { .. })));
+    assert!(matches!(world.try_open(), Err(CatalogueError::InUse { .. })));
     drop(first);
     world.open();
+}
+
+#[test]
+fn what_was_found_is_counted() {
+    let (world, _, _) = World::filled();
+    std::fs::create_dir(world.volume_dir("main", id(3))).unwrap();
+    let _ = std::fs::remove_dir_all(world.index_dir()); // not there without RocksDB
+    let telemetry = crate::telemetry::Telemetry::new();
+    let state = world.dir.path().join("state");
+    drop(Catalogue::open(&state, &world.pools(), telemetry.catalogue.clone()).unwrap());
+    let text = telemetry.counters().unwrap();
+    let rebuilds = u8::from(cfg!(feature = "rocksdb"));
+    for line in [
+        format!("tidemark_catalogue_rebuilds_total{{reason=\"missing\"}} {rebuilds}"),
+        "tidemark_catalogue_findings{kind=\"unreadable\"} 1".to_owned(),
+        "tidemark_catalogue_findings{kind=\"missing\"} 0".to_owned(),
+        "tidemark_catalogue_write_errors_total 0".to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line} is not in {text}");
+    }
 }

@@ -227,33 +227,6 @@ impl VolumeFiles {
     /// Closes the volume. The locks go with the last operation in flight, not before.
     pub fn close(self) {}
 
-    /// Removes the volume's files, an image of its own included; an adopted base stays untouched.
-    pub fn delete(self) -> Result<(), Error> {
-        let dir = self.dir().to_owned();
-        let gone = crashsafe::with_suffix(&dir, REMOVED);
-        remove_tree(&gone)?;
-        publish(&dir, &gone)?;
-        drop(self);
-        remove_tree(&gone)?;
-        crashsafe::sync_parent(&dir).map_err(Error::io("sync the directory of", &dir))
-    }
-
-    /// Removes the volume's files but keeps the base, and returns where it is: an adopted one where it always was, an image
-    /// as `<pool>/<volume>.img`.
-    pub fn release(self) -> Result<PathBuf, Error> {
-        let own = self.dir().join(home::BASE_IMAGE);
-        if !own.exists() {
-            let path = self.base_path();
-            return self.delete().map(|()| path);
-        }
-        let kept = crashsafe::with_suffix(self.dir(), ".img");
-        if kept.exists() {
-            return Err(Error::Exists { path: kept });
-        }
-        publish(&own, &kept)?;
-        self.delete().map(|()| kept)
-    }
-
     /// The open file for an operation.
     pub(super) fn file(&self, file: FileRef) -> Result<Arc<DataFile>, Error> {
         match file {
@@ -322,6 +295,46 @@ pub fn volumes_in(pool: &Path) -> Result<Vec<(VolumeId, PathBuf)>, Error> {
     }
     volumes.sort();
     Ok(volumes)
+}
+
+/// Where the base of the volume in `dir` is: its own image, or what its link says.
+pub fn base_path(dir: &Path) -> PathBuf {
+    let named = home::base_in(dir);
+    fs::read_link(&named).unwrap_or(named)
+}
+
+/// Removes the files of the volume in `dir`, an image of its own included; an adopted base stays untouched. A crash leaves the
+/// whole volume, or what [`volumes_in`] sweeps.
+///
+/// # Errors
+/// [`Error::InUse`] when somebody serves it, else what failed.
+pub fn remove_volume(dir: &Path) -> Result<(), Error> {
+    let home = Home::lock(dir, Access::Serve, true)?;
+    let gone = crashsafe::with_suffix(dir, REMOVED);
+    remove_tree(&gone)?;
+    publish(dir, &gone)?;
+    drop(home);
+    remove_tree(&gone)?;
+    crashsafe::sync_parent(dir).map_err(Error::io("sync the directory of", dir))
+}
+
+/// Removes the files of the volume in `dir` but keeps the base, and returns where it is: an adopted one where it always was,
+/// an image of its own as `kept`, which is in the same pool.
+///
+/// # Errors
+/// [`Error::Exists`] when `kept` is there, [`Error::InUse`] when somebody serves the volume, else what failed.
+pub fn release_volume(dir: &Path, kept: &Path) -> Result<PathBuf, Error> {
+    let base = base_path(dir);
+    if !dir.join(home::BASE_IMAGE).exists() {
+        return remove_volume(dir).map(|()| base);
+    }
+    if kept.exists() {
+        return Err(Error::Exists { path: kept.to_owned() });
+    }
+    drop(Home::lock(dir, Access::Serve, true)?);
+    // The image must not go with its directory when the power fails in between.
+    crashsafe::rename(&base, kept).map_err(Error::io("keep the base image as", kept))?;
+    remove_volume(dir).map(|()| kept.to_owned())
 }
 
 /// Fills a directory that is not yet a volume, durably.

@@ -87,7 +87,7 @@ impl Home {
             FileRef::Footer(Slot(slot)) => self.log_dir().join(format!("footer-{slot:06}")),
             FileRef::Superblock => self.dir.join(SUPERBLOCK),
             FileRef::Config => self.dir.join(CONFIG),
-            FileRef::Base => self.base_path(),
+            FileRef::Base => base_in(&self.dir),
             FileRef::Branch(branch) => self.branch_dir().join(format!("branch-{branch:04}")),
         }
     }
@@ -99,11 +99,12 @@ impl Home {
     pub fn branch_dir(&self) -> PathBuf {
         self.dir.join(BRANCH)
     }
+}
 
-    fn base_path(&self) -> PathBuf {
-        let own = self.dir.join(BASE_IMAGE);
-        if own.exists() { own } else { self.dir.join(BASE_LINK) }
-    }
+/// Where the base of the volume in `dir` is named: its own image, or a link.
+pub(super) fn base_in(dir: &Path) -> PathBuf {
+    let own = dir.join(BASE_IMAGE);
+    if own.exists() { own } else { dir.join(BASE_LINK) }
 }
 
 /// Takes the advisory lock of an open file, or says who is in the way.

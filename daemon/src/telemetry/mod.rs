@@ -1,12 +1,13 @@
 //! What the agent tells about itself: metrics, health, log lines.
 //!
 //! Decides the names and labels of metrics and the shape of a log line. Measures nothing by itself: components count into the
-//! handles that they are given ([`AdminMetrics`], [`DiskMetrics`], [`PeerMetrics`]), and the states of volumes, pools and peers
+//! handles that they are given ([`AdminMetrics`], [`CatalogueMetrics`], [`DiskMetrics`], [`PeerMetrics`]), and the states of volumes, pools and peers
 //! are read from the engine at each scrape, so that a metric and a status never tell different things.
 //!
 //! Every name begins with `tidemark_`. Labels are bounded: names of volumes, pools and peers, and fixed words.
 
 mod admin;
+mod catalogue;
 mod disk;
 mod http;
 mod logging;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use admin::AdminMetrics;
+pub use catalogue::CatalogueMetrics;
 pub use disk::{DiskFile, DiskMetrics, DiskVerb};
 pub use http::Pages;
 pub use logging::{LoggingError, init_logging};
@@ -41,6 +43,8 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Telemetry {
     /// The admin API.
     pub admin: AdminMetrics,
+    /// The catalogue.
+    pub catalogue: CatalogueMetrics,
     /// Disk operations.
     pub disk: DiskMetrics,
     /// The network between sites.
@@ -80,12 +84,14 @@ impl Telemetry {
         started.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
         registry.register("start_time_seconds", "Start of the agent, in seconds since 1970", started);
         let (admin, disk) = (AdminMetrics::default(), DiskMetrics::default());
+        let catalogue = CatalogueMetrics::default();
         let (peers, nbd) = (PeerMetrics::default(), NbdMetrics::default());
         admin.register(&mut registry);
+        catalogue.register(&mut registry);
         disk.register(&mut registry);
         peers.register(&mut registry);
         nbd.register(&mut registry);
-        Self { admin, disk, peers, nbd, registry }
+        Self { admin, catalogue, disk, peers, nbd, registry }
     }
 
     /// One scrape: the counters, and the state of everything that `engine` knows, now.
@@ -96,11 +102,17 @@ impl Telemetry {
         let both = async { Ok::<_, EngineError>((engine.agent().await?, engine.volumes().await?)) };
         let answer = tokio::time::timeout(SCRAPE_TIMEOUT, both).await;
         let (agent, volumes) = answer.map_err(|_| ScrapeError::Timeout)??;
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)?;
+        let mut text = self.counters()?;
         let now = snapshot::registry(PREFIX, &agent, &volumes);
         prometheus_client::encoding::text::encode_registry(&mut text, &now)?;
         prometheus_client::encoding::text::encode_eof(&mut text)?;
+        Ok(text)
+    }
+
+    /// The part of a scrape that needs no engine.
+    pub(crate) fn counters(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode_registry(&mut text, &self.registry)?;
         Ok(text)
     }
 }

@@ -108,6 +108,11 @@ impl Site {
         &self.pool
     }
 
+    /// What its agent keeps beside the volumes: identity, catalogue, peers.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
     /// Where `/metrics`, `/healthz` and `/readyz` are.
     pub fn metrics_address(&self) -> SocketAddr {
         SocketAddr::new(self.address.ip(), self.address.port() + self.plan.shards + 1)

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::dice::Dice;
 
-/// One change of one file, by its path in the volume's directory.
+/// One change of one file, by its path in the directory of the case.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Damage {
     /// Bits of one byte turn over.
@@ -41,7 +41,7 @@ pub enum Damage {
         /// Its new length.
         len: u64,
     },
-    /// The file is gone.
+    /// The file, or the directory with all in it, is gone.
     Remove {
         /// Which file.
         file: String,
@@ -89,6 +89,7 @@ impl Damage {
             }
             Self::Zero { file, at, len } => open(file)?.write_all_at(&vec![0; *len as usize], *at)?,
             Self::Truncate { file, len } => open(file)?.set_len(*len)?,
+            Self::Remove { file } if dir.join(file).is_dir() => fs::remove_dir_all(dir.join(file))?,
             Self::Remove { file } => fs::remove_file(dir.join(file))?,
             Self::Swap { one, other } => swap(&dir.join(one), &dir.join(other))?,
             Self::Replace { file } => replace(&dir.join(file))?,

@@ -57,6 +57,7 @@ impl Golden {
         let golden = Self { dir: sites.stage.subdir("golden")?, model, id };
         for site in [&sites.a, &sites.b] {
             copy_tree(site.pool(), &golden.dir.join(site.name()))?;
+            copy_tree(&site.state_dir(), &golden.kept_state(site.name()))?;
         }
         Ok(golden)
     }
@@ -67,8 +68,12 @@ impl Golden {
     /// When a file cannot be copied.
     pub fn restore(&self, sites: &TwoSites) -> Result<()> {
         for site in [&sites.a, &sites.b] {
-            remove_others(site.pool(), &self.dir.join(site.name()))?;
-            copy_tree(&self.dir.join(site.name()), site.pool())?;
+            for (kept, dir) in
+                [(self.dir.join(site.name()), site.pool().to_owned()), (self.kept_state(site.name()), site.state_dir())]
+            {
+                remove_others(&dir, &kept)?;
+                copy_tree(&kept, &dir)?;
+            }
         }
         Ok(())
     }
@@ -81,6 +86,11 @@ impl Golden {
     /// The kept directory of the volume of site `a` or `b`.
     pub fn kept_dir(&self, site: &str) -> PathBuf {
         self.dir.join(site).join(&self.id)
+    }
+
+    /// The kept state directory of site `a` or `b`.
+    pub fn kept_state(&self, site: &str) -> PathBuf {
+        self.dir.join(format!("{site}-state"))
     }
 
     /// Reads all of an export and holds it against what it must hold.

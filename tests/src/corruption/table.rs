@@ -27,6 +27,15 @@ pub enum Expected {
 /// Blocks at the base's head that are identified one by one.
 const FINE_BLOCKS: u64 = 16;
 
+/// Whose files a case damages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The volume's directory.
+    Volume,
+    /// The agent's state directory.
+    State,
+}
+
 /// One case.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -34,6 +43,8 @@ pub struct Case {
     pub name: String,
     /// `a` or `b`.
     pub site: &'static str,
+    /// In which directory.
+    pub place: Place,
     /// What is done.
     pub damage: Damage,
     /// What may come of it.
@@ -67,9 +78,10 @@ pub fn cases(golden: &Golden, drawn: u32, dice: &mut Dice) -> Result<Vec<Case>> 
     for site in ["a", "b"] {
         let slots = slots(&golden.kept_dir(site))?;
         ensure!(slots.len() > 2, "site {site} has only {} segments above its floor", slots.len());
-        let mut add = |name: &str, damage, expected| {
-            cases.push(Case { name: format!("{site}: {name}"), site, damage, expected });
+        let mut put = |place, name: &str, damage, expected| {
+            cases.push(Case { name: format!("{site}: {name}"), site, place, damage, expected });
         };
+        let mut add = |name: &str, damage, expected| put(Place::Volume, name, damage, expected);
         segments(&slots, &mut add);
         small_files(&mut add);
         base(&slots, &mut add)?;
@@ -77,6 +89,7 @@ pub fn cases(golden: &Golden, drawn: u32, dice: &mut Dice) -> Result<Vec<Case>> 
             let (name, damage) = draw(&slots, dice);
             add(&name, damage, Expected::Either);
         }
+        catalogue(&golden.kept_state(site), &mut |name, damage| put(Place::State, name, damage, Expected::Whole))?;
     }
     Ok(cases)
 }
@@ -124,6 +137,29 @@ fn small_files(add: &mut impl FnMut(&str, Damage, Expected)) {
     add("record, first byte", Damage::Flip { file: record(), at: 0 }, Refused("volume.toml"));
     add("record cut to nothing", Damage::Truncate { file: record(), len: 0 }, Refused("volume.toml"));
     add("record removed", Damage::Remove { file: record() }, Refused("volume.toml"));
+}
+
+/// Nothing that happens to the catalogue's index may cost a volume.
+fn catalogue(state: &Path, add: &mut impl FnMut(&str, Damage)) -> Result<()> {
+    let whole = || "catalogue".to_owned();
+    add("catalogue removed", Damage::Remove { file: whole() });
+    let mut damaged = 0;
+    for entry in fs::read_dir(state.join("catalogue"))? {
+        let entry = entry?;
+        let (name, len) = (entry.file_name().to_string_lossy().into_owned(), entry.metadata()?.len());
+        // The others are RocksDB's log lines, lock and notes of its options.
+        let kind = ["CURRENT", "MANIFEST", ".log", ".sst"].into_iter().find(|part| name.contains(part));
+        let Some(kind) = kind.filter(|_| len > 0) else { continue };
+        let file = || format!("{}/{name}", whole());
+        add(&format!("catalogue, first byte of {kind}"), Damage::Flip { file: file(), at: 0 });
+        add(&format!("catalogue, middle of {kind}"), Damage::Flip { file: file(), at: len / 2 });
+        add(&format!("catalogue, {kind} cut"), Damage::Truncate { file: file(), len: len / 2 });
+        add(&format!("catalogue, {kind} replaced"), Damage::Replace { file: file() });
+        add(&format!("catalogue, {kind} removed"), Damage::Remove { file: file() });
+        damaged += 1;
+    }
+    ensure!(damaged > 2, "the catalogue in {} has only {damaged} files", state.display());
+    Ok(())
 }
 
 fn base(slots: &[Slot], add: &mut impl FnMut(&str, Damage, Expected)) -> Result<()> {

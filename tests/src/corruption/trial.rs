@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::VOLUME;
 use super::golden::Golden;
-use super::table::{Case, Expected};
+use super::table::{Case, Expected, Place};
 use crate::agents::{Site, TwoSites, VolumeView};
 
 /// A copy that is expected to refuse does, when it has for so long.
@@ -42,7 +42,11 @@ impl fmt::Display for Outcome {
 /// When something wrong is served, nothing is served any more, or the outcome is not the expected one.
 pub fn play(sites: &mut TwoSites, golden: &Golden, case: &Case, repair: bool) -> Result<Outcome> {
     let damaged = if case.site == "a" { &sites.a } else { &sites.b };
-    case.damage.inflict(&golden.volume_dir(damaged))?;
+    let dir = match case.place {
+        Place::Volume => golden.volume_dir(damaged),
+        Place::State => damaged.state_dir(),
+    };
+    case.damage.inflict(&dir)?;
     for site in [&sites.a, &sites.b] {
         fs::write(site.log_path(), "")?;
     }
@@ -110,7 +114,7 @@ fn settle(sites: &TwoSites, golden: &Golden, case: &Case) -> Result<Outcome> {
 
 /// Why a copy does not take part, when it does not.
 fn refusal(site: &Site, golden: &Golden) -> Option<String> {
-    // A volume whose record is damaged goes by its id.
+    // A volume whose record is damaged goes by its id where the catalogue does not remember its name.
     let view = site.cli().show(VOLUME).or_else(|_| site.cli().show(&golden.id)).ok()?;
     match view.open_error() {
         "" => is_refusing(&view).then(|| view.summary()),

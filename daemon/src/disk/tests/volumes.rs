@@ -3,7 +3,7 @@
 use tidemark_core::types::VolumeId;
 
 use super::*;
-use crate::disk::files::{OPEN_SLOTS_MAX, volumes_in};
+use crate::disk::files::{OPEN_SLOTS_MAX, base_path, release_volume, remove_volume, volumes_in};
 
 fn attempt(files: Result<VolumeFiles, Error>) -> String {
     files.map(|_| ()).unwrap_err().to_string()
@@ -158,7 +158,10 @@ fn a_deleted_volume_is_gone_and_an_adopted_base_stays() {
     std::fs::write(&base, vec![5; 8192]).unwrap();
     for base in [image(4096), NewBase::Adopt { path: base.clone() }] {
         let path = dir.path().join("volume");
-        VolumeFiles::create(&path, &base, &new_files(), ANYWHERE).unwrap().delete().unwrap();
+        let files = VolumeFiles::create(&path, &base, &new_files(), ANYWHERE).unwrap();
+        assert!(matches!(remove_volume(&path), Err(Error::InUse { .. })), "not while somebody serves it");
+        files.close();
+        remove_volume(&path).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only the adopted base");
     }
     assert_eq!(std::fs::read(&base).unwrap(), vec![5; 8192]);
@@ -169,14 +172,23 @@ fn a_released_volume_leaves_its_base() {
     let dir = tempdir();
     let files = volume_at(dir.path());
     Shard::new(RingOptions::default()).write(&files, FileRef::Base, 0, pattern(1, 4096));
-    let kept = files.release().unwrap();
-    assert_eq!(kept, dir.path().join("volume.img"));
+    let (path, kept) = (files.dir().to_owned(), dir.path().join("volume.img"));
+    assert!(matches!(release_volume(&path, &kept), Err(Error::InUse { .. })), "not while somebody serves it");
+    files.close();
+    assert_eq!(base_path(&path), path.join("base.img"));
+    assert_eq!(release_volume(&path, &kept).unwrap(), kept);
     assert_eq!(std::fs::read(&kept).unwrap()[..4096], pattern(1, 4096));
-    assert!(!dir.path().join("volume").exists());
-    let adopted =
-        VolumeFiles::create(&dir.path().join("volume"), &NewBase::Adopt { path: kept.clone() }, &new_files(), ANYWHERE);
-    assert_eq!(adopted.unwrap().release().unwrap(), kept.canonicalize().unwrap());
-    assert!(kept.exists());
+    assert!(!path.exists());
+    let own = volume_at(dir.path());
+    own.close();
+    assert!(
+        matches!(release_volume(&path, &kept), Err(Error::Exists { .. })),
+        "what was kept before is not overwritten"
+    );
+    remove_volume(&path).unwrap();
+    VolumeFiles::create(&path, &NewBase::Adopt { path: kept.clone() }, &new_files(), ANYWHERE).unwrap().close();
+    assert_eq!(release_volume(&path, &dir.path().join("other.img")).unwrap(), kept);
+    assert!(kept.exists() && !path.exists());
 }
 
 #[test]
