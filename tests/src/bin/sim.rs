@@ -141,6 +141,7 @@ fn planted(name: &str, args: &Args) -> ExitCode {
         plant(None);
         if run_seed(seed, options(args)).violation.is_none() {
             let seconds = begun.elapsed().as_secs_f64();
+            let what: String = what.chars().take(120).collect();
             println!("{bug:?}: found by seed {seed}, {seconds:.1} s, {unproven} seeds fail without it: {what}");
             return ExitCode::SUCCESS;
         }
