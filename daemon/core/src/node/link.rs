@@ -258,7 +258,7 @@ impl Node {
         let claims = self.k.primary == Some(self.site);
         let theirs_to_give_up = match contact {
             Contact::SplitBrain => claims || self.k.primary.is_none(),
-            Contact::AdoptTheirs => claims && self.diverged.is_some(),
+            Contact::AdoptTheirs => claims && (self.diverged.is_some() || self.parted_at(hello).is_some()),
             Contact::Same | Contact::PeerLeads | Contact::MineIsNewer => false,
         };
         hello.needs_seed && theirs_to_give_up && !self.is_no_prefix()
@@ -299,7 +299,7 @@ impl Node {
     }
 
     /// There is no other history (any more) that this one could part from.
-    fn no_longer_diverged(&mut self, now: Nanos) {
+    pub(super) fn no_longer_diverged(&mut self, now: Nanos) {
         self.diverged = None;
         if self.superblock.flag == CopyFlag::Diverged {
             self.superblock.flag = CopyFlag::Complete;
@@ -319,14 +319,18 @@ impl Node {
     /// the peer lacks are judged and sealed while this copy's own K still says who wrote them.
     fn yield_to_none(&mut self, now: Nanos, hello: &Hello) {
         self.fence(now, hello.config.epoch);
-        let parted = match self.relation(hello) {
+        match self.parted_at(hello) {
+            Some(common) if !self.is_no_prefix() => self.begin_sealing(hello, common),
+            _ => self.adopt_theirs(now, hello.config.clone()),
+        }
+    }
+
+    /// Where both sides went on with records of their own.
+    fn parted_at(&self, hello: &Hello) -> Option<Lsn> {
+        match self.relation(hello) {
             Relation::Common { common, mine_has_more: true, theirs_has_more: true } => Some(common.lsn),
             // A tail of the same incarnation is no other history: the peer may still be brought to it.
             Relation::Common { .. } | Relation::Unrelated => None,
-        };
-        match parted {
-            Some(common) if !self.is_no_prefix() => self.begin_sealing(hello, common),
-            _ => self.adopt_theirs(now, hello.config.clone()),
         }
     }
 

@@ -301,10 +301,14 @@ impl Node {
             return self.on_base_head(now, result);
         }
         let expected = self.superblock.samples[at];
-        let same = matches!(&result, Ok(DiskDone::Read(data)) if floor::sample(expected.offset, data) == expected);
+        if result.is_err() {
+            // Nothing is known of its content: the device failed, and may read again after a restart.
+            self.fail_copy("the base image cannot be read");
+        }
+        let other = matches!(&result, Ok(DiskDone::Read(data)) if floor::sample(expected.offset, data) != expected);
         if let Stage::CheckingBase { left, wrong } = &mut self.stage {
             *left -= 1;
-            *wrong |= !same;
+            *wrong |= other;
         }
         self.base_checked(now);
     }

@@ -130,9 +130,11 @@ impl Node {
         self.persist_k(now, k, AfterK::Open);
     }
 
-    /// The verb ends when the volume serves. Who opens a copy takes back that it was given up.
+    /// The verb ends when the volume serves. Who opens a copy takes back that it was given up: its history, which another site's
+    /// had parted from, is the volume's again.
     fn expect_opening(&mut self, now: Nanos, id: VerbId, loss: Loss) {
         self.reseed_wanted = false;
+        self.no_longer_diverged(now);
         self.wait(now, id, DEADLINE_MS, self.until_serving(loss));
     }
 

@@ -133,8 +133,7 @@ impl Node {
             self.log.want_durable(lsn);
         }
         self.log.poll_sync(now, &mut self.out);
-        let follows = self.k.primary.is_some() && self.k.primary != Some(self.site);
-        if !follows || self.is_persisting_k() || !self.may_acknowledge() {
+        if !self.follows() || self.is_persisting_k() || !self.may_acknowledge() {
             return;
         }
         let appended = self.log.appended();
@@ -154,6 +153,18 @@ impl Node {
             boot: self.boot,
         };
         self.out.push(Output::Send(conn, Message::Ack(ack)));
+    }
+
+    /// There is a primary to report to: that of K, or a peer whose newer K this copy has yet to take. An acknowledgement names
+    /// its K, so the latter proves nothing but that this copy has caught up.
+    fn follows(&self) -> bool {
+        let led = |l: &super::link::Link| {
+            l.hello.as_ref().is_some_and(|h| h.config.primary == Some(l.site) && h.config.epoch > self.k.epoch)
+        };
+        match self.k.primary {
+            Some(primary) => primary != self.site,
+            None => self.link.as_ref().is_some_and(led),
+        }
     }
 
     /// A copy that is being seeded, sealed or not trusted acknowledges nothing: what it has is no prefix.

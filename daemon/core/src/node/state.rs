@@ -91,7 +91,8 @@ impl Node {
     }
 
     fn copy_state(&self) -> CopyState {
-        if let Some(reason) = &self.diverged {
+        // What ails the copy itself comes first: such a copy cannot be named the winner.
+        if let Some(reason) = self.diverged.as_ref().filter(|_| self.damage.is_none()) {
             return CopyState::Diverged { reason: reason.clone() };
         }
         let damage = self.damage.clone().unwrap_or_default();

@@ -129,6 +129,10 @@ impl Node {
             let (state, hint) = ("changing".into(), "try again in a moment".into());
             return Err(VerbError::CopyState { state, hint });
         }
+        if self.failed {
+            let (state, hint) = ("failed".into(), "nothing can be recorded here: open the copy again first".into());
+            return Err(VerbError::CopyState { state, hint });
+        }
         if force {
             self.fail_waiting();
         }
