@@ -91,6 +91,8 @@ pub struct Model {
     settled: u128,
     /// The line that each line continues.
     parents: Vec<Option<LineId>>,
+    /// The site at which each line was opened.
+    opened_at: Vec<usize>,
     now: Seq,
 }
 
@@ -107,6 +109,7 @@ impl Model {
             promises: Default::default(),
             settled: 1,
             parents: Vec::new(),
+            opened_at: Vec::new(),
             now: 1,
         }
     }
@@ -120,13 +123,14 @@ impl Model {
         if sector < self.initial_sectors { INITIAL } else { GROWN }
     }
 
-    /// A new line that continues `parent`.
-    pub fn open_line(&mut self, parent: Option<LineId>) -> Option<LineId> {
+    /// A new line at `site` that continues `parent`.
+    pub fn open_line(&mut self, site: usize, parent: Option<LineId>) -> Option<LineId> {
         let line = self.parents.len();
         if line >= MAX_LINES {
             return None;
         }
         self.parents.push(parent);
+        self.opened_at.push(site);
         if let Some(parent) = parent {
             for op in &mut self.ops[2..] {
                 op.alive |= (op.alive >> parent & 1) << line;
@@ -318,7 +322,7 @@ impl Model {
             let o = &self.ops[*op as usize];
             opening.lost_completed += usize::from(o.done.is_some());
             if trusted {
-                self.owed(*op, site)?;
+                self.owed_at_every_opening(*op, line, site)?;
             }
         }
         for op in lost {
@@ -326,6 +330,15 @@ impl Model {
         }
         self.settled |= u128::from(!doubtful) << line;
         Ok(opening)
+    }
+
+    /// What is gone may have been lost when an earlier line was opened whose content nobody read to the end: then it is what that
+    /// line's site owed that counts, too.
+    fn owed_at_every_opening(&self, op: OpId, line: LineId, site: usize) -> Result<(), String> {
+        let born = self.ops[op as usize].born;
+        let earlier = self.doubtful_before(line).into_iter().filter(|l| *l > born);
+        let excused = earlier.map(|l| self.opened_at[l as usize]).any(|s| s != site && self.owed(op, s).is_ok());
+        if excused { Ok(()) } else { self.owed(op, site) }
     }
 
     fn owed(&self, op: OpId, site: usize) -> Result<(), String> {
@@ -499,7 +512,7 @@ mod tests {
 
     fn model() -> (Model, LineId) {
         let mut m = Model::new(0, 64);
-        let line = m.open_line(None).unwrap();
+        let line = m.open_line(0, None).unwrap();
         (m, line)
     }
 
@@ -535,9 +548,9 @@ mod tests {
         let at = m.mark();
         m.flushed(line, at, 1, 0);
         let b = written(&mut m, line, 1, 1);
-        let next = m.open_line(Some(line)).unwrap();
+        let next = m.open_line(0, Some(line)).unwrap();
         assert_eq!(m.check_opening(next, 0, &content(&[(0, a)]), true).unwrap().lost_completed, 1);
-        let next = m.open_line(Some(line)).unwrap();
+        let next = m.open_line(0, Some(line)).unwrap();
         assert!(m.check_opening(next, 0, &content(&[]), true).unwrap_err().contains("flush"));
         assert!(m.check_opening(next, 1, &content(&[]), true).is_ok());
         let _ = b;
@@ -548,7 +561,7 @@ mod tests {
         let (mut m, line) = model();
         let a = written(&mut m, line, 0, 1);
         let b = written(&mut m, line, 1, 1);
-        let next = m.open_line(Some(line)).unwrap();
+        let next = m.open_line(0, Some(line)).unwrap();
         assert!(m.check_opening(next, 0, &content(&[(1, b)]), true).is_err());
         assert!(m.check_opening(next, 0, &content(&[(0, a)]), true).is_ok());
     }
@@ -557,7 +570,7 @@ mod tests {
     fn a_write_is_there_whole_or_not_at_all() {
         let (mut m, line) = model();
         let a = m.issue_write(line, 0, 2);
-        let next = m.open_line(Some(line)).unwrap();
+        let next = m.open_line(0, Some(line)).unwrap();
         assert!(m.check_opening(next, 0, &content(&[(0, a)]), true).unwrap_err().contains("part"));
     }
 
@@ -565,11 +578,11 @@ mod tests {
     fn what_a_line_lost_may_not_come_back() {
         let (mut m, line) = model();
         let a = written(&mut m, line, 0, 1);
-        let next = m.open_line(Some(line)).unwrap();
+        let next = m.open_line(0, Some(line)).unwrap();
         m.check_opening(next, 0, &content(&[]), true).unwrap();
         let read = m.issue_read(next, 0, 1);
         assert!(m.check_read(next, &read, &[Value::Op(a)], 0, true).unwrap_err().contains("lost"));
-        let third = m.open_line(Some(next)).unwrap();
+        let third = m.open_line(0, Some(next)).unwrap();
         assert!(m.check_opening(third, 0, &content(&[(0, a)]), true).is_err());
     }
 
@@ -577,10 +590,10 @@ mod tests {
     fn recovered_content_that_a_read_returned_may_not_vanish() {
         let (mut m, line) = model();
         let a = written(&mut m, line, 0, 1);
-        let next = m.open_line(Some(line)).unwrap();
+        let next = m.open_line(0, Some(line)).unwrap();
         let read = m.issue_read(next, 0, 1);
         m.check_read(next, &read, &[Value::Op(a)], 0b01, true).unwrap();
-        let third = m.open_line(Some(next)).unwrap();
+        let third = m.open_line(0, Some(next)).unwrap();
         assert!(m.check_opening(third, 0, &content(&[]), true).is_err());
         assert!(m.check_opening(third, 1, &content(&[]), true).is_ok(), "a lossy failover may lose it");
     }
@@ -590,7 +603,7 @@ mod tests {
         let (mut m, line) = model();
         let _ = written(&mut m, line, 0, 1);
         m.killed(0, line);
-        let next = m.open_line(Some(line)).unwrap();
+        let next = m.open_line(0, Some(line)).unwrap();
         assert!(m.check_opening(next, 0, &content(&[]), true).unwrap_err().contains("power"));
         m.power_cut(0);
         assert!(m.check_opening(next, 0, &content(&[]), true).is_ok());
@@ -600,12 +613,12 @@ mod tests {
     fn what_an_unread_opening_may_have_lost_says_nothing_of_later_writes() {
         let (mut m, line) = model();
         let _ = written(&mut m, line, 0, 1);
-        let unread = m.open_line(Some(line)).unwrap();
+        let unread = m.open_line(0, Some(line)).unwrap();
         let b = written(&mut m, unread, 1, 1);
         let c = written(&mut m, unread, 2, 1);
-        let next = m.open_line(Some(unread)).unwrap();
+        let next = m.open_line(0, Some(unread)).unwrap();
         assert!(m.check_opening(next, 0, &content(&[(1, b), (2, c)]), true).is_ok());
-        let next = m.open_line(Some(unread)).unwrap();
+        let next = m.open_line(0, Some(unread)).unwrap();
         assert!(m.check_opening(next, 0, &content(&[(2, c)]), true).is_err(), "but the order within it holds");
     }
 
@@ -616,10 +629,10 @@ mod tests {
         let zero = m.issue_zero(line, 0, 16, false)[0];
         m.complete(zero, 0);
         let b = written(&mut m, line, 3, 1);
-        let next = m.open_line(Some(line)).unwrap();
+        let next = m.open_line(0, Some(line)).unwrap();
         assert!(m.check_opening(next, 0, &content(&[(3, b)]), true).is_ok());
         let half: Vec<(u64, OpId)> = (0..8).map(|s| (s, a)).collect();
-        let next = m.open_line(Some(line)).unwrap();
+        let next = m.open_line(0, Some(line)).unwrap();
         assert!(
             m.check_opening(next, 0, &content(&half), true).is_err(),
             "half of a zeroing, and the old data is not there"
@@ -637,5 +650,18 @@ mod tests {
         let kept = [Value::Op(a), Value::Op(a), Value::Zero, Value::Zero, Value::Zero];
         assert!(m.check_read(line, &read, &kept, 0, true).is_ok());
         assert!(m.check_read(line, &read, &[Value::Op(a); 5], 0, true).is_err());
+    }
+
+    #[test]
+    fn what_a_lossy_opening_lost_before_anybody_read_it_is_not_owed_by_who_takes_that_history_over() {
+        for other in [0, 1] {
+            let (mut m, line) = model();
+            let a = written(&mut m, line, 0, 1);
+            let at = m.mark();
+            m.flushed(line, at, 1, 0);
+            let unread = m.open_line(other, Some(line)).unwrap();
+            let next = m.open_line(0, Some(unread)).unwrap();
+            assert_eq!(m.check_opening(next, 0, &content(&[]), true).is_ok(), other == 1, "operation {a}");
+        }
     }
 }

@@ -559,7 +559,7 @@ impl<C: Copy> World<C> {
                 Some(line) => *line,
                 None => {
                     let parent = self.sites[site].line;
-                    let Some(line) = self.model.open_line(parent) else {
+                    let Some(line) = self.model.open_line(site, parent) else {
                         return self.fail("too many openings for one seed".into());
                     };
                     note!(self, [11, site, line], "{} begins line {line} after {parent:?}", name(site));
