@@ -658,7 +658,7 @@ impl<C: Copy> World<C> {
                 self.retarget(other);
             }
             // Neither side serves: this one is named the winner.
-            _ if matches!(status.copy, CopyState::Diverged { .. }) => self.give_up(other),
+            _ if matches!(status.copy, CopyState::Diverged { .. }) => self.name_loser(other),
             _ if matches!(status.copy, CopyState::Failed { .. } | CopyState::Suspect { .. }) => {
                 self.target_lost(target)
             }
@@ -779,6 +779,19 @@ impl<C: Copy> World<C> {
             CopyState::Diverged { .. } | CopyState::Suspect { .. } => self.give_up(other),
             _ => {}
         }
+    }
+
+    /// The loser has to hear of it: a copy that is down or has failed is opened again first.
+    fn name_loser(&mut self, site: usize) {
+        let s = &self.sites[site];
+        let failed = s.status.as_ref().is_some_and(|s| matches!(s.copy, CopyState::Failed { .. }));
+        if s.node.is_some() && !failed {
+            return self.give_up(site);
+        }
+        if failed {
+            self.crash(site, Crash::Kill);
+        }
+        self.after(100 * MS, Ev::Start(site));
     }
 
     /// A copy that holds the role is demoted first.
