@@ -355,7 +355,7 @@ impl Disk {
                 self.files.remove(&FileRef::Log(slot));
                 self.files.remove(&FileRef::Footer(slot));
             }
-            DiskOp::Replace { file, data } => self.put(file, Image::of(&data.concat())),
+            DiskOp::Replace { file, data } => self.put(file, Image::of(&data.concat().into())),
             _ => {}
         }
     }

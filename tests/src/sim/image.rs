@@ -1,29 +1,28 @@
-//! A sparse file in memory, by 4 KiB pages.
+//! A sparse file in memory, by 4 KiB pages. A page that is written whole is shared with the buffer that it came from, and with
+//! every other image that holds it: most bytes are never copied.
 
 use bytes::{Bytes, BytesMut};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 
-type Page = Box<[u8; PAGE]>;
+static HOLE: [u8; PAGE] = [0; PAGE];
 
 /// A sparse file: pages that were never written read as zeros.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
-    pages: Vec<Option<Page>>,
+    pages: Vec<Option<Bytes>>,
     len: u64,
 }
 
 impl Image {
     /// A file of `len` bytes, all zeros.
     pub fn zeroed(len: u64) -> Self {
-        let mut pages = Vec::new();
-        pages.resize_with(len.div_ceil(PAGE as u64) as usize, || None);
-        Self { pages, len }
+        Self { pages: vec![None; len.div_ceil(PAGE as u64) as usize], len }
     }
 
     /// A file with that content.
-    pub fn of(data: &[u8]) -> Self {
+    pub fn of(data: &Bytes) -> Self {
         let mut out = Self::zeroed(data.len() as u64);
         out.write(0, data);
         out
@@ -41,23 +40,34 @@ impl Image {
 
     /// Makes it `len` bytes long; the new bytes are zeros.
     pub fn grow(&mut self, len: u64) {
-        self.pages.resize_with(len.div_ceil(PAGE as u64) as usize, || None);
+        self.pages.resize(len.div_ceil(PAGE as u64) as usize, None);
         self.len = len;
     }
 
-    fn page(&mut self, index: usize) -> &mut Page {
-        self.pages[index].get_or_insert_with(|| Box::new([0; PAGE]))
+    /// Changes part of a page: in place where nobody shares it.
+    fn alter(&mut self, index: usize, change: impl FnOnce(&mut [u8])) {
+        let mut page = match self.pages[index].take().map(Bytes::try_into_mut) {
+            Some(Ok(own)) => own,
+            Some(Err(shared)) => BytesMut::from(&shared[..]),
+            None => BytesMut::zeroed(PAGE),
+        };
+        change(&mut page);
+        self.pages[index] = Some(page.freeze());
     }
 
     /// Overwrites bytes.
-    pub fn write(&mut self, offset: u64, mut data: &[u8]) {
+    pub fn write(&mut self, offset: u64, data: &Bytes) {
         debug_assert!(offset + data.len() as u64 <= self.len);
-        let (mut index, mut at) = ((offset as usize) / PAGE, (offset as usize) % PAGE);
-        while !data.is_empty() {
-            let n = data.len().min(PAGE - at);
-            self.page(index)[at..at + n].copy_from_slice(&data[..n]);
-            data = &data[n..];
-            (index, at) = (index + 1, 0);
+        let mut done = 0;
+        while done < data.len() {
+            let (index, within) = page_of(offset + done as u64);
+            let n = (data.len() - done).min(PAGE - within);
+            if n == PAGE {
+                self.pages[index] = Some(data.slice(done..done + n));
+            } else {
+                self.alter(index, |page| page[within..within + n].copy_from_slice(&data[done..done + n]));
+            }
+            done += n;
         }
     }
 
@@ -65,34 +75,32 @@ impl Image {
     pub fn zero(&mut self, offset: u64, len: u64) {
         let (mut at, end) = (offset, offset + len);
         while at < end {
-            let (index, within) = ((at as usize) / PAGE, (at as usize) % PAGE);
+            let (index, within) = page_of(at);
             let n = (end - at).min((PAGE - within) as u64) as usize;
             if n == PAGE {
                 self.pages[index] = None;
-            } else if let Some(page) = &mut self.pages[index] {
-                page[within..within + n].fill(0);
+            } else if self.pages[index].is_some() {
+                self.alter(index, |page| page[within..within + n].fill(0));
             }
             at += n as u64;
         }
     }
 
-    /// Copies bytes out.
+    /// Gives bytes; within one page they are shared.
     pub fn read(&self, offset: u64, len: usize) -> Bytes {
-        static HOLE: [u8; PAGE] = [0; PAGE];
+        let (first, within) = page_of(offset);
+        if within + len <= PAGE {
+            let page = self.pages.get(first).and_then(|p| p.as_ref());
+            return page.map_or(Bytes::from_static(&HOLE[..len]), |p| p.slice(within..within + len));
+        }
         let mut out = BytesMut::with_capacity(len);
-        let (mut index, mut at) = ((offset as usize) / PAGE, (offset as usize) % PAGE);
         while out.len() < len {
-            let n = (len - out.len()).min(PAGE - at);
+            let (index, within) = page_of(offset + out.len() as u64);
+            let n = (len - out.len()).min(PAGE - within);
             let page = self.pages[index].as_deref().unwrap_or(&HOLE);
-            out.extend_from_slice(&page[at..at + n]);
-            (index, at) = (index + 1, 0);
+            out.extend_from_slice(&page[within..within + n]);
         }
         out.freeze()
-    }
-
-    /// The page at `index`, unless it is a hole.
-    pub fn page_at(&self, index: usize) -> Option<&[u8; PAGE]> {
-        self.pages.get(index).and_then(|p| p.as_deref())
     }
 
     /// Takes over one page of another image.
@@ -109,10 +117,15 @@ impl Image {
 
     /// Flips one bit, if the page exists.
     pub fn flip(&mut self, page: usize, bit: usize) {
-        if let Some(Some(p)) = self.pages.get_mut(page) {
-            p[bit / 8] ^= 1 << (bit % 8);
+        if self.pages.get(page).is_some_and(|p| p.is_some()) {
+            self.alter(page, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
         }
     }
+}
+
+/// The page that holds a byte, and where in it.
+fn page_of(at: u64) -> (usize, usize) {
+    (at as usize / PAGE, at as usize % PAGE)
 }
 
 #[cfg(test)]
@@ -122,12 +135,26 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_holes_are_zeros() {
         let mut image = Image::zeroed(10_000);
-        image.write(4000, &[7; 200]);
+        image.write(4000, &Bytes::from_static(&[7; 200]));
         let out = image.read(3999, 202);
         assert_eq!((out[0], out[1], out[200], out[201]), (0, 7, 7, 0));
         image.zero(4096, 4096);
         assert_eq!(image.read(4096, 1)[0], 0);
         assert_eq!(image.read(4095, 1)[0], 7);
         assert_eq!(image.allocated().collect::<Vec<_>>(), vec![0]);
+    }
+
+    #[test]
+    fn an_image_that_shares_a_page_does_not_see_what_another_writes_to_it() {
+        let whole = Bytes::from(vec![7; PAGE]);
+        let mut image = Image::of(&whole);
+        let mut other = image.clone();
+        let read = image.read(10, 2);
+        image.write(0, &Bytes::from_static(&[1; 512]));
+        other.flip(0, 8);
+        image.zero(1024, 512);
+        assert_eq!((image.read(0, 1)[0], image.read(511, 2)[1], image.read(1024, 1)[0]), (1, 7, 0));
+        assert_eq!((other.read(0, 1)[0], other.read(1, 1)[0], other.read(1024, 1)[0]), (7, 6, 7));
+        assert!(whole.iter().all(|b| *b == 7) && read[..] == [7, 7]);
     }
 }
