@@ -419,9 +419,11 @@ fn clamp(bufs: &mut [Bytes], len: u64, limit: u64) {
     }
 }
 
-/// Puts a frame's records into an index whose places are `(slot, block)`; gives the size that a RESIZE sets.
+/// Puts a frame's records into an index whose places are `(slot, block)`; gives the size that a RESIZE sets. A frame that is not
+/// understood was refused where it came in: what is skipped here changes no block.
 pub fn apply(index: &mut Index, header: &FrameHeader, slot: Slot, payload_block: u32) -> Option<u64> {
     use crate::format::record::Kind;
+    debug_assert!(header.is_understood(), "refused by the receiver and by recovery");
     let (mut block, mut crc, mut size) = (payload_block, 0usize, None);
     for (i, record) in header.records.iter().enumerate() {
         let lsn = header.first.advance(i as u64);

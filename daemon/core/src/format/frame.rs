@@ -126,6 +126,11 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// True when every record can be taken: see [`Descriptor::is_understood`].
+    pub fn is_understood(&self) -> bool {
+        self.records.iter().all(Descriptor::is_understood)
+    }
+
     /// Number of the last record.
     pub fn last(&self) -> Lsn {
         self.first.advance(self.records.len() as u64 - 1)

@@ -100,6 +100,12 @@ impl Descriptor {
         Self { kind, flags: 0, blocks: range.count.0, lba: range.lba.0 }
     }
 
+    /// True when the record can be taken: its kind is known here, or its writer says that it may be skipped. Otherwise the volume
+    /// is refused: what it changes would be served as if it had not happened.
+    pub fn is_understood(&self) -> bool {
+        !matches!(self.kind, Kind::Unknown(_)) || self.flags & FLAG_IGNORABLE != 0
+    }
+
     /// The range that the record changes, for WRITE, DISCARD and ZERO.
     pub fn range(&self) -> Option<BlockRange> {
         match self.kind {

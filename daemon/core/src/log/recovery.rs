@@ -8,13 +8,13 @@
 //! | a frame fails and a later one, or the superblock, says that its place was durable | damaged: refuse to serve, repair from the peer |
 //! | the segment that follows the floor is missing | as a frame that fails: its successor's header may outlive it in a power cut |
 //! | the segment that holds the floor does not contain it | damaged |
+//! | a good frame of the log holds a record of a kind that is not known here and may not be skipped | refuse: a newer version wrote it |
 //! | a later segment begins inside an earlier one | the earlier one is cut there (a sealed suffix) |
 //!
 //! A frame's own keyed hash tells a frame of this volume from anything else; its chain tells the successor of the last good
 //! frame from a stale one in a reused slot.
 
-use crate::event::{DiskDone, DiskError};
-use crate::event::{DiskOp, DiskResult, FileRef, Slot};
+use crate::event::{DiskDone, DiskOp, DiskResult, FileRef, Slot};
 use crate::format::block_crcs;
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
@@ -74,8 +74,8 @@ pub enum Step {
     More(Vec<Placed>),
     /// The last frames, and the log.
     Done(Vec<Placed>, Box<Recovered>),
-    /// A read failed.
-    Failed(DiskError),
+    /// The log cannot be used, and nothing may be concluded from it; why, for people.
+    Failed(&'static str),
 }
 
 #[derive(Debug)]
@@ -101,6 +101,8 @@ pub struct Recovery {
     beyond: Lsn,
     cut_bytes: u64,
     broken: bool,
+    /// A frame of the log is not understood.
+    is_foreign: bool,
     next_sequence: u64,
 }
 
@@ -122,6 +124,7 @@ impl Recovery {
             beyond: Lsn::ZERO,
             cut_bytes: 0,
             broken: false,
+            is_foreign: false,
             next_sequence: 1,
         };
         let step = recovery.next_header(now, out);
@@ -200,8 +203,7 @@ impl Recovery {
     pub fn on_read(&mut self, now: Nanos, result: DiskResult, out: &mut Outbox) -> Option<Step> {
         let bytes = match result {
             Ok(DiskDone::Read(bytes)) => bytes,
-            Ok(_) => return Some(Step::Failed(DiskError::Io)),
-            Err(e) => return Some(Step::Failed(e)),
+            Ok(_) | Err(_) => return Some(Step::Failed("the log cannot be read")),
         };
         match self.phase {
             Phase::Headers { next } => {
@@ -218,6 +220,9 @@ impl Recovery {
             Phase::Segment { at } => {
                 self.buf.extend_from_slice(&bytes);
                 let placed = self.parse(at);
+                if self.is_foreign {
+                    return Some(Step::Failed("the log holds a record of a kind that this version does not know"));
+                }
                 Some(self.go_on(now, at, placed, out))
             }
         }
@@ -254,7 +259,7 @@ impl Recovery {
     fn parse(&mut self, at: usize) -> Vec<Placed> {
         let mut placed = Vec::new();
         let mut used = 0;
-        while !self.segment_ended(at) {
+        while !self.segment_ended(at) && !self.is_foreign {
             match self.parse_one(at, used, &mut placed) {
                 Parsed::Frame(len) => used += len,
                 Parsed::Skip => used += BLOCK,
@@ -309,6 +314,10 @@ impl Recovery {
         if self.broken || !follows || !good {
             self.note_evidence(at, &header);
             return if self.broken || !follows { self.no_frame(used) } else { self.bad_payload(total) };
+        }
+        self.is_foreign |= !header.is_understood() && header.first > self.start.floor.position.lsn;
+        if self.is_foreign {
+            return Parsed::End;
         }
         let block = ((self.base + used as u64) / BLOCK as u64) as u32;
         let frame = FrameRef::of(&header, block);
@@ -453,7 +462,7 @@ mod tests {
 
     use super::*;
     use crate::event::Output;
-    use crate::format::record::{Descriptor, Kind};
+    use crate::format::record::{Descriptor, FLAG_IGNORABLE, Kind};
     use crate::log::frames::{FrameContext, Record, build};
     use crate::types::{BlockRange, Incarnation};
 
@@ -479,11 +488,14 @@ mod tests {
 
         /// A segment with one record a frame; each says how far the writer was durable.
         fn segment(&mut self, durable: &[u64]) {
+            self.segment_of(Descriptor::over(Kind::Write, BlockRange::new(1, 1)), durable);
+        }
+
+        fn segment_of(&mut self, descriptor: Descriptor, durable: &[u64]) {
             let sequence = self.slots.len() as u64 + 1;
             let header = SegmentHeader { volume: VOLUME, sequence, slot_bytes: SLOT_BYTES, start: self.end };
             let mut slot = header.encode(&self.secret).to_vec();
             for durable in durable {
-                let descriptor = Descriptor::over(Kind::Write, BlockRange::new(1, 1));
                 let mut pending: VecDeque<_> = [Record::new(descriptor, Bytes::from(vec![7; BLOCK]))].into();
                 let context = FrameContext {
                     epoch: Default::default(),
@@ -507,6 +519,10 @@ mod tests {
         }
 
         fn recover(&self, writes: Option<GenId>) -> Recovered {
+            self.try_recover(writes).unwrap()
+        }
+
+        fn try_recover(&self, writes: Option<GenId>) -> Result<Recovered, &'static str> {
             let start = Start {
                 volume: VOLUME,
                 site: SITE,
@@ -523,8 +539,8 @@ mod tests {
             let (mut recovery, mut step) = Recovery::begin(now, start, slots, &mut out);
             loop {
                 match step {
-                    Some(Step::Done(_, found)) => return *found,
-                    Some(Step::Failed(error)) => panic!("{error}"),
+                    Some(Step::Done(_, found)) => return Ok(*found),
+                    Some(Step::Failed(why)) => return Err(why),
                     Some(Step::More(_)) | None => {}
                 }
                 let Some(Output::Disk(_, DiskOp::Read { file: FileRef::Log(slot), offset, len })) = out.pop() else {
@@ -591,6 +607,18 @@ mod tests {
         for writes in [None, Some(GenId([9; 16]))] {
             let found = disks.recover(writes);
             assert_eq!((found.end.position.lsn, found.damage), (Lsn(2), None));
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_unknown_kind_is_refused_unless_it_may_be_skipped() {
+        for (flags, understood) in [(0, false), (FLAG_IGNORABLE, true), (0xfe, false)] {
+            let mut disks = Disks::new();
+            disks.segment(&[0]);
+            disks.segment_of(Descriptor { kind: Kind::Unknown(77), flags, blocks: 1, lba: 5 }, &[0]);
+            disks.segment(&[0]);
+            let found = disks.try_recover(None).map(|found| found.end.position.lsn);
+            assert_eq!(found.ok(), understood.then_some(Lsn(3)), "flags {flags:#x}");
         }
     }
 }

@@ -222,9 +222,9 @@ impl Node {
                 self.replay(placed);
                 self.on_log_recovered(now, *recovered);
             }
-            Step::Failed(_) => {
+            Step::Failed(why) => {
                 self.stage = Stage::Running;
-                self.fail_copy("the log cannot be read");
+                self.fail_copy(why);
                 self.fail_waiting();
             }
         }

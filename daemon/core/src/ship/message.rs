@@ -279,8 +279,9 @@ pub enum Refusal {
     /// The header's checksum is wrong or it cannot be parsed.
     #[error("malformed or corrupt header")]
     Header,
-    /// The peer speaks no version or feature in common.
-    #[error("no common protocol version")]
+    /// The peer speaks no version or feature in common, or sent a record of a kind that is not known here and may not be
+    /// skipped.
+    #[error("no common protocol version, or a record of an unknown kind")]
     Version,
     /// Another group, volume or site than agreed.
     #[error("wrong volume or site")]

@@ -43,6 +43,9 @@ pub fn judge(append: Append, against: &Against<'_>) -> Result<Option<Accepted>, 
     if header.used_bytes() != append.header.len() || header.kind != FrameKind::Log || size > against.frame_bytes {
         return Err(Refusal::Header);
     }
+    if !header.is_understood() {
+        return Err(Refusal::Version);
+    }
     if header.volume != against.volume {
         return Err(Refusal::Identity);
     }
@@ -90,4 +93,46 @@ fn pad(header: Bytes) -> Bytes {
     let mut bytes = header.to_vec();
     bytes.resize(round_up_block(header.len()), 0);
     Bytes::from(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::format::record::{Descriptor, FLAG_IGNORABLE, Kind};
+    use crate::log::frames::{FrameContext, Record, build};
+
+    const VOLUME: VolumeId = VolumeId([1; 16]);
+
+    fn judged(descriptor: Descriptor) -> Result<bool, Refusal> {
+        let (secret, end) = (Secret([4; 32]), Boundary::default());
+        let mut pending: VecDeque<_> = [Record::new(descriptor, Bytes::from(vec![7; BLOCK]))].into();
+        let context = FrameContext {
+            epoch: Epoch::default(),
+            committed: Lsn::ZERO,
+            durable: Lsn::ZERO,
+            peers: Default::default(),
+            wall_ms: 0,
+        };
+        let (header, bytes, payload) = build(&mut pending, 1 << 20, end, VOLUME, &secret, &context).unwrap();
+        let append = Append { epoch: Epoch::default(), header: bytes.slice(..header.used_bytes()), payload };
+        let against = Against {
+            volume: VOLUME,
+            secret: &secret,
+            epoch: Epoch::default(),
+            end,
+            durable: Lsn::ZERO,
+            frame_bytes: 1 << 20,
+        };
+        judge(append, &against).map(|accepted| accepted.is_some())
+    }
+
+    #[test]
+    fn a_record_of_an_unknown_kind_is_refused_unless_it_may_be_skipped() {
+        let unknown = |flags| Descriptor { kind: Kind::Unknown(77), flags, blocks: 1, lba: 5 };
+        assert_eq!(judged(unknown(0)), Err(Refusal::Version));
+        assert_eq!(judged(unknown(0xfe)), Err(Refusal::Version));
+        assert_eq!(judged(unknown(FLAG_IGNORABLE)), Ok(true));
+    }
 }
