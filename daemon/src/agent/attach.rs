@@ -2,33 +2,12 @@
 
 use std::sync::Arc;
 
-use tidemark_core::event::{Request, RequestError};
 use tidemark_core::status::Role;
 use tidemark_core::types::VolumeId;
 
 use super::volumes::failed;
-use super::{Agent, Open};
-use crate::control::{Attachment, EngineError, FrontendKind, Place};
-use crate::frontend::BlockTarget;
-use crate::frontend::fuse_loop::{AttachParams, FuseLoop, Remote, RemoteCompletion};
-use crate::shard::ShardHandle;
-
-/// Sends requests of the FUSE threads to the volume's shard.
-struct ToShard {
-    shard: ShardHandle,
-    id: VolumeId,
-}
-
-impl Remote for ToShard {
-    fn submit(&self, request: Request, done: RemoteCompletion) {
-        let id = self.id;
-        // A completion that is dropped uncalled fails its request: right for a shard that has stopped.
-        self.shard.send(move |shard| match shard.volume(id) {
-            Some(volume) => volume.submit(request, done),
-            None => done(Err(RequestError::NotServing)),
-        });
-    }
-}
+use super::{Agent, Open, fuse};
+use crate::control::{Attachment, EngineError, FrontendKind};
 
 impl Agent {
     /// Opens a frontend; open already: answers with what is there.
@@ -53,7 +32,7 @@ impl Agent {
             });
         }
         let kind = match (kind, wish) {
-            (FrontendKind::Auto, FrontendKind::Auto) => FrontendKind::Fuse,
+            (FrontendKind::Auto, FrontendKind::Auto) => fuse::AUTO,
             (FrontendKind::Auto, wish) => wish,
             (kind, _) => kind,
         };
@@ -67,21 +46,6 @@ impl Agent {
         }
         self.remember_attached(id, Some(kind)).await;
         Ok(Attachment { place, connections: 0 })
-    }
-
-    async fn open_fuse(&self, id: VolumeId, name: &str, shard: u16, size: u64) -> Result<Open, EngineError> {
-        let remote = Box::new(ToShard { shard: self.shard(shard).clone(), id });
-        let params = AttachParams {
-            volume: name.to_owned(),
-            size,
-            run_dir: self.config.run_dir.clone(),
-            dev_dir: self.config.fuse.dir.clone(),
-            remote,
-        };
-        let attached = tokio::task::spawn_blocking(move || FuseLoop::attach(params)).await.map_err(failed)?;
-        let fuse = attached.map_err(failed)?;
-        let device = fuse.device().to_owned();
-        Ok(Open { place: Place::Fuse { device }, fuse: Some(fuse), nbd: None })
     }
 
     /// Closes the frontend on request. Not open: success.

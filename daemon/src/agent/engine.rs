@@ -10,7 +10,7 @@ use tidemark_core::verb::{Verb, VerbOk};
 use tokio::sync::watch;
 
 use super::volumes::failed;
-use super::{Agent, wall_now};
+use super::{Agent, fuse, wall_now};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::control::{
     AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, FrontendKind, NewPeer,
@@ -245,15 +245,8 @@ impl Agent {
             shards: shards.collect(),
             pools: self.pools(),
             peers: self.peer_infos(),
-            frontends: vec![(FrontendKind::Nbd, Ok(())), (FrontendKind::Fuse, fuse_works())],
+            frontends: vec![(FrontendKind::Nbd, Ok(())), (FrontendKind::Fuse, fuse::works())],
         }
-    }
-}
-
-fn fuse_works() -> Result<(), String> {
-    match std::path::Path::new("/dev/fuse").exists() && std::path::Path::new("/dev/loop-control").exists() {
-        true => Ok(()),
-        false => Err("/dev/fuse or /dev/loop-control does not exist here".into()),
     }
 }
 

@@ -3,6 +3,11 @@
 
 mod attach;
 mod engine;
+#[cfg(feature = "fuse")]
+mod fuse;
+#[cfg(not(feature = "fuse"))]
+#[path = "no_fuse.rs"]
+mod fuse;
 mod nbd;
 mod peers;
 mod volumes;
@@ -20,11 +25,11 @@ use tokio::task::AbortHandle;
 use crate::catalogue::{Bases, Catalogue, CatalogueError};
 use crate::config::{Config, HostPort, Name};
 use crate::control::{EngineError, FrontendKind, Place};
-use crate::frontend::fuse_loop::FuseLoop;
 use crate::frontend::nbd::NbdMetrics;
 use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
 use crate::shard::ShardHandle;
 use crate::telemetry::DiskMetrics;
+use fuse::FuseLoop;
 
 pub use engine::AgentEngine;
 pub use peers::{AcceptStreams, HandleControl, load_tls};

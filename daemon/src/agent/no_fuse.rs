@@ -1,0 +1,43 @@
+//! In the place of `fuse` in an agent that is built without that frontend.
+
+use std::convert::Infallible;
+
+use tidemark_core::types::VolumeId;
+
+use super::{Agent, Open};
+use crate::control::{EngineError, FrontendKind};
+
+const NOT_BUILT: &str = "this agent is built without the FUSE frontend";
+
+/// What `auto` means when neither the request nor the volume says more.
+pub(super) const AUTO: FrontendKind = FrontendKind::Nbd;
+
+/// Whether it works on this host; if not, why.
+pub(super) fn works() -> Result<(), String> {
+    Err(NOT_BUILT.into())
+}
+
+/// There is none.
+pub(super) enum FuseLoop {}
+
+impl FuseLoop {
+    pub(super) fn resize(&self, _size: u64) -> Result<(), Infallible> {
+        match *self {}
+    }
+
+    pub(super) fn detach(&mut self, _force: bool) -> Result<(), Infallible> {
+        match *self {}
+    }
+}
+
+impl Agent {
+    pub(super) async fn open_fuse(
+        &self,
+        _id: VolumeId,
+        _name: &str,
+        _shard: u16,
+        _size: u64,
+    ) -> Result<Open, EngineError> {
+        Err(EngineError::Refused { reason: "frontend-unavailable", text: NOT_BUILT.into() })
+    }
+}
