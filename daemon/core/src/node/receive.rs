@@ -73,6 +73,8 @@ impl Node {
             epoch: if self.leads() { append.epoch } else { self.k.epoch },
             end: self.log.end(),
             durable: self.log.durable(),
+            size: self.size,
+            base_size: self.base_size,
             frame_bytes: self.superblock.slot_bytes - crate::format::segment::HEADER_BYTES as u64,
         };
         let kept = append.clone();

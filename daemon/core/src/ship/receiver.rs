@@ -4,9 +4,10 @@ use bytes::Bytes;
 
 use crate::format::block_crcs;
 use crate::format::frame::{FrameHeader, FrameKind};
+use crate::format::record::Kind;
 use crate::format::round_up_block;
 use crate::ship::{Append, Refusal};
-use crate::types::{BLOCK, Boundary, Epoch, Lsn, Secret, VolumeId};
+use crate::types::{BLOCK, Boundary, Epoch, Lsn, SECTOR, Secret, VolumeId};
 
 /// What a frame is judged against.
 #[derive(Clone, Debug)]
@@ -21,6 +22,10 @@ pub struct Against<'a> {
     pub end: Boundary,
     /// Durable here.
     pub durable: Lsn,
+    /// Size of the volume here, in bytes.
+    pub size: u64,
+    /// Size of the base here, in bytes: what the volume may grow to.
+    pub base_size: u64,
     /// The most bytes a frame may take in a segment.
     pub frame_bytes: u64,
 }
@@ -74,8 +79,33 @@ pub fn judge(append: Append, against: &Against<'_>) -> Result<Option<Accepted>, 
     if !header.follows(&against.end) {
         return Err(Refusal::Chain);
     }
+    judge_content(&header, against)?;
     let bytes = pad(append.header);
     Ok(Some(Accepted { header, bytes, payload }))
+}
+
+/// What an honest writer of this volume never writes, and nobody could serve: a frame that names an incarnation which it does not
+/// begin, a FORK back, a range or a size beyond what is here.
+fn judge_content(header: &FrameHeader, against: &Against<'_>) -> Result<(), Refusal> {
+    let end = against.end.position;
+    let ascends = match header.records.iter().any(|record| record.kind == Kind::Fork) {
+        true => header.records.len() == 1 && header.incarnation > end.incarnation,
+        false => header.incarnation == end.incarnation && header.generation == end.generation,
+    };
+    if !ascends {
+        return Err(Refusal::Header);
+    }
+    let mut size = against.size;
+    for record in &header.records {
+        match (record.kind, record.range()) {
+            (Kind::Resize, _) if !record.lba.is_multiple_of(SECTOR as u64) => return Err(Refusal::Header),
+            (Kind::Resize, _) if record.lba == 0 || record.lba > against.base_size => return Err(Refusal::Size),
+            (Kind::Resize, _) => size = record.lba,
+            (_, Some(range)) if range.end() > size.div_ceil(BLOCK as u64) => return Err(Refusal::Size),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Pieces as they came when each is whole blocks, else one copy.
@@ -100,14 +130,17 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::format::record::{Descriptor, FLAG_IGNORABLE, Kind};
+    use crate::format::record::{Descriptor, FLAG_IGNORABLE};
     use crate::log::frames::{FrameContext, Record, build};
 
     const VOLUME: VolumeId = VolumeId([1; 16]);
+    /// With a short last block.
+    const SIZE: u64 = 8 * BLOCK as u64 + 512;
 
     fn judged(descriptor: Descriptor) -> Result<bool, Refusal> {
         let (secret, end) = (Secret([4; 32]), Boundary::default());
-        let mut pending: VecDeque<_> = [Record::new(descriptor, Bytes::from(vec![7; BLOCK]))].into();
+        let payload = vec![7; descriptor.payload_blocks() as usize * BLOCK];
+        let mut pending: VecDeque<_> = [Record::new(descriptor, Bytes::from(payload))].into();
         let context = FrameContext {
             epoch: Epoch::default(),
             committed: Lsn::ZERO,
@@ -123,6 +156,8 @@ mod tests {
             epoch: Epoch::default(),
             end,
             durable: Lsn::ZERO,
+            size: SIZE,
+            base_size: SIZE + 512,
             frame_bytes: 1 << 20,
         };
         judge(append, &against).map(|accepted| accepted.is_some())
@@ -134,5 +169,28 @@ mod tests {
         assert_eq!(judged(unknown(0)), Err(Refusal::Version));
         assert_eq!(judged(unknown(0xfe)), Err(Refusal::Version));
         assert_eq!(judged(unknown(FLAG_IGNORABLE)), Ok(true));
+    }
+
+    #[test]
+    fn what_lies_beyond_the_volume_or_its_base_is_refused() {
+        let write = |lba, blocks| judged(Descriptor { kind: Kind::Write, flags: 0, blocks, lba });
+        assert_eq!((write(0, 9), write(8, 1)), (Ok(true), Ok(true)));
+        assert_eq!(
+            (write(8, 2), write(9, 1), write(u64::MAX - 1, 1)),
+            (Err(Refusal::Size), Err(Refusal::Size), Err(Refusal::Size))
+        );
+        let resize = |size| judged(Descriptor { kind: Kind::Resize, flags: 0, blocks: 0, lba: size });
+        assert_eq!((resize(SIZE), resize(SIZE + 512)), (Ok(true), Ok(true)));
+        assert_eq!(
+            (resize(SIZE + 1024), resize(0), resize(u64::MAX / 512 * 512)),
+            (Err(Refusal::Size), Err(Refusal::Size), Err(Refusal::Size))
+        );
+        assert_eq!(resize(SIZE - 1), Err(Refusal::Header));
+    }
+
+    #[test]
+    fn a_fork_that_does_not_ascend_is_refused() {
+        let fork = Descriptor { kind: Kind::Fork, flags: 0, blocks: 1, lba: 0 };
+        assert_eq!(judged(fork), Err(Refusal::Header));
     }
 }
