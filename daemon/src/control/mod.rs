@@ -11,6 +11,7 @@ mod caller;
 mod calls;
 mod connection;
 mod engine;
+pub mod exercise;
 #[cfg(test)]
 pub(crate) mod fake;
 mod invalid;

@@ -10,6 +10,7 @@ mod backoff;
 mod client;
 pub mod control;
 pub mod convert;
+pub mod exercise;
 mod heartbeat;
 mod listener;
 mod refusal;
