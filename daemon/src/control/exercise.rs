@@ -139,6 +139,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     #[test]
@@ -155,5 +159,22 @@ mod tests {
         assert!(!exercise(&[&[0], bad.encode_to_vec().as_slice()].concat()));
         assert!(!exercise(&[6, 8, 1]), "one byte is no size");
         assert!(!exercise(&[]));
+    }
+
+    proptest! {
+        #[test]
+        fn good_requests_with_changes_do_no_harm(
+            which in any::<Index>(),
+            changes in vec((any::<Index>(), any::<u8>()), 0..6),
+            tail in vec(any::<u8>(), 0..16),
+        ) {
+            let mut input = which.get(&seeds()).clone();
+            input.extend(tail);
+            for (at, byte) in changes {
+                let at = at.index(input.len());
+                input[at] = byte;
+            }
+            exercise(&input);
+        }
     }
 }
