@@ -122,7 +122,7 @@ impl Default for Policy {
             log_bytes: 10 << 30,
             disk_timeout_ms: 30_000,
             bandwidth: 0,
-            index_ranges: 256 * 1024,
+            index_ranges: 512 * 1024,
         }
     }
 }

@@ -26,8 +26,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 /// The same for a connection.
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Largest HTTP/2 frame: a whole batch of small messages. Larger ones make the reader's buffer grow for nothing.
-pub(super) const FRAME_BYTES: u32 = 64 << 10;
+/// Bytes of an HTTP/2 frame's header.
+const FRAME_HEADER_BYTES: u32 = 9;
+/// Largest HTTP/2 frame with its header: whole TLS records, handed to the kernel in one call. A byte more would be a record and
+/// a call of its own.
+pub(super) const WRITE_BYTES: u32 = 256 << 10;
+/// Largest HTTP/2 frame.
+pub(super) const FRAME_BYTES: u32 = WRITE_BYTES - FRAME_HEADER_BYTES;
 /// How often an idle or silent connection is probed.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long the answer may take before the connection counts as lost.

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tonic::transport::server::Connected;
 
+use super::listener::WRITE_BYTES;
 use super::refusal::{PeerRefusal, Refusals};
 use super::tls::{PeerIdentity, Tls, TlsError, alert_of, refusal_of, tls_error};
 
@@ -193,7 +194,12 @@ impl PeerIo {
         Self { wire: Wire::Plain(tcp), connection, fault: Fault::default() }
     }
 
-    fn secured(stream: TlsStream<BufReader<TcpStream>>, remote: SocketAddr) -> Self {
+    fn secured(mut stream: TlsStream<BufReader<TcpStream>>, remote: SocketAddr) -> Self {
+        let limit = Some(WRITE_BYTES as usize);
+        match &mut stream {
+            TlsStream::Client(client) => client.get_mut().1.set_buffer_limit(limit),
+            TlsStream::Server(server) => server.get_mut().1.set_buffer_limit(limit),
+        }
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let connection = PeerConnection { remote, identity: leaf.and_then(PeerIdentity::of) };
         Self { wire: Wire::Tls(Box::new(stream)), connection, fault: Fault::default() }

@@ -46,6 +46,7 @@ fn lose_what_only_a_had(sites: &mut TwoSites) -> Result<()> {
     Damage::Flip { file, at: 41 }.inflict(&view.directory())?;
 
     sites.b.start(&sites.stage)?;
+    sites.b.cli().wait_for(VOLUME, "copy at B opened", PATIENCE, |view| !["", "opening"].contains(&view.copy()))?;
     sites.b.cli().promote_fenced(VOLUME, "test: site a is down", &["--allow-unproven"])?;
     sites.a.start(&sites.stage)?;
     let diverged = |view: &VolumeView| view.copy() == "diverged";

@@ -5,9 +5,13 @@
 //! node then prunes the index and frees segments. A crash anywhere before the superblock redoes the whole step: the index
 //! still names the log for every block that the base may already hold.
 
+mod pace;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+
+pub use pace::{Pace, RELAXED_PERCENT};
 
 use crate::event::{DiskOp, FileRef, Slot};
 use crate::format::block_crcs;
@@ -21,8 +25,8 @@ use crate::volume::index::{Crcs, Index, Piece, Place};
 
 /// Bytes of log that one advance takes at most (memory while it runs).
 pub const BATCH_BYTES: u64 = 32 << 20;
-/// Base writes under way at once.
-const WRITES_IN_FLIGHT: usize = 16;
+/// Base writes under way at once: random blocks need a deep queue to keep a disk busy.
+const WRITES_IN_FLIGHT: usize = 32;
 /// Bytes of one base write.
 const WRITE_BYTES: u64 = 1 << 20;
 /// Bytes of one read of the log: what is checked at one go, while nobody else is served.
@@ -96,6 +100,7 @@ pub struct Floor {
     next_write: usize,
     in_flight: usize,
     failing: bool,
+    pace: Pace,
     /// The last extents written behind the beginning, hashed only when the advance ends: most are followed by others.
     extents: VecDeque<(u64, Bytes)>,
     /// Samples of the base's beginning that this advance leaves valid, and where the rest is read from.
@@ -120,6 +125,7 @@ impl Floor {
             next_write: 0,
             in_flight: 0,
             failing: false,
+            pace: Pace::default(),
             extents: VecDeque::new(),
             head: Vec::new(),
             head_from: 0,
@@ -145,7 +151,7 @@ impl Floor {
 
     /// Stands at `at` from now on (a seeding ended, a copy was restarted).
     pub fn reset(&mut self, at: Boundary) {
-        *self = Self { blocks: self.blocks, ..Self::new(at) };
+        *self = Self { blocks: self.blocks, pace: self.pace.clone(), ..Self::new(at) };
     }
 
     /// The highest frame boundary `<= limit` that one advance may reach.
@@ -248,19 +254,45 @@ impl Floor {
         true
     }
 
-    /// Submits base writes up to the limit.
+    /// Submits base writes up to the limit, as far as the pace admits them.
     fn write_more(&mut self, now: Nanos, size: u64, out: &mut Outbox) -> Step {
-        while self.in_flight < WRITES_IN_FLIGHT && self.next_write < self.writes.len() {
+        while self.in_flight < WRITES_IN_FLIGHT && self.next_write < self.writes.len() && self.pace.admits(now) {
             let op = self.next_op(size);
+            if let DiskOp::Write { bufs, .. } = &op {
+                self.pace.spend(bufs.iter().map(|b| b.len() as u64).sum());
+            }
             self.in_flight += 1;
             out.disk(now, Route::FloorWrite, op);
         }
-        if self.in_flight == 0 {
+        if self.in_flight == 0 && self.next_write == self.writes.len() {
             self.phase = Phase::Syncing;
             let files = if planted(Planted::FloorWithoutBaseSync) { Vec::new() } else { vec![FileRef::Base] };
             out.disk(now, Route::FloorSync, DiskOp::Sync { files });
         }
         Step::Wait
+    }
+
+    /// True when there are base writes that only the pace holds back.
+    fn is_held_back(&self) -> bool {
+        self.phase == Phase::Writing
+            && !self.failing
+            && self.next_write < self.writes.len()
+            && self.in_flight < WRITES_IN_FLIGHT
+    }
+
+    /// Goes on with base writes that were held back.
+    pub fn go_on(&mut self, now: Nanos, size: u64, out: &mut Outbox) -> Step {
+        if self.is_held_back() { self.write_more(now, self.resized.unwrap_or(size), out) } else { Step::Wait }
+    }
+
+    /// When base writes that are held back go on even if nothing else happens.
+    pub fn timeout(&self) -> Option<Nanos> {
+        self.is_held_back().then(|| self.pace.idle_at())
+    }
+
+    /// How fast it may write.
+    pub fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
     }
 
     /// The next run of adjacent blocks as one operation.

@@ -1,23 +1,17 @@
-//! The log's side of a node: frames, syncs, acknowledgement (R1, R2), and the floor.
+//! The log's side of a node: frames, syncs, acknowledgement (R1, R2).
 
 use crate::config::Mode;
-use crate::event::{DiskDone, DiskError, DiskResult, DiskToken, RequestId};
-use crate::floor;
+use crate::event::{DiskToken, RequestId};
 use crate::format::frame::{MAX_PEERS, PeerDurable};
 use crate::format::record::Kind;
 use crate::format::superblock::CopyFlag;
 use crate::log::{FrameContext, LogFailure, MIN_SLOTS, Placed};
-use crate::node::meta::AfterSuperblock;
-use crate::node::{Node, Stage};
+use crate::node::Node;
 use crate::planted::{Planted, planted};
 use crate::ship::sender::Source;
 use crate::status::Role;
 use crate::types::{Lsn, Nanos};
 
-/// The floor advances by itself when the log or the index is this full, in percent.
-const FLOOR_START_PERCENT: u64 = 60;
-/// A floor that met a full base tries again after this time.
-const FLOOR_RETRY_MS: u64 = 1000;
 /// Samples of "when was it written" kept for the RPO.
 const MAX_WRITTEN: usize = 4096;
 
@@ -45,7 +39,7 @@ impl Node {
         self.watch_full(now);
     }
 
-    fn slot_limit(&self) -> usize {
+    pub(super) fn slot_limit(&self) -> usize {
         let slots = self.superblock.policy.log_bytes / self.superblock.slot_bytes;
         usize::try_from(slots).unwrap_or(usize::MAX).max(MIN_SLOTS)
     }
@@ -87,6 +81,7 @@ impl Node {
         }
         let bytes = (placed.header.padded_bytes() + placed.header.payload_bytes()) as u64;
         self.written_bytes += bytes;
+        self.appended_bytes += bytes;
         self.written_at.push_back((placed.header.last(), now, self.written_bytes));
         if self.written_at.len() > MAX_WRITTEN {
             // Keep every second of the older half: the RPO is then known a little less exactly, and memory is bounded.
@@ -194,156 +189,6 @@ impl Node {
         };
         while self.written_at.front().is_some_and(|w| w.0 <= known) {
             self.written_at.pop_front();
-        }
-    }
-
-    // ---- floor -------------------------------------------------------------------------------------------------------
-
-    /// The position that the floor may not pass.
-    fn floor_limit(&self) -> Lsn {
-        if planted(Planted::FloorAboveCommitted) {
-            return self.log.appended();
-        }
-        self.committed.min(self.log.durable())
-    }
-
-    fn wants_floor(&self, now: Nanos) -> bool {
-        let index_limit = u64::from(self.superblock.policy.index_ranges) * FLOOR_START_PERCENT / 100;
-        let slots_limit = self.slot_limit() as u64 * FLOOR_START_PERCENT / 100;
-        self.draining.is_some()
-            || self.index.len() as u64 >= index_limit
-            || self.segments_above_floor() > slots_limit
-            || self.retention_due().is_some_and(|at| at <= now)
-    }
-
-    /// Segments that an advance could free. Those below the floor are kept only as long as there is room, see
-    /// [`Node::free_segments`]: counted here, a follower's floor would never rest.
-    fn segments_above_floor(&self) -> u64 {
-        let floor = self.floor.at().position.lsn;
-        self.log.segments.live().rev().take_while(|s| s.end().position.lsn > floor).count() as u64
-    }
-
-    /// When the oldest record above the floor outlives the retention. It is as old as its segment, but no older than the last
-    /// advance that left nothing behind: without that, a segment that fills slowly would be advanced over without end.
-    pub(super) fn retention_due(&self) -> Option<Nanos> {
-        let oldest = self.log.segments.live().find(|s| s.end().position.lsn > self.floor.at().position.lsn)?;
-        if self.floor_retry_at.is_some() || oldest.end().position.lsn > self.floor_limit() {
-            return None;
-        }
-        Some(oldest.opened_at.max(self.floor_took_all_at).after_ms(self.superblock.policy.retention_ms))
-    }
-
-    /// Starts an advance when something asks for one and frees segments that nobody needs.
-    pub(super) fn pump_floor(&mut self, now: Nanos) {
-        self.free_segments();
-        if self.draining.is_some_and(|to| self.floor.at().position.lsn >= to) {
-            self.draining = None;
-        }
-        if self.floor_retry_at.is_some_and(|at| now >= at) {
-            self.floor_retry_at = None;
-        }
-        let sound = self.flag() == CopyFlag::Complete && self.log.appended() >= self.superblock.visible_at;
-        let busy = !self.floor.is_idle() || self.sealing.is_some() || self.floor_retry_at.is_some();
-        if !sound || busy || self.damage.is_some() || !matches!(self.stage, Stage::Running) || !self.wants_floor(now) {
-            return;
-        }
-        // What a drain asks for may end inside a frame: the floor stops at frames, so it may go further.
-        if let Some(to) = self.floor.reachable(&self.log.segments, self.floor_limit()) {
-            self.floor_starts += 1;
-            if self.log.segments.boundary_below(self.floor_limit()) == Some(to) {
-                self.floor_took_all_at = now;
-            }
-            self.floor.begin(now, to, &self.log.segments, &mut self.out);
-        }
-    }
-
-    /// Segments below the floor are kept while the peer may still ask for them: a member of S for as long as it takes (it may be
-    /// listed and not have confirmed yet), any other while the log has room.
-    fn free_segments(&mut self) {
-        let saved = self.superblock.floor.position.lsn;
-        let floor = if planted(Planted::TrimBeforeSuperblock) { self.floor_limit() } else { saved };
-        let floor =
-            floor.min(if planted(Planted::TrimBeforeSuperblock) { floor } else { self.floor.at().position.lsn });
-        let live = self.log.segments.live().count();
-        let short = self.log.segments.ready() == 0 || live * 100 > self.slot_limit() * 80;
-        let needed = match (self.superblock.peer, &self.link) {
-            (Some(_), Some(link)) if self.k.primary == Some(self.site) => link.sender.kept_from(),
-            (Some(_), _) => Lsn::ZERO,
-            _ => Lsn(u64::MAX),
-        };
-        let in_s = self.superblock.peer.is_some_and(|peer| self.k.has(peer)) && self.k.primary == Some(self.site);
-        let upto = if short && !in_s { floor } else { floor.min(needed) };
-        self.log.segments.free(upto);
-    }
-
-    pub(super) fn on_floor_read(&mut self, now: Nanos, result: DiskResult) {
-        let data = match result {
-            Ok(DiskDone::Read(data)) => Some(data),
-            _ => None,
-        };
-        let secret = self.superblock.secret.clone();
-        let step = self.floor.on_read(now, data, &secret, self.floor_size(), &mut self.out);
-        self.on_floor_step(now, step);
-    }
-
-    /// The size that base writes are clamped to.
-    fn floor_size(&self) -> u64 {
-        self.base_size.min(self.size)
-    }
-
-    pub(super) fn on_floor_written(&mut self, now: Nanos, result: DiskResult) {
-        if result == Err(DiskError::NoSpace) {
-            self.floor_retry_at = Some(now.after_ms(FLOOR_RETRY_MS));
-        }
-        let step = self.floor.on_written(now, result.is_ok(), self.floor_size(), &mut self.out);
-        self.on_floor_step(now, step);
-    }
-
-    pub(super) fn on_floor_synced(&mut self, now: Nanos, ok: bool) {
-        let known = std::mem::take(&mut self.superblock.samples);
-        let step = self.floor.on_synced(now, ok, self.base_size, &known, &mut self.out);
-        self.superblock.samples = known;
-        self.on_floor_step(now, step);
-    }
-
-    pub(super) fn on_floor_head(&mut self, now: Nanos, head: Option<bytes::Bytes>) {
-        let step = self.floor.on_head(head);
-        self.on_floor_step(now, step);
-    }
-
-    fn on_floor_step(&mut self, now: Nanos, step: floor::Step) {
-        match step {
-            floor::Step::Wait => {}
-            floor::Step::Save { to, samples } => {
-                self.superblock.floor = to;
-                self.superblock.floor_target = to.position.lsn;
-                self.superblock.samples = samples;
-                if let Some(size) = self.floor.resized() {
-                    self.superblock.size = size;
-                }
-                self.after_superblock(now, AfterSuperblock::Floor);
-            }
-            floor::Step::Damaged => {
-                self.log_is_rotten("the floor stays");
-            }
-            floor::Step::BaseFailed if self.floor_retry_at.is_some() => {
-                self.alarm("base_full", "no space under the base image; the floor stays and tries again");
-            }
-            floor::Step::BaseFailed => self.fail_copy("the base image cannot be written"),
-        }
-    }
-
-    pub(super) fn on_floor_saved(&mut self) {
-        if !self.floor.is_saving() {
-            return;
-        }
-        let (at, ranges) = self.floor.on_saved();
-        for range in ranges {
-            self.index.prune(range, at.position.lsn);
-        }
-        self.counters.floor_blocks = self.floor.blocks();
-        if self.draining.is_some_and(|to| at.position.lsn >= to) {
-            self.draining = None;
         }
     }
 }

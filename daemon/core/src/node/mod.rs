@@ -6,6 +6,7 @@
 //! before draining is what makes group commit.
 
 mod acks;
+mod advance;
 mod changes;
 mod link;
 mod meta;
@@ -238,6 +239,8 @@ pub struct Node {
     grow_to: u64,
     written_at: VecDeque<(Lsn, Nanos, u64)>,
     written_bytes: u64,
+    /// Bytes placed in the log that the floor's pace has not heard of yet.
+    appended_bytes: u64,
     counters: Counters,
 }
 
@@ -334,6 +337,7 @@ impl Node {
             self.out.oldest().map(|at| at.after_ms(self.superblock.policy.disk_timeout_ms)),
             self.full_since.map(|at| at.after_ms(requests::FULL_MS)),
             self.retention_due(),
+            self.floor.timeout(),
         ];
         times.into_iter().flatten().filter(|at| *at > self.looked_at).min()
     }

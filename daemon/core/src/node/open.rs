@@ -199,6 +199,7 @@ impl Node {
             grow_to: 0,
             written_at: Default::default(),
             written_bytes: 0,
+            appended_bytes: 0,
             counters: Counters::default(),
             superblock: sb,
         };

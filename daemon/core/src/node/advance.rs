@@ -1,0 +1,182 @@
+//! When the floor advances, how far, how fast, and what becomes of segments that it has passed.
+
+use crate::event::{DiskDone, DiskError, DiskResult};
+use crate::floor;
+use crate::format::superblock::CopyFlag;
+use crate::node::meta::AfterSuperblock;
+use crate::node::{Node, Stage};
+use crate::planted::{Planted, planted};
+use crate::types::{Lsn, Nanos};
+
+/// The floor advances by itself when the log or the index is this full, in percent.
+const FLOOR_START_PERCENT: u64 = floor::RELAXED_PERCENT;
+/// A floor that met a full base tries again after this time.
+const FLOOR_RETRY_MS: u64 = 1000;
+
+impl Node {
+    /// The position that the floor may not pass.
+    fn floor_limit(&self) -> Lsn {
+        if planted(Planted::FloorAboveCommitted) {
+            return self.log.appended();
+        }
+        self.committed.min(self.log.durable())
+    }
+
+    fn wants_floor(&self, now: Nanos) -> bool {
+        self.draining.is_some()
+            || self.floor_fill() >= FLOOR_START_PERCENT
+            || self.retention_due().is_some_and(|at| at <= now)
+    }
+
+    /// How much of its room what is above the floor takes, in percent: of the log or of the index, whichever is fuller.
+    fn floor_fill(&self) -> u64 {
+        let index = self.index.len() as u64 * 100 / u64::from(self.superblock.policy.index_ranges).max(1);
+        index.max(self.segments_above_floor() * 100 / self.slot_limit() as u64)
+    }
+
+    /// Segments that an advance could free. Those below the floor are kept only as long as there is room, see
+    /// [`Node::free_segments`]: counted here, a follower's floor would never rest.
+    fn segments_above_floor(&self) -> u64 {
+        let floor = self.floor.at().position.lsn;
+        self.log.segments.live().rev().take_while(|s| s.end().position.lsn > floor).count() as u64
+    }
+
+    /// When the oldest record above the floor outlives the retention. It is as old as its segment, but no older than the last
+    /// advance that left nothing behind: without that, a segment that fills slowly would be advanced over without end.
+    pub(super) fn retention_due(&self) -> Option<Nanos> {
+        let oldest = self.log.segments.live().find(|s| s.end().position.lsn > self.floor.at().position.lsn)?;
+        if self.floor_retry_at.is_some() || oldest.end().position.lsn > self.floor_limit() {
+            return None;
+        }
+        Some(oldest.opened_at.max(self.floor_took_all_at).after_ms(self.superblock.policy.retention_ms))
+    }
+
+    /// Starts an advance when something asks for one and frees segments that nobody needs.
+    pub(super) fn pump_floor(&mut self, now: Nanos) {
+        self.free_segments();
+        self.pace_floor(now);
+        if self.draining.is_some_and(|to| self.floor.at().position.lsn >= to) {
+            self.draining = None;
+        }
+        if self.floor_retry_at.is_some_and(|at| now >= at) {
+            self.floor_retry_at = None;
+        }
+        let sound = self.flag() == CopyFlag::Complete && self.log.appended() >= self.superblock.visible_at;
+        let busy = !self.floor.is_idle() || self.sealing.is_some() || self.floor_retry_at.is_some();
+        if !sound || busy || self.damage.is_some() || !matches!(self.stage, Stage::Running) || !self.wants_floor(now) {
+            return;
+        }
+        // What a drain asks for may end inside a frame: the floor stops at frames, so it may go further.
+        if let Some(to) = self.floor.reachable(&self.log.segments, self.floor_limit()) {
+            self.floor_starts += 1;
+            if self.log.segments.boundary_below(self.floor_limit()) == Some(to) {
+                self.floor_took_all_at = now;
+            }
+            self.floor.begin(now, to, &self.log.segments, &mut self.out);
+        }
+    }
+
+    /// The base yields to the log as long as there is room and nobody waits for it.
+    fn pace_floor(&mut self, now: Nanos) {
+        let awaited = self.draining.is_some() || !matches!(self.stage, Stage::Running);
+        let fill = if awaited { 100 } else { self.floor_fill() };
+        let appended = std::mem::take(&mut self.appended_bytes);
+        let size = self.floor_size();
+        self.floor.pace().set_fill(fill);
+        if appended > 0 {
+            self.floor.pace().earn(now, appended);
+        }
+        let step = self.floor.go_on(now, size, &mut self.out);
+        self.on_floor_step(now, step);
+    }
+
+    /// Segments below the floor are kept while the peer may still ask for them: a member of S for as long as it takes (it may be
+    /// listed and not have confirmed yet), any other while the log has room.
+    fn free_segments(&mut self) {
+        let saved = self.superblock.floor.position.lsn;
+        let floor = if planted(Planted::TrimBeforeSuperblock) { self.floor_limit() } else { saved };
+        let floor =
+            floor.min(if planted(Planted::TrimBeforeSuperblock) { floor } else { self.floor.at().position.lsn });
+        let live = self.log.segments.live().count();
+        let short = self.log.segments.ready() == 0 || live * 100 > self.slot_limit() * 80;
+        let needed = match (self.superblock.peer, &self.link) {
+            (Some(_), Some(link)) if self.k.primary == Some(self.site) => link.sender.kept_from(),
+            (Some(_), _) => Lsn::ZERO,
+            _ => Lsn(u64::MAX),
+        };
+        let in_s = self.superblock.peer.is_some_and(|peer| self.k.has(peer)) && self.k.primary == Some(self.site);
+        let upto = if short && !in_s { floor } else { floor.min(needed) };
+        self.log.segments.free(upto);
+    }
+
+    pub(super) fn on_floor_read(&mut self, now: Nanos, result: DiskResult) {
+        let data = match result {
+            Ok(DiskDone::Read(data)) => Some(data),
+            _ => None,
+        };
+        let secret = self.superblock.secret.clone();
+        let step = self.floor.on_read(now, data, &secret, self.floor_size(), &mut self.out);
+        self.on_floor_step(now, step);
+    }
+
+    /// The size that base writes are clamped to.
+    fn floor_size(&self) -> u64 {
+        self.base_size.min(self.size)
+    }
+
+    pub(super) fn on_floor_written(&mut self, now: Nanos, result: DiskResult) {
+        if result == Err(DiskError::NoSpace) {
+            self.floor_retry_at = Some(now.after_ms(FLOOR_RETRY_MS));
+        }
+        let step = self.floor.on_written(now, result.is_ok(), self.floor_size(), &mut self.out);
+        self.on_floor_step(now, step);
+    }
+
+    pub(super) fn on_floor_synced(&mut self, now: Nanos, ok: bool) {
+        let known = std::mem::take(&mut self.superblock.samples);
+        let step = self.floor.on_synced(now, ok, self.base_size, &known, &mut self.out);
+        self.superblock.samples = known;
+        self.on_floor_step(now, step);
+    }
+
+    pub(super) fn on_floor_head(&mut self, now: Nanos, head: Option<bytes::Bytes>) {
+        let step = self.floor.on_head(head);
+        self.on_floor_step(now, step);
+    }
+
+    fn on_floor_step(&mut self, now: Nanos, step: floor::Step) {
+        match step {
+            floor::Step::Wait => {}
+            floor::Step::Save { to, samples } => {
+                self.superblock.floor = to;
+                self.superblock.floor_target = to.position.lsn;
+                self.superblock.samples = samples;
+                if let Some(size) = self.floor.resized() {
+                    self.superblock.size = size;
+                }
+                self.after_superblock(now, AfterSuperblock::Floor);
+            }
+            floor::Step::Damaged => {
+                self.log_is_rotten("the floor stays");
+            }
+            floor::Step::BaseFailed if self.floor_retry_at.is_some() => {
+                self.alarm("base_full", "no space under the base image; the floor stays and tries again");
+            }
+            floor::Step::BaseFailed => self.fail_copy("the base image cannot be written"),
+        }
+    }
+
+    pub(super) fn on_floor_saved(&mut self) {
+        if !self.floor.is_saving() {
+            return;
+        }
+        let (at, ranges) = self.floor.on_saved();
+        for range in ranges {
+            self.index.prune(range, at.position.lsn);
+        }
+        self.counters.floor_blocks = self.floor.blocks();
+        if self.draining.is_some_and(|to| at.position.lsn >= to) {
+            self.draining = None;
+        }
+    }
+}
