@@ -194,7 +194,7 @@ impl Rates {
         disk[sick] = DiskRates {
             eio_read: maybe(rng, 15, 50, 3_000),
             eio_write: maybe(rng, 12, 20, 700),
-            failed_sync: maybe(rng, 12, 50, 1_500),
+            failed_sync: maybe(rng, 12, 100, 2_500),
             hang: maybe(rng, 8, 20, 400),
             late: 0,
             misdirected: 0,

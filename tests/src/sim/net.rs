@@ -23,6 +23,8 @@ pub struct Conn {
     pub up: [bool; 2],
     /// The end has been told that it is down, closed it itself, or died.
     pub gone: [bool; 2],
+    /// An end that closed it is still handed what arrives before: its shell had read that already.
+    read_until: [u64; 2],
     /// Arrival of the newest message under way.
     last: [u64; 2],
     /// Messages that arrive from then on are lost.
@@ -73,6 +75,7 @@ impl Net {
             instance,
             up: [false; 2],
             gone: [false; 2],
+            read_until: [0; 2],
             last: up_at,
             dead_from: [u64::MAX; 2],
             hold_until: [0; 2],
@@ -116,7 +119,7 @@ impl Conn {
     /// A message arrives at `to`.
     pub fn arrive(&self, to: usize, now: u64) -> Arrival {
         match () {
-            () if self.gone[to] || now >= self.dead_from[to] => Arrival::Lost,
+            () if self.gone[to] && now >= self.read_until[to] || now >= self.dead_from[to] => Arrival::Lost,
             () if now < self.hold_until[to] => Arrival::Later(self.hold_until[to]),
             () => Arrival::Now,
         }
@@ -161,6 +164,7 @@ impl Conn {
     /// One end closes it in order: what it sent arrives first. Answers when the other end learns of it.
     pub fn close(&mut self, side: usize, now: u64, delay: u64) -> Option<u64> {
         self.gone[side] = true;
+        self.read_until[side] = (now + delay).max(self.hold_until[side] + 1);
         if self.broken {
             return None;
         }

@@ -66,7 +66,7 @@ impl Node {
             let end = self.log.end().position.lsn;
             if self.required > end {
                 self.alarm(
-                    "log_damaged",
+                    "tail_missing",
                     format!("records up to {} were durable here once; {end} found", self.required),
                 );
             }
