@@ -317,9 +317,10 @@ impl Model {
     ) -> Result<Opening, String> {
         let (mut lost, doubtful) = self.settle(line, values)?;
         lost.sort_unstable();
-        let mut opening = Opening { lost: lost.len(), lost_completed: 0 };
-        for op in &lost {
+        let mut opening = Opening { lost: 0, lost_completed: 0 };
+        for op in lost.iter().filter(|op| !self.ops[**op as usize].optional) {
             let o = &self.ops[*op as usize];
+            opening.lost += 1;
             opening.lost_completed += usize::from(o.done.is_some());
             if trusted {
                 self.owed_at_every_opening(*op, line, site)?;
@@ -375,8 +376,8 @@ impl Model {
         lines
     }
 
-    /// Finds the operations that the content does not have, and whether there may be more. The content is a prefix or this is an
-    /// error.
+    /// Finds the operations that the content does not have, those that may have had no effect at all among them, and whether
+    /// there may be more. The content is a prefix or this is an error.
     fn settle(&self, line: LineId, values: &[Value]) -> Result<(Vec<OpId>, bool), String> {
         let doubts = self.doubtful_before(line);
         let (lost, lost_min) = (vec![false; self.ops.len()], vec![Seq::MAX; doubts.len() + 1]);
@@ -441,9 +442,14 @@ impl Settling<'_> {
     fn lose(&mut self, op: OpId) {
         let o = &self.model.ops[op as usize];
         let inherited = o.born != self.line && self.model.is_alive(op, self.line);
-        if inherited && !o.optional && !self.lost[op as usize] {
-            self.lost[op as usize] = true;
-            self.list.push(op);
+        if !inherited || self.lost[op as usize] {
+            return;
+        }
+        self.lost[op as usize] = true;
+        self.list.push(op);
+        // One that may have had no effect proves nothing of others. It is gone for good all the same: another line may show
+        // later that it did have its effect there.
+        if !o.optional {
             let part = self.part(o);
             let earliest = &mut self.lost_min[part];
             *earliest = o.done.unwrap_or(Seq::MAX).min(*earliest);
@@ -650,6 +656,46 @@ mod tests {
         let kept = [Value::Op(a), Value::Op(a), Value::Zero, Value::Zero, Value::Zero];
         assert!(m.check_read(line, &read, &kept, 0, true).is_ok());
         assert!(m.check_read(line, &read, &[Value::Op(a); 5], 0, true).is_err());
+    }
+
+    #[test]
+    fn the_edge_of_a_discard_that_one_line_lost_and_another_kept_is_lost_in_the_one_alone() {
+        let (mut m, line) = model();
+        let a = written(&mut m, line, 0, 1);
+        let edge = m.issue_zero(line, 0, 1, true)[0];
+        m.complete(edge, 0);
+        let without = m.open_line(1, Some(line)).unwrap();
+        assert_eq!(
+            m.check_opening(without, 1, &content(&[(0, a)]), true).unwrap().lost,
+            0,
+            "it may have had no effect"
+        );
+        let b = written(&mut m, without, 1, 1);
+        let with = m.open_line(0, Some(line)).unwrap();
+        assert!(m.check_opening(with, 0, &content(&[]), true).is_ok());
+        let read = m.issue_read(with, 0, 1);
+        assert!(m.check_read(with, &read, &[Value::Zero], 0, true).is_ok(), "here it had");
+
+        let read = m.issue_read(without, 0, 1);
+        assert!(m.check_read(without, &read, &[Value::Op(a)], 0, true).is_ok());
+        let next = m.open_line(1, Some(without)).unwrap();
+        assert!(m.check_opening(next, 1, &content(&[(0, a), (1, b)]), true).is_ok());
+        let next = m.open_line(0, Some(with)).unwrap();
+        assert!(m.check_opening(next, 0, &content(&[(0, a)]), true).is_ok_and(|o| o.lost == 1));
+    }
+
+    #[test]
+    fn the_edge_of_a_discard_explains_no_zeros_when_what_completed_before_it_is_gone() {
+        let (mut m, line) = model();
+        let _ = written(&mut m, line, 0, 1);
+        let kept = written(&mut m, line, 1, 1);
+        let _ = written(&mut m, line, 2, 1);
+        let edge = m.issue_zero(line, 0, 1, true)[0];
+        m.complete(edge, 0);
+        let next = m.open_line(0, Some(line)).unwrap();
+        assert!(
+            m.check_opening(next, 0, &content(&[(1, kept)]), true).unwrap_err().contains("completed before it is gone")
+        );
     }
 
     #[test]
