@@ -279,6 +279,7 @@ impl<C: Copy> World<C> {
         s.line = None;
         s.key = None;
         s.tainted = false;
+        s.misled = false;
     }
 
     /// The first copy, at A.

@@ -99,6 +99,8 @@ pub struct Site<C> {
     pub erred: bool,
     /// The medium lied or rotted since the copy was made.
     pub tainted: bool,
+    /// The other side, whose medium had lied, claimed to have more in its base than this log ever held.
+    pub misled: bool,
 }
 
 impl<C> Site<C> {

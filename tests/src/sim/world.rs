@@ -162,6 +162,7 @@ impl<C: Copy> World<C> {
             since: 0,
             erred: false,
             tainted: false,
+            misled: false,
         });
         let mut world = Self {
             now: 0,
@@ -436,9 +437,8 @@ impl<C: Copy> World<C> {
 
     fn saw(&mut self, site: usize, event: Event) {
         note!(self, [6, site], "{} {event:?}", name(site));
-        let damaged = matches!(event, Event::Alarm { code: "log_damaged", .. });
-        // A peer whose configuration rotted may claim what was never here: its word is kept, and missed from then on.
-        if damaged && !self.sites.iter().any(|s| s.tainted) {
+        let lacking = matches!(event, Event::Alarm { code: "log_damaged" | "tail_missing", .. });
+        if lacking && !self.sites[site].tainted && !self.sites[site].misled {
             self.fail(format!("{} lacks durable records although its medium never lied: {event:?}", name(site)));
         }
     }
@@ -668,8 +668,19 @@ impl<C: Copy> World<C> {
                 if self.net.is_replaced(conn, to) {
                     self.fired.hit(Fault::StaleMessage);
                 }
+                self.heed(to, &message);
                 self.tell(to, Input::PeerMessage(conn, *message));
             }
+        }
+    }
+
+    /// A peer whose medium lied may claim a floor that never was here: its word is kept, and missed from then on.
+    fn heed(&mut self, site: usize, message: &Message) {
+        let Message::Hello(hello) = message else { return };
+        let (tainted, local) = (self.sites[1 - site].tainted, self.local(site));
+        let s = &mut self.sites[site];
+        if let Some(node) = s.node.as_ref().filter(|_| tainted) {
+            s.misled |= hello.floor.position.lsn > node.status(local).appended.lsn;
         }
     }
 
