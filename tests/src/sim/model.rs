@@ -10,7 +10,8 @@
 //! - what a line inherited is a prefix: if an operation is missing, everything issued after its completion is missing;
 //! - whole operations: a write is there or not, never in part;
 //! - what a site promised (flushes, recovered content that a read returned, writes that only a kill followed) is there when
-//!   that site opens.
+//!   that site opens;
+//! - where a site opens in place of another one and claims that nothing is lost, what the other one promised is there too.
 
 use crate::sim::pattern::{OpId, Value};
 
@@ -93,6 +94,8 @@ pub struct Model {
     parents: Vec<Option<LineId>>,
     /// The site at which each line was opened.
     opened_at: Vec<usize>,
+    /// Lines that claim to have all that a site promised.
+    claims: Vec<(LineId, usize)>,
     now: Seq,
 }
 
@@ -110,6 +113,7 @@ impl Model {
             settled: 1,
             parents: Vec::new(),
             opened_at: Vec::new(),
+            claims: Vec::new(),
             now: 1,
         }
     }
@@ -306,6 +310,11 @@ impl Model {
         }
     }
 
+    /// Whoever opened `line` claims that nothing is lost of what `site` promised to survive a crash.
+    pub fn claim(&mut self, line: LineId, site: usize) {
+        self.claims.push((line, site));
+    }
+
     /// Judges the whole content with which `line` opened at `site`, and settles what the line inherited. `trusted` is false
     /// when the site's own medium lies and nothing else was asked: then its promises do not count, the rest does.
     pub fn check_opening(
@@ -323,7 +332,11 @@ impl Model {
             opening.lost += 1;
             opening.lost_completed += usize::from(o.done.is_some());
             if trusted {
-                self.owed_at_every_opening(*op, line, site)?;
+                self.owed_at_every_opening(*op, line, site, Self::owed)?;
+                for (_, of) in self.claims.iter().filter(|(l, _)| *l == line) {
+                    let owed = self.owed_at_every_opening(*op, line, *of, Self::owed_for_ever);
+                    owed.map_err(|why| format!("nothing was said to be lost, but {why}"))?;
+                }
             }
         }
         for op in lost {
@@ -335,36 +348,49 @@ impl Model {
 
     /// What is gone may have been lost when an earlier line was opened whose content nobody read to the end: then it is what that
     /// line's site owed that counts, too.
-    fn owed_at_every_opening(&self, op: OpId, line: LineId, site: usize) -> Result<(), String> {
+    fn owed_at_every_opening(
+        &self,
+        op: OpId,
+        line: LineId,
+        site: usize,
+        owed: fn(&Self, OpId, usize) -> Result<(), String>,
+    ) -> Result<(), String> {
         let born = self.ops[op as usize].born;
         let earlier = self.doubtful_before(line).into_iter().filter(|l| *l > born);
-        let excused = earlier.map(|l| self.opened_at[l as usize]).any(|s| s != site && self.owed(op, s).is_ok());
-        if excused { Ok(()) } else { self.owed(op, site) }
+        let excused = earlier.map(|l| self.opened_at[l as usize]).any(|s| s != site && owed(self, op, s).is_ok());
+        if excused { Ok(()) } else { owed(self, op, site) }
     }
 
     fn owed(&self, op: OpId, site: usize) -> Result<(), String> {
+        self.owed_for_ever(op, site)?;
+        if self.is_owed(op, &self.promises[site].soft) {
+            return Err(format!(
+                "operation {op} is gone at site {site}, although it was completed there and the power never failed"
+            ));
+        }
+        Ok(())
+    }
+
+    fn owed_for_ever(&self, op: OpId, site: usize) -> Result<(), String> {
         let o = &self.ops[op as usize];
         if o.firm >> site & 1 != 0 {
             return Err(format!(
                 "operation {op} is gone, which site {site} had promised by itself (FUA, ackOn write, or read after a recovery)"
             ));
         }
-        let Some(done) = o.done else { return Ok(()) };
-        let promise = &self.promises[site];
-        // What was promised in a line that never settled says nothing about what it inherited.
-        let knew = |line: LineId| self.is_alive(op, line) && (o.born == line || self.settled >> line & 1 != 0);
-        let owes = |list: &[(LineId, Seq)]| list.iter().any(|(l, s)| done < *s && knew(*l));
-        if owes(&promise.hard) {
+        if self.is_owed(op, &self.promises[site].hard) {
             return Err(format!(
                 "operation {op} is gone at site {site}, although a flush that it was part of was acknowledged"
             ));
         }
-        if owes(&promise.soft) {
-            return Err(format!(
-                "operation {op} is gone at site {site}, although it was completed there and the power never failed"
-            ));
-        }
         Ok(())
+    }
+
+    fn is_owed(&self, op: OpId, promises: &[(LineId, Seq)]) -> bool {
+        let o = &self.ops[op as usize];
+        // What was promised in a line that never settled says nothing about what it inherited.
+        let knew = |line: LineId| self.is_alive(op, line) && (o.born == line || self.settled >> line & 1 != 0);
+        o.done.is_some_and(|done| promises.iter().any(|(l, s)| done < *s && knew(*l)))
     }
 
     /// The lines before `line` in its history whose inheritance was never learned, oldest first.
@@ -560,6 +586,23 @@ mod tests {
         assert!(m.check_opening(next, 0, &content(&[]), true).unwrap_err().contains("flush"));
         assert!(m.check_opening(next, 1, &content(&[]), true).is_ok());
         let _ = b;
+    }
+
+    #[test]
+    fn who_claims_that_nothing_is_lost_owes_what_the_other_site_promised_and_no_more() {
+        let (mut m, line) = model();
+        let a = written(&mut m, line, 0, 1);
+        let at = m.mark();
+        m.flushed(line, at, 0b01, 0);
+        let _ = written(&mut m, line, 1, 1);
+        m.killed(0, line);
+        let next = m.open_line(1, Some(line)).unwrap();
+        assert!(m.check_opening(next, 1, &content(&[]), true).is_ok());
+        for (present, fine) in [(&[(0, a)][..], true), (&[], false)] {
+            let next = m.open_line(1, Some(line)).unwrap();
+            m.claim(next, 0);
+            assert_eq!(m.check_opening(next, 1, &content(present), true).is_ok(), fine, "{present:?}");
+        }
     }
 
     #[test]

@@ -108,6 +108,8 @@ struct Move {
     away_ms: u64,
     since: u64,
     lossless: bool,
+    /// As it was asked to open, the copy knew the K of the site that is lost, and that named both for mode sync.
+    agreed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -407,8 +409,9 @@ impl<C: Copy> World<C> {
         if !self.sites[to].created || self.sites[to].refused.is_some() {
             return;
         }
+        self.look(from);
         self.hold(from, how);
-        self.operator.moving = Some(Move { from, to, away_ms, since: self.now, lossless: false });
+        self.operator.moving = Some(Move { from, to, away_ms, since: self.now, lossless: false, agreed: false });
     }
 
     fn verb(&mut self, site: usize, verb: Verb, purpose: Purpose) -> bool {
@@ -452,7 +455,7 @@ impl<C: Copy> World<C> {
             Purpose::Take | Purpose::TakeBack => self.retarget(site),
             Purpose::Demote => {
                 self.operator.moving =
-                    Some(Move { from: site, to: 1 - site, away_ms: 0, since: self.now, lossless: true });
+                    Some(Move { from: site, to: 1 - site, away_ms: 0, since: self.now, lossless: true, agreed: false });
             }
             Purpose::HandOver => {
                 self.fired.hit(Fault::Switchover);
@@ -498,10 +501,15 @@ impl<C: Copy> World<C> {
 
     fn failed_over(&mut self, site: usize, ok: &VerbOk) {
         self.fired.hit(Fault::Failover);
-        let away = self.operator.moving.take().map_or(0, |m| m.away_ms);
+        let moved = self.operator.moving.take();
+        let away = moved.map_or(0, |m| m.away_ms);
         self.retarget(site);
         if let VerbOk::Promoted { class: PromotionClass::Lossless, .. } = ok {
             note!(self, [36, site], "{} claims that nothing is lost", name(site));
+            let honest = !self.sites.iter().any(|s| s.tainted);
+            if let Some((_, line)) = self.sites[site].opened.filter(|_| honest && moved.is_some_and(|m| m.agreed)) {
+                self.model.claim(line, 1 - site);
+            }
         }
         self.release(1 - site, away);
         self.fired.hit(Fault::OldPrimaryReturned);
@@ -614,8 +622,18 @@ impl<C: Copy> World<C> {
             };
             self.verb(m.to, verb, Purpose::HandOver);
         } else {
+            let agreed = self.agree_on_sync();
+            self.operator.moving = Some(Move { agreed, ..m });
             self.verb(m.to, promote_anyway(), Purpose::Failover);
         }
+    }
+
+    /// True when both sites were last seen with one K, and that names both for mode sync: either has what the other promised.
+    fn agree_on_sync(&self) -> bool {
+        let [Some(a), Some(b)] = [0, 1].map(|site: usize| self.sites[site].status.as_ref().map(|s| &s.config)) else {
+            return false;
+        };
+        a.id() == b.id() && a.mode == Mode::Sync && a.sites.len() == 2
     }
 
     fn treat(&mut self) {
