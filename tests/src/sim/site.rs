@@ -3,7 +3,7 @@
 use tidemark_core::config::Mode;
 use tidemark_core::event::Input;
 use tidemark_core::status::{Role, Status};
-use tidemark_core::types::{BootId, Epoch, GenId, Incarnation, Nanos, NodeId, Nonce, SiteId};
+use tidemark_core::types::{BootId, Epoch, GenId, Incarnation, Lsn, Nanos, NodeId, Nonce, SiteId};
 
 use crate::sim::disk::Disk;
 use crate::sim::model::LineId;
@@ -101,6 +101,8 @@ pub struct Site<C> {
     pub tainted: bool,
     /// The other side, whose medium had lied, claimed to have more in its base than this log ever held.
     pub misled: bool,
+    /// The K in which the other side last asked it to be, and the durable tail that this takes.
+    pub asked_to_join: Option<(Epoch, Nonce, Lsn)>,
 }
 
 impl<C> Site<C> {

@@ -163,6 +163,7 @@ impl<C: Copy> World<C> {
             erred: false,
             tainted: false,
             misled: false,
+            asked_to_join: None,
         });
         let mut world = Self {
             now: 0,
@@ -649,9 +650,30 @@ impl<C: Copy> World<C> {
         } else {
             self.trace.fold(&[self.now, 15, site as u64, conn.0]);
         }
+        self.judge_joining(site, &message);
         let now = self.now;
         if let Some(at) = self.net.conn(conn).and_then(|c| c.arrival(to, now, delay)) {
             self.at(at, Ev::Arrive(conn, to, Box::new(message)));
+        }
+    }
+
+    /// A site joins S only with the durable tail that the primary named.
+    fn judge_joining(&mut self, site: usize, message: &Message) {
+        match message {
+            Message::Expand { config, tail } => {
+                self.sites[1 - site].asked_to_join = Some((config.epoch, config.nonce, tail.position.lsn));
+            }
+            Message::ConfigAnswer { epoch, nonce, result: Ok(()) } => {
+                let (local, s) = (self.local(site), &self.sites[site]);
+                let asked = s.asked_to_join.filter(|asked| (asked.0, asked.1) == (*epoch, *nonce) && !s.tainted);
+                let durable = s.node.as_ref().map(|node| node.status(local).durable);
+                if let (Some((_, _, tail)), Some(durable)) = (asked, durable)
+                    && durable < tail
+                {
+                    self.fail(format!("{} joins S with {durable} durable, without the tail {tail}", name(site)));
+                }
+            }
+            _ => {}
         }
     }
 
