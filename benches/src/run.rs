@@ -85,15 +85,18 @@ pub type Samples = BTreeMap<(Job, Name), Vec<Sample>>;
 /// Runs it all; `progress` is told what comes next.
 ///
 /// # Errors
-/// When one run fails: a table with holes would be compared wrongly.
+/// When a run of ours fails. A peer's run that fails is left out.
 pub fn interleaved(targets: &[Target], jobs: &[Job], scale: Scale, progress: impl Fn(&str)) -> Result<Samples> {
     let mut samples = Samples::new();
     for repeat in 1..=scale.repeats {
         for &job in jobs {
             for target in targets.iter().filter(|target| target.name.takes(job)) {
                 progress(&format!("{repeat}/{}: {} on {}", scale.repeats, job.title(), target.name.title()));
-                let sample = measure_again(target, job, scale, u64::from(repeat))
-                    .with_context(|| format!("{} on {}", job.title(), target.name.title()))?;
+                let Some(sample) = measure_again(target, job, scale, u64::from(repeat), &progress)
+                    .with_context(|| format!("{} on {}", job.title(), target.name.title()))?
+                else {
+                    continue;
+                };
                 progress(&format!("    {:.0} IOPS, p50 {:.0} us", sample.iops, sample.p50_us));
                 samples.entry((job, target.name)).or_default().push(sample);
             }
@@ -102,10 +105,26 @@ pub fn interleaved(targets: &[Target], jobs: &[Job], scale: Scale, progress: imp
     Ok(samples)
 }
 
-/// A peer's server sometimes drops fio's connection in the middle of a run: that run is repeated once. Ours has no such excuse.
-fn measure_again(target: &Target, job: Job, scale: Scale, seed: u64) -> Result<Sample> {
+/// A peer's server sometimes drops fio's connection in the middle of a run: that run is repeated once, and then left out of the
+/// medians, with a word. Ours has no such excuse.
+fn measure_again(
+    target: &Target,
+    job: Job,
+    scale: Scale,
+    seed: u64,
+    progress: impl Fn(&str),
+) -> Result<Option<Sample>> {
     let first = measure(target, job, scale, seed);
-    if first.is_ok() || target.name.is_tidemark() { first } else { measure(target, job, scale, seed) }
+    if first.is_ok() || target.name.is_tidemark() {
+        return first.map(Some);
+    }
+    match measure(target, job, scale, seed) {
+        Ok(sample) => Ok(Some(sample)),
+        Err(error) => {
+            progress(&format!("    left out, it failed twice: {error:#}"));
+            Ok(None)
+        }
+    }
 }
 
 fn measure(target: &Target, job: Job, scale: Scale, seed: u64) -> Result<Sample> {
