@@ -3,7 +3,8 @@
 //!
 //! Every byte that the log takes earns a share of a byte of base writes. The share is small while the log has room, so that a
 //! burst runs at the speed of the log alone, and grows with what is above the floor until base writes are as free as anything
-//! else. When nothing was appended for [`IDLE_MS`], or somebody waits for the floor, there is nothing to yield to.
+//! else. [`STEADY_BYTES_PER_SECOND`] are earned in any case: behind a writer that is slow the base does not fall back. When nothing
+//! was appended for [`IDLE_MS`], or somebody waits for the floor, there is nothing to yield to.
 
 use crate::types::Nanos;
 
@@ -11,6 +12,8 @@ use crate::types::Nanos;
 const IDLE_MS: u64 = 20;
 /// The most that may be earned ahead, in bytes: a pause must not become a burst of base writes.
 const CREDIT_BYTES: i64 = 2 << 20;
+/// What the base gets beside any load: a thousand blocks a second, a few percent of what a disk of flash does.
+const STEADY_BYTES_PER_SECOND: u64 = 4 << 20;
 /// Up to this fill, in percent, the share is [`LEAST`]; from it on the floor advances unasked.
 pub const RELAXED_PERCENT: u64 = 60;
 /// From this fill on nothing is held back.
@@ -25,12 +28,13 @@ pub struct Pace {
     credit: i64,
     /// 16ths of a byte earned with each byte; `None`: nothing is held back.
     share: Option<u64>,
+    earned_at: Nanos,
     idle_at: Nanos,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { credit: 0, share: Some(LEAST), idle_at: Nanos::default() }
+        Self { credit: 0, share: Some(LEAST), earned_at: Nanos::default(), idle_at: Nanos::default() }
     }
 }
 
@@ -46,8 +50,10 @@ impl Pace {
 
     /// The log has taken `bytes`.
     pub fn earn(&mut self, now: Nanos, bytes: u64) {
-        let earned = bytes.saturating_mul(self.share.unwrap_or(MOST)) / 16;
-        self.credit = self.credit.saturating_add_unsigned(earned).min(CREDIT_BYTES);
+        let shared = bytes.saturating_mul(self.share.unwrap_or(MOST)) / 16;
+        let steady = now.since(self.earned_at).min(1_000_000_000) * STEADY_BYTES_PER_SECOND / 1_000_000_000;
+        self.credit = self.credit.saturating_add_unsigned(shared.saturating_add(steady)).min(CREDIT_BYTES);
+        self.earned_at = now;
         self.idle_at = now.after_ms(IDLE_MS);
     }
 
@@ -99,6 +105,23 @@ mod tests {
         let shares = [0, 60, 70, 80, 89].map(|fill| admitted(fill, 16 * MIB));
         assert!(shares.is_sorted() && shares[4] > 16 * MIB, "{shares:?}");
         assert_eq!(admitted(90, 4096), 64 * MIB);
+    }
+
+    #[test]
+    fn the_base_keeps_up_with_a_slow_writer() {
+        let mut pace = Pace::default();
+        // 100 blocks a second, for ten seconds: never idle, and less than what is steady.
+        let mut debt = 0_i64;
+        for i in 1..=1000_u64 {
+            let now = Nanos(i * 10_000_000);
+            pace.earn(now, 4096);
+            debt += 4096;
+            while debt > 0 && pace.admits(now) {
+                pace.spend(4096);
+                debt -= 4096;
+            }
+        }
+        assert!(debt <= 4096, "{debt} bytes behind");
     }
 
     #[test]
