@@ -35,6 +35,11 @@ impl VolumeView {
         self.text("/status/link/code")
     }
 
+    /// Its content is whole and the peer's frames flow: nothing is being seeded or caught up.
+    pub fn is_streaming(&self) -> bool {
+        self.copy() == "current" && self.link() == "streaming"
+    }
+
     /// A loss of this site would lose no acknowledged flush.
     pub fn is_protected(&self) -> bool {
         self.text("/status/protection/code") == "protected"

@@ -53,10 +53,7 @@ fn lose_what_only_a_had(sites: &mut TwoSites) -> Result<()> {
     let view = sites.a.cli().wait_for(VOLUME, "diverged copy at A", PATIENCE, diverged)?;
     ensure!(view.copy_reason().contains("acknowledged here"), "the reason is {:?}", view.copy_reason());
     sites.a.cli().json(&["reseed", VOLUME, "--yes"])?;
-    sites
-        .b
-        .cli()
-        .wait_for(VOLUME, "whole copy at A", PATIENCE, |view| view.copy() == "current" && view.link() == "streaming")?;
+    sites.b.cli().wait_for(VOLUME, "whole copy at A", PATIENCE, VolumeView::is_streaming)?;
     Ok(())
 }
 

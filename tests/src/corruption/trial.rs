@@ -144,8 +144,7 @@ fn repair_b(sites: &TwoSites) -> Result<()> {
 /// The same for A, after B has taken over. B may have been promoted with all that A lost: then A is made whole unasked.
 fn repair_a(sites: &mut TwoSites) -> Result<()> {
     sites.a.start(&sites.stage)?;
-    let is_settled =
-        |view: &VolumeView| view.copy() == "suspect" || view.copy() == "current" && view.link() == "streaming";
+    let is_settled = |view: &VolumeView| view.copy() == "suspect" || view.is_streaming();
     let view = sites.a.cli().wait_for(VOLUME, "damage remembered or made good", PATIENCE, is_settled)?;
     if view.copy() == "suspect" {
         sites.a.cli().json(&["reseed", VOLUME, "--yes"])?;

@@ -231,7 +231,8 @@ impl Floor {
             .flat_map(|(lba, count)| self.batch.lookup(BlockRange::new(lba, count.min(blocks - lba) as u32)))
             .collect();
         self.next_write = 0;
-        self.write_more(now, size, out)
+        self.write_more(now, size, out);
+        Step::Wait
     }
 
     fn take_frames(&mut self, data: &Bytes, secret: &Secret) -> bool {
@@ -255,7 +256,7 @@ impl Floor {
     }
 
     /// Submits base writes up to the limit, as far as the pace admits them.
-    fn write_more(&mut self, now: Nanos, size: u64, out: &mut Outbox) -> Step {
+    fn write_more(&mut self, now: Nanos, size: u64, out: &mut Outbox) {
         while self.in_flight < WRITES_IN_FLIGHT && self.next_write < self.writes.len() && self.pace.admits(now) {
             let op = self.next_op(size);
             if let DiskOp::Write { bufs, .. } = &op {
@@ -269,7 +270,6 @@ impl Floor {
             let files = if planted(Planted::FloorWithoutBaseSync) { Vec::new() } else { vec![FileRef::Base] };
             out.disk(now, Route::FloorSync, DiskOp::Sync { files });
         }
-        Step::Wait
     }
 
     /// True when there are base writes that only the pace holds back.
@@ -281,8 +281,10 @@ impl Floor {
     }
 
     /// Goes on with base writes that were held back.
-    pub fn go_on(&mut self, now: Nanos, size: u64, out: &mut Outbox) -> Step {
-        if self.is_held_back() { self.write_more(now, self.resized.unwrap_or(size), out) } else { Step::Wait }
+    pub fn go_on(&mut self, now: Nanos, size: u64, out: &mut Outbox) {
+        if self.is_held_back() {
+            self.write_more(now, self.resized.unwrap_or(size), out);
+        }
     }
 
     /// When base writes that are held back go on even if nothing else happens.
@@ -341,7 +343,8 @@ impl Floor {
             return if self.in_flight == 0 { self.stop(Step::BaseFailed) } else { Step::Wait };
         }
         let size = self.resized.unwrap_or(size);
-        self.write_more(now, size, out)
+        self.write_more(now, size, out);
+        Step::Wait
     }
 
     /// The base sync ended: reads back what this advance changed of the beginning, for identification. `known` are the samples

@@ -22,10 +22,8 @@ impl Node {
         self.committed.min(self.log.durable())
     }
 
-    fn wants_floor(&self, now: Nanos) -> bool {
-        self.draining.is_some()
-            || self.floor_fill() >= FLOOR_START_PERCENT
-            || self.retention_due().is_some_and(|at| at <= now)
+    fn wants_floor(&self, now: Nanos, fill: u64) -> bool {
+        self.draining.is_some() || fill >= FLOOR_START_PERCENT || self.retention_due().is_some_and(|at| at <= now)
     }
 
     /// How much of its room what is above the floor takes, in percent: of the log or of the index, whichever is fuller.
@@ -54,7 +52,8 @@ impl Node {
     /// Starts an advance when something asks for one and frees segments that nobody needs.
     pub(super) fn pump_floor(&mut self, now: Nanos) {
         self.free_segments();
-        self.pace_floor(now);
+        let fill = self.floor_fill();
+        self.pace_floor(now, fill);
         if self.draining.is_some_and(|to| self.floor.at().position.lsn >= to) {
             self.draining = None;
         }
@@ -63,7 +62,12 @@ impl Node {
         }
         let sound = self.flag() == CopyFlag::Complete && self.log.appended() >= self.superblock.visible_at;
         let busy = !self.floor.is_idle() || self.sealing.is_some() || self.floor_retry_at.is_some();
-        if !sound || busy || self.damage.is_some() || !matches!(self.stage, Stage::Running) || !self.wants_floor(now) {
+        if !sound
+            || busy
+            || self.damage.is_some()
+            || !matches!(self.stage, Stage::Running)
+            || !self.wants_floor(now, fill)
+        {
             return;
         }
         // What a drain asks for may end inside a frame: the floor stops at frames, so it may go further.
@@ -77,17 +81,15 @@ impl Node {
     }
 
     /// The base yields to the log as long as there is room and nobody waits for it.
-    fn pace_floor(&mut self, now: Nanos) {
+    fn pace_floor(&mut self, now: Nanos, fill: u64) {
         let awaited = self.draining.is_some() || !matches!(self.stage, Stage::Running);
-        let fill = if awaited { 100 } else { self.floor_fill() };
-        let appended = std::mem::take(&mut self.appended_bytes);
-        let size = self.floor_size();
-        self.floor.pace().set_fill(fill);
+        let (appended, size) = (std::mem::take(&mut self.appended_bytes), self.floor_size());
+        let pace = self.floor.pace();
+        pace.set_fill(if awaited { 100 } else { fill });
         if appended > 0 {
-            self.floor.pace().earn(now, appended);
+            pace.earn(now, appended);
         }
-        let step = self.floor.go_on(now, size, &mut self.out);
-        self.on_floor_step(now, step);
+        self.floor.go_on(now, size, &mut self.out);
     }
 
     /// Segments below the floor are kept while the peer may still ask for them: a member of S for as long as it takes (it may be

@@ -9,7 +9,7 @@ use crate::node::{Node, Stage};
 use crate::ship::sender::{Sender, Source};
 use crate::ship::{Ack, Hello, Message, Refusal};
 use crate::status::{Role, SuspendReason};
-use crate::timeline::Relation;
+use crate::timeline::{History, Relation};
 use crate::types::{Boundary, Epoch, Lsn, Nanos, SiteId, WallMs};
 
 /// Version of the wire that this core speaks.
@@ -341,9 +341,9 @@ impl Node {
         }
     }
 
-    fn relation(&self, hello: &Hello) -> Relation {
-        let theirs = crate::timeline::History::new(hello.history.clone());
-        self.history.compare(self.log.end().position.lsn, &theirs, hello.tail.position.lsn)
+    /// How the log here and the peer's relate.
+    pub(super) fn relation(&self, hello: &Hello) -> Relation {
+        relation_of(&self.history, self.log.end().position.lsn, hello)
     }
 
     /// The primary's side.
@@ -463,9 +463,7 @@ impl Node {
     fn lost_for_good(&self, hello: &Hello) -> bool {
         let promised = self.was_primary() && !group::suffix_is_unacked(hello.site, &self.k, &hello.config);
         let Some(lost) = self.lost_tail.as_ref().filter(|_| promised) else { return false };
-        let theirs = crate::timeline::History::new(hello.history.clone());
-        let left = lost.history.compare(lost.end, &theirs, hello.tail.position.lsn);
-        !matches!(left, Relation::Common { mine_has_more: false, .. })
+        !matches!(relation_of(&lost.history, lost.end, hello), Relation::Common { mine_has_more: false, .. })
     }
 
     /// The peer's log is a prefix of this one, or nothing.
@@ -578,4 +576,9 @@ impl Node {
             self.match_peer(now);
         }
     }
+}
+
+/// How a history that ends at `tail` and the peer's relate.
+fn relation_of(history: &History, tail: Lsn, hello: &Hello) -> Relation {
+    history.compare(tail, &History::new(hello.history.clone()), hello.tail.position.lsn)
 }

@@ -12,6 +12,7 @@ use crate::log::Record;
 use crate::node::Node;
 use crate::planted::{Planted, planted};
 use crate::status::{Role, SuspendReason};
+use crate::timeline::Relation;
 use crate::types::{GenId, Incarnation, Lsn, Nanos};
 
 /// The stages of an opening.
@@ -133,11 +134,9 @@ impl Node {
 
     /// The peer's surplus belongs to another line: it is not fetched.
     fn diverges_below(&self, hello: &crate::ship::Hello) -> bool {
-        let theirs = crate::timeline::History::new(hello.history.clone());
-        let tail = self.log.end().position.lsn;
-        match self.history.compare(tail, &theirs, hello.tail.position.lsn) {
-            crate::timeline::Relation::Common { common, .. } => common.lsn < tail,
-            crate::timeline::Relation::Unrelated => true,
+        match self.relation(hello) {
+            Relation::Common { common, .. } => common.lsn < self.log.end().position.lsn,
+            Relation::Unrelated => true,
         }
     }
 
