@@ -1,7 +1,7 @@
 //! The deterministic simulator: two real copies of a volume ([`tidemark_core::node::Node`]) in a world of seeded disks,
 //! network, clocks, crashes and operators, judged by a model of what the workload may observe.
 //!
-//! One seed is one run, on one thread, the same every time. See `docs/testing.md` for what it proves and how to replay.
+//! One seed is one run, on one thread, the same every time. See `docs/guarantees.md` for what it proves, `hack/seed` to replay.
 
 pub mod client;
 pub mod copy;

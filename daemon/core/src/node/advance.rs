@@ -49,6 +49,19 @@ impl Node {
         Some(oldest.opened_at.max(self.floor_took_all_at).after_ms(self.superblock.policy.retention_ms))
     }
 
+    /// Why this copy's base does not follow its log, whatever is asked: nobody has to wait for it.
+    pub(super) fn floor_stands(&self) -> Option<&'static str> {
+        match self.flag() {
+            CopyFlag::Failed => Some("failed"),
+            CopyFlag::Seeding(_) => Some("being seeded"),
+            CopyFlag::Released => Some("released"),
+            CopyFlag::Suspect => Some("suspect"),
+            CopyFlag::Complete | CopyFlag::Diverged if self.damage.is_some() => Some("suspect"),
+            CopyFlag::Diverged => Some("diverged"),
+            CopyFlag::Complete => self.diverged.is_some().then_some("diverged"),
+        }
+    }
+
     /// Starts an advance when something asks for one and frees segments that nobody needs.
     pub(super) fn pump_floor(&mut self, now: Nanos) {
         self.free_segments();

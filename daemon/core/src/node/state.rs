@@ -95,7 +95,8 @@ impl Node {
         if let Some(reason) = self.diverged.as_ref().filter(|_| self.damage.is_none()) {
             return CopyState::Diverged { reason: reason.clone() };
         }
-        let damage = self.damage.clone().unwrap_or_default();
+        let before = "found at an earlier opening; only a new seeding mends it";
+        let damage = self.damage.clone().unwrap_or_else(|| before.into());
         match self.flag() {
             CopyFlag::Failed => return CopyState::Failed { reason: damage },
             CopyFlag::Suspect => return CopyState::Suspect { reason: damage },

@@ -446,9 +446,8 @@ impl Node {
                 self.finish_verb(now, verb.id);
                 return None;
             }
-            Pending::Drain if self.damage.is_some() || self.diverged.is_some() => {
+            Pending::Drain if let Some(state) = self.floor_stands() => {
                 self.draining = None;
-                let state = if self.damage.is_some() { "suspect" } else { "diverged" };
                 let hint = "its base cannot be brought up to its log".into();
                 self.end_verb(verb.id, Err(VerbError::CopyState { state: state.into(), hint }));
                 return None;

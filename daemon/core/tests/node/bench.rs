@@ -1,0 +1,311 @@
+//! Copies of a volume on disks in memory, wired to each other: what is asked for is done at once, unless a test says otherwise.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tidemark_core::config::{Mode, Policy};
+use tidemark_core::event::{
+    ConnId, DiskDone, DiskError, DiskOp, DiskResult, Event, FileRef, Input, Output, Request, RequestId, Slot, VerbId,
+};
+use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
+use tidemark_core::ship::Message;
+use tidemark_core::status::Status;
+use tidemark_core::types::{
+    BLOCK, BootId, ByteRange, GenId, GroupId, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs,
+};
+use tidemark_core::verb::{Verb, VerbError, VerbOk};
+
+/// The two sites.
+pub const A: usize = 0;
+/// The other one.
+pub const B: usize = 1;
+/// Bytes of the volume.
+pub const SIZE: u64 = 1 << 20;
+/// Bytes of a slot of the log: a segment takes a handful of writes.
+pub const SLOT_BYTES: u64 = 64 << 10;
+
+const VOLUME: VolumeId = VolumeId([7; 16]);
+
+/// What becomes of a disk operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It is done at once.
+    Done,
+    /// It fails at once and changes nothing.
+    Fails,
+}
+
+/// A site: its files, and the copy that runs there.
+pub struct Copy {
+    site: usize,
+    files: BTreeMap<FileRef, Vec<u8>>,
+    node: Option<Node>,
+    /// Decides about each operation of the disk.
+    pub fate: fn(&DiskOp) -> Fate,
+    /// Verbs that ended.
+    pub ended: Vec<(VerbId, Result<VerbOk, VerbError>)>,
+    /// Requests that were answered.
+    pub replies: Vec<RequestId>,
+    /// Codes of the alarms of this opening.
+    pub alarms: Vec<&'static str>,
+}
+
+/// Two sites and the stream between them.
+pub struct Pair {
+    /// The sites.
+    pub copies: [Copy; 2],
+    /// Time, the same at both.
+    pub now: Nanos,
+    streams: u64,
+    connected: bool,
+    asked: u64,
+}
+
+fn site_id(site: usize) -> SiteId {
+    SiteId([site as u8 + 1; 16])
+}
+
+fn node_id(site: usize) -> NodeId {
+    NodeId([site as u8 + 1; 16])
+}
+
+impl Copy {
+    fn absent(site: usize) -> Self {
+        Self {
+            site,
+            files: BTreeMap::new(),
+            node: None,
+            fate: |_| Fate::Done,
+            ended: Vec::new(),
+            replies: Vec::new(),
+            alarms: Vec::new(),
+        }
+    }
+
+    fn file(&self, file: FileRef) -> Bytes {
+        self.files.get(&file).map(|content| Bytes::copy_from_slice(content)).unwrap_or_default()
+    }
+
+    fn slots(&self) -> Vec<(Slot, u64)> {
+        let slot = |(file, content): (&FileRef, &Vec<u8>)| match file {
+            FileRef::Log(slot) => Some((*slot, content.len() as u64)),
+            _ => None,
+        };
+        self.files.iter().filter_map(slot).collect()
+    }
+
+    fn place(&mut self, policy: Policy, kind: CreateKind) {
+        let params = CreateParams {
+            volume: VOLUME,
+            group: GroupId([9; 16]),
+            site: site_id(self.site),
+            node: node_id(self.site),
+            secret: Secret([5; 32]),
+            size: SIZE,
+            slot_bytes: SLOT_BYTES,
+            policy,
+            peer: Some(site_id(1 - self.site)),
+            kind,
+            adopted: false,
+        };
+        let new = Node::create(&params);
+        self.files.clear();
+        self.files.insert(FileRef::Superblock, new.superblock.to_vec());
+        self.files.insert(FileRef::Config, new.config.to_vec());
+        self.files.insert(FileRef::Base, vec![0; SIZE as usize]);
+    }
+
+    fn open(&mut self, now: Nanos) {
+        let params = OpenParams {
+            volume: VOLUME,
+            site: site_id(self.site),
+            node: node_id(self.site),
+            boot: BootId([9; 16]),
+            rng_seed: [now.0 as u8 ^ self.site as u8; 32],
+            wall: WallMs(1_700_000_000_000),
+            superblock: self.file(FileRef::Superblock),
+            config: self.file(FileRef::Config),
+            slots: self.slots(),
+            base_size: SIZE,
+            tail_bytes: 256 << 10,
+        };
+        self.alarms.clear();
+        self.node = Some(Node::open(now, params).unwrap_or_else(|error| panic!("the copy does not open: {error}")));
+    }
+
+    fn run(&mut self, op: DiskOp) -> DiskResult {
+        match op {
+            DiskOp::Write { file, offset, bufs } => self.write(file, offset, &bufs.concat()),
+            DiskOp::Zero { file, offset, len, .. } => self.write(file, offset, &vec![0; len as usize]),
+            DiskOp::Read { file, offset, len } => {
+                let content = self.files.get(&file).ok_or(DiskError::Missing)?;
+                let found = content.get(offset as usize..offset as usize + len as usize).ok_or(DiskError::Short)?;
+                Ok(DiskDone::Read(Bytes::copy_from_slice(found)))
+            }
+            DiskOp::Map { range } => Ok(DiskDone::Mapped(vec![ByteRange::new(range.offset, range.len)])),
+            DiskOp::Prepare { slot, len } => self.put(FileRef::Log(slot), vec![0; len as usize]),
+            DiskOp::Replace { file, data } => self.put(file, data.concat()),
+            DiskOp::Remove { slot } => {
+                self.files.remove(&FileRef::Log(slot));
+                Ok(DiskDone::Done)
+            }
+            DiskOp::Sync { .. } | DiskOp::Grow { .. } => Ok(DiskDone::Done),
+        }
+    }
+
+    fn put(&mut self, file: FileRef, content: Vec<u8>) -> DiskResult {
+        self.files.insert(file, content);
+        Ok(DiskDone::Done)
+    }
+
+    fn write(&mut self, file: FileRef, offset: u64, data: &[u8]) -> DiskResult {
+        let content = self.files.get_mut(&file).ok_or(DiskError::Missing)?;
+        content[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+        Ok(DiskDone::Done)
+    }
+
+    /// How the verb ended, if it did.
+    pub fn end_of(&self, id: VerbId) -> Option<&Result<VerbOk, VerbError>> {
+        self.ended.iter().find(|(ended, _)| *ended == id).map(|(_, result)| result)
+    }
+}
+
+impl Pair {
+    /// A primary at A and a whole copy at B, in mode async.
+    pub fn new() -> Self {
+        let policy = Policy { mode: Mode::Async, log_bytes: 64 * SLOT_BYTES, ..Policy::default() };
+        let mut pair = Self {
+            copies: [Copy::absent(A), Copy::absent(B)],
+            now: Nanos(1_000_000_000),
+            streams: 0,
+            connected: false,
+            asked: 0,
+        };
+        pair.copies[A].place(policy, CreateKind::Primary { generation: GenId([3; 16]), nonce: Nonce([4; 16]) });
+        pair.start(A);
+        let config = pair.status(A).config;
+        pair.copies[B].place(policy, CreateKind::Replica { config });
+        pair.start(B);
+        pair.connect();
+        assert_eq!(pair.status(B).appended, pair.status(A).appended, "B is seeded: {:?}", pair.status(B));
+        pair
+    }
+
+    /// The process of a site ends; what its files hold stays.
+    pub fn kill(&mut self, site: usize) {
+        self.disconnect();
+        self.copies[site].node = None;
+    }
+
+    /// The process of a site starts.
+    pub fn start(&mut self, site: usize) {
+        let now = self.now;
+        self.copies[site].open(now);
+        self.settle();
+    }
+
+    /// The sites see each other, as far as they are up.
+    pub fn connect(&mut self) {
+        self.disconnect();
+        self.streams += 1;
+        self.connected = true;
+        for site in [A, B] {
+            let up = Input::PeerUp { conn: ConnId(self.streams), site: site_id(1 - site) };
+            self.tell(site, up);
+        }
+        self.settle();
+    }
+
+    /// The stream breaks.
+    pub fn disconnect(&mut self) {
+        if std::mem::take(&mut self.connected) {
+            for site in [A, B] {
+                self.tell(site, Input::PeerDown(ConnId(self.streams)));
+            }
+            self.settle();
+        }
+    }
+
+    fn tell(&mut self, site: usize, input: Input) {
+        if let Some(node) = &mut self.copies[site].node {
+            node.handle(self.now, input);
+        }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(100) {
+            self.now = self.now.after_ms(100);
+            for site in [A, B] {
+                self.tell(site, Input::Tick);
+            }
+            self.settle();
+        }
+    }
+
+    /// Asks a verb; gives its number.
+    pub fn verb(&mut self, site: usize, verb: Verb) -> VerbId {
+        self.asked += 1;
+        let id = VerbId(self.asked);
+        self.tell(site, Input::Verb(id, verb));
+        self.settle();
+        id
+    }
+
+    /// Writes one block full of `byte`; gives the number of the request.
+    pub fn write(&mut self, site: usize, block: u64, byte: u8) -> RequestId {
+        self.asked += 1;
+        let id = RequestId(self.asked);
+        let range = ByteRange::new(block * BLOCK as u64, BLOCK as u64);
+        let request = Request::Write { range, data: Bytes::from(vec![byte; BLOCK]), fua: true };
+        self.tell(site, Input::Request(id, request));
+        self.settle();
+        id
+    }
+
+    /// What a copy says of itself.
+    pub fn status(&self, site: usize) -> Status {
+        self.copies[site].node.as_ref().map(|n| n.status(self.now)).expect("the copy is open")
+    }
+
+    /// Does all that follows from what was told.
+    pub fn settle(&mut self) {
+        for _ in 0..100_000 {
+            if ![A, B].into_iter().any(|site| self.step(site)) {
+                return;
+            }
+        }
+        panic!("the copies do not come to rest");
+    }
+
+    fn step(&mut self, site: usize) -> bool {
+        let Some(node) = &mut self.copies[site].node else { return false };
+        let Some(output) = node.poll_output(self.now) else {
+            node.check();
+            return false;
+        };
+        match output {
+            Output::Disk(token, op) => {
+                let copy = &mut self.copies[site];
+                let result = match (copy.fate)(&op) {
+                    Fate::Done => copy.run(op),
+                    Fate::Fails => Err(DiskError::Io),
+                };
+                self.tell(site, Input::Disk(token, result));
+            }
+            Output::Send(conn, message) => self.send(site, conn, message),
+            Output::Close(..) => self.connected = false,
+            Output::Verb(id, result) => self.copies[site].ended.push((id, result)),
+            Output::Reply(id, _) => self.copies[site].replies.push(id),
+            Output::Event(Event::Alarm { code, .. }) => self.copies[site].alarms.push(code),
+            Output::Event(_) => {}
+        }
+        true
+    }
+
+    fn send(&mut self, site: usize, conn: ConnId, message: Message) {
+        if self.connected && conn.0 == self.streams {
+            self.tell(1 - site, Input::PeerMessage(conn, message));
+        }
+    }
+}
