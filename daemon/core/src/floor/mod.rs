@@ -354,23 +354,31 @@ impl Floor {
             return self.stop(Step::BaseFailed);
         }
         let len = HEAD_BYTES.min(base_bytes);
-        self.head = known.iter().copied().filter(|s| s.offset < len && !self.batch.touches(blocks_of(s))).collect();
-        let is_known =
-            |(offset, bytes): &(u64, u64)| self.head.iter().any(|s| s.offset == *offset && u64::from(s.len) == *bytes);
-        let stale: Vec<(u64, u64)> = head_pieces(len).filter(|piece| !is_known(piece)).collect();
-        let (Some((first, _)), Some((last, bytes))) = (stale.first(), stale.last()) else { return self.save() };
-        let end = last + bytes;
-        self.head.retain(|s| s.offset < *first || s.offset >= end);
-        self.head_from = *first;
+        let holds = |s: &&Sample| {
+            head_pieces(len).any(|piece| piece == (s.offset, u64::from(s.len))) && !self.batch.touches(blocks_of(s))
+        };
+        self.head = known.iter().filter(holds).copied().collect();
+        let mut stale = head_pieces(len).filter(|piece| !self.is_sampled(*piece));
+        let Some((first, bytes)) = stale.next() else { return self.save() };
+        let end = stale.last().map_or(first + bytes, |(last, bytes)| last + bytes);
+        self.head_from = first;
         self.phase = Phase::Sampling;
-        let op = DiskOp::Read { file: FileRef::Base, offset: *first, len: (end - first) as u32 };
+        let op = DiskOp::Read { file: FileRef::Base, offset: first, len: (end - first) as u32 };
         out.disk(now, Route::Sample { at: usize::MAX }, op);
         Step::Wait
     }
 
-    /// What had to be read of the beginning was read (or could not be: then it is not sampled).
+    /// The sample of a piece of the beginning is known to hold still.
+    fn is_sampled(&self, (offset, bytes): (u64, u64)) -> bool {
+        self.head.iter().any(|s| s.offset == offset && u64::from(s.len) == bytes)
+    }
+
+    /// What had to be read of the beginning was read (or could not be: then it is not sampled). What this advance did not touch
+    /// keeps its sample: a base that somebody else wrote to meanwhile is to be noticed, not to be identified anew.
     pub fn on_head(&mut self, data: Option<Bytes>) -> Step {
-        self.head.extend(head_samples(self.head_from, data.as_deref().unwrap_or_default()));
+        let data = data.unwrap_or_default();
+        let fresh = head_samples(self.head_from, &data, |piece| !self.is_sampled(piece));
+        self.head.extend(fresh);
         self.head.sort_by_key(|s| s.offset);
         self.save()
     }
@@ -432,9 +440,9 @@ fn head_pieces(len: u64) -> impl Iterator<Item = (u64, u64)> {
     small.chain(large)
 }
 
-/// Samples over a part of the first MiB that begins with one at `from`.
-pub fn head_samples(from: u64, data: &[u8]) -> Vec<Sample> {
-    let pieces = head_pieces(from + data.len() as u64).filter(|(at, _)| *at >= from);
+/// Samples of the wanted pieces of a part of the first MiB that begins with one at `from`.
+pub fn head_samples(from: u64, data: &[u8], wanted: impl Fn((u64, u64)) -> bool) -> Vec<Sample> {
+    let pieces = head_pieces(from + data.len() as u64).filter(|piece| piece.0 >= from && wanted(*piece));
     pieces.map(|(at, bytes)| sample(at, &data[(at - from) as usize..(at - from + bytes) as usize])).collect()
 }
 
@@ -486,7 +494,7 @@ mod tests {
     #[test]
     fn samples_cover_the_head_once_and_its_first_blocks_one_by_one() {
         for len in [512, BLOCK, FINE_BYTES as usize, HEAD_BYTES as usize - 512, HEAD_BYTES as usize] {
-            let samples = head_samples(0, &vec![7; len]);
+            let samples = head_samples(0, &vec![7; len], |_| true);
             assert!(samples.len() <= HEAD_SAMPLES);
             let ends = samples.iter().map(|s| s.offset + u64::from(s.len));
             let starts = samples.iter().skip(1).map(|s| s.offset).chain([len as u64]);

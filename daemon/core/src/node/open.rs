@@ -369,7 +369,7 @@ impl Node {
         if let Some(head) = head {
             // The floor may have moved between question and answer only through an advance, which samples by itself.
             if self.superblock.samples.is_empty() && self.floor.is_idle() && self.sample_from == self.floor_starts {
-                self.superblock.samples = floor::head_samples(0, &head);
+                self.superblock.samples = floor::head_samples(0, &head, |_| true);
                 self.save_superblock(now);
             }
         }

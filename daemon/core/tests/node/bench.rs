@@ -38,7 +38,8 @@ pub enum Fate {
 /// A site: its files, and the copy that runs there.
 pub struct Copy {
     site: usize,
-    files: BTreeMap<FileRef, Vec<u8>>,
+    /// What it has on its disk.
+    pub files: BTreeMap<FileRef, Vec<u8>>,
     node: Option<Node>,
     /// Decides about each operation of the disk.
     pub fate: fn(&DiskOp) -> Fate,

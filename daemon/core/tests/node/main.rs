@@ -1,4 +1,5 @@
 //! One copy, or two wired to each other, on disks that do what the test says: what needs a moment that no seed would hit often.
 
+mod base;
 mod bench;
 mod verbs;
