@@ -11,7 +11,7 @@ use tidemark_core::event::{DiskDone, DiskError, DiskOp, DiskResult, DiskToken, F
 use tidemark_core::types::{ByteRange, SECTOR};
 
 use crate::sim::faults::{DiskRates, Fault, Fired};
-use crate::sim::image::{Image, PAGE};
+use crate::sim::image::{Image, PAGE, Spares};
 use crate::sim::rng::Rng;
 
 const MS: u64 = 1_000_000;
@@ -172,6 +172,7 @@ pub struct Disk {
     next_id: u64,
     seq: u64,
     full_until: u64,
+    spares: Spares,
 }
 
 fn protected_only(file: FileRef) -> bool {
@@ -378,13 +379,13 @@ impl Disk {
         }
     }
 
-    fn read(&self, op: &DiskOp) -> DiskResult {
+    fn read(&mut self, op: &DiskOp) -> DiskResult {
         let DiskOp::Read { file, offset, len } = op else { return Err(DiskError::Io) };
         let f = self.files.get(file).ok_or(DiskError::Missing)?;
         if offset + u64::from(*len) > f.seen.len() {
             return Err(DiskError::Short);
         }
-        Ok(DiskDone::Read(f.seen.read(*offset, *len as usize)))
+        Ok(DiskDone::Read(f.seen.read_with(*offset, *len as usize, &mut self.spares)))
     }
 
     fn map(&self, range: ByteRange, rng: &mut Rng) -> Vec<ByteRange> {

@@ -88,19 +88,24 @@ impl Image {
 
     /// Gives bytes; within one page they are shared.
     pub fn read(&self, offset: u64, len: usize) -> Bytes {
+        self.read_with(offset, len, &mut Spares::default())
+    }
+
+    /// As [`Image::read`], in a spare buffer where one is needed and free.
+    pub fn read_with(&self, offset: u64, len: usize, spares: &mut Spares) -> Bytes {
         let (first, within) = page_of(offset);
         if within + len <= PAGE {
             let page = self.pages.get(first).and_then(|p| p.as_ref());
             return page.map_or(Bytes::from_static(&HOLE[..len]), |p| p.slice(within..within + len));
         }
-        let mut out = BytesMut::with_capacity(len);
-        while out.len() < len {
-            let (index, within) = page_of(offset + out.len() as u64);
-            let n = (len - out.len()).min(PAGE - within);
-            let page = self.pages[index].as_deref().unwrap_or(&HOLE);
-            out.extend_from_slice(&page[within..within + n]);
-        }
-        out.freeze()
+        spares.fill(len, |out| {
+            while out.len() < len {
+                let (index, within) = page_of(offset + out.len() as u64);
+                let n = (len - out.len()).min(PAGE - within);
+                let page = self.pages[index].as_deref().unwrap_or(&HOLE);
+                out.extend_from_slice(&page[within..within + n]);
+            }
+        })
     }
 
     /// Takes over one page of another image.
@@ -123,6 +128,33 @@ impl Image {
     }
 }
 
+/// Buffers of large reads that may be used again once their reader let go of them: what is read of a disk is soon forgotten, and
+/// memory that was just used is the fastest.
+#[derive(Debug, Default)]
+pub struct Spares(Vec<(usize, Bytes)>);
+
+impl Spares {
+    /// Buffers kept at most.
+    const KEPT: usize = 8;
+    /// Smaller ones are not worth it.
+    const SMALLEST: usize = 32 << 10;
+
+    /// A buffer of `len` bytes that `fill` filled.
+    fn fill(&mut self, len: usize, fill: impl FnOnce(&mut BytesMut)) -> Bytes {
+        let free = self.0.iter().position(|(room, spare)| *room >= len && spare.is_unique());
+        let spare = free.map(|at| self.0.swap_remove(at)).and_then(|(_, spare)| spare.try_into_mut().ok());
+        let mut out = spare.unwrap_or_else(|| BytesMut::with_capacity(len));
+        out.clear();
+        fill(&mut out);
+        let room = out.capacity();
+        let out = out.freeze();
+        if room >= Self::SMALLEST && self.0.len() < Self::KEPT {
+            self.0.push((room, out.clone()));
+        }
+        out
+    }
+}
+
 /// The page that holds a byte, and where in it.
 fn page_of(at: u64) -> (usize, usize) {
     (at as usize / PAGE, at as usize % PAGE)
@@ -142,6 +174,20 @@ mod tests {
         assert_eq!(image.read(4096, 1)[0], 0);
         assert_eq!(image.read(4095, 1)[0], 7);
         assert_eq!(image.allocated().collect::<Vec<_>>(), vec![0]);
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_only_when_nobody_reads_it_any_more() {
+        let (mut image, mut spares) = (Image::zeroed(1 << 20), Spares::default());
+        image.write(0, &Bytes::from(vec![1; 1 << 20]));
+        let (first, len) = (image.read_with(0, 1 << 20, &mut spares), 100_000);
+        image.write(0, &Bytes::from(vec![2; 1 << 20]));
+        let second = image.read_with(4096, len, &mut spares);
+        assert!(first.iter().all(|b| *b == 1) && second.len() == len && second.iter().all(|b| *b == 2));
+        let was = first.as_ptr();
+        drop(first);
+        assert_eq!(image.read_with(0, len, &mut spares).as_ptr(), was);
+        assert!(second.iter().all(|b| *b == 2));
     }
 
     #[test]
