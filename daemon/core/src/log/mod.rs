@@ -401,7 +401,7 @@ impl Log {
 
     /// Removes the files of dropped slots.
     pub fn poll_dropped(&mut self, now: Nanos, out: &mut Outbox) {
-        while let Some(slot) = self.segments.next_dropped() {
+        if let Some(slot) = self.segments.next_dropped() {
             out.disk(now, Route::Remove { slot }, DiskOp::Remove { slot });
         }
     }

@@ -100,6 +100,8 @@ pub struct Segments {
     /// Slots that held records which are no longer part of the history: their files are removed and made anew, so that no
     /// stale frame of the same incarnation is ever found behind a torn tail.
     dropped: Vec<Slot>,
+    /// The one of them whose file is being removed.
+    removing: Option<Slot>,
     slots: BTreeSet<Slot>,
     unsynced: BTreeSet<Slot>,
     next_sequence: u64,
@@ -118,6 +120,7 @@ impl Segments {
             ready: ready.into(),
             preparing: None,
             dropped: Vec::new(),
+            removing: None,
             slots,
             unsynced,
             next_sequence,
@@ -305,13 +308,24 @@ impl Segments {
         self.live.iter().map(|s| s.slot).chain(self.ready.iter().copied()).collect()
     }
 
-    /// The next slot whose file has to be removed.
+    /// The next slot whose file has to be removed: one after the other, from the newest on. What a process that dies leaves of
+    /// them then follows the log without a gap, as if none had been removed; a gap would read as damage.
     pub fn next_dropped(&mut self) -> Option<Slot> {
-        self.dropped.pop()
+        if self.removing.is_none() {
+            self.removing = self.dropped.pop();
+            return self.removing;
+        }
+        None
+    }
+
+    /// True while files are there whose records are no longer part of the history.
+    pub fn is_clearing(&self) -> bool {
+        self.removing.is_some() || !self.dropped.is_empty()
     }
 
     /// The slot's file is gone: its number may be used again.
     pub fn on_removed(&mut self, slot: Slot) {
+        self.removing.take_if(|removing| *removing == slot);
         self.slots.remove(&slot);
         self.unsynced.remove(&slot);
     }

@@ -341,9 +341,10 @@ impl Node {
             None => Stage::Running,
         };
         self.identify_new_base(now);
-        if !self.end_of_sealing() {
-            self.begin_role();
+        if self.is_cut() {
+            return;
         }
+        self.begin_role();
         self.greet();
         self.match_peer(now);
     }

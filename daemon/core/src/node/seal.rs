@@ -32,6 +32,9 @@ enum Phase {
     Saving,
     /// The log is being recovered up to the cut.
     Cutting,
+    /// What was sealed is being removed. Until then the own K says who wrote it: a process that dies here finds the suffix again
+    /// and seals it once more.
+    Clearing,
 }
 
 /// A sealing under way.
@@ -118,11 +121,21 @@ impl Node {
             && self.floor.is_idle()
             && self.reads.len() == 0
             && self.catch_up.is_none()
+            && !self.log.segments.is_clearing()
             && self.superblock_file.is_idle();
-        let Some(sealing) = self.sealing.as_mut().filter(|s| s.phase == Phase::Quiet) else { return };
-        if quiet {
-            sealing.phase = Phase::Reading;
-            self.read_suffix(now);
+        let cleared = !self.log.segments.is_clearing();
+        let Some(sealing) = &mut self.sealing else { return };
+        match sealing.phase {
+            Phase::Quiet if quiet => {
+                sealing.phase = Phase::Reading;
+                self.read_suffix(now);
+            }
+            Phase::Clearing if cleared => {
+                self.sealing = None;
+                self.greet();
+                self.match_peer(now);
+            }
+            _ => {}
         }
     }
 
@@ -223,8 +236,10 @@ impl Node {
     }
 
     /// True when the recovery that just ended was a cut.
-    pub(super) fn end_of_sealing(&mut self) -> bool {
+    pub(super) fn is_cut(&mut self) -> bool {
         self.written_at.clear();
-        self.sealing.take().is_some()
+        let Some(sealing) = &mut self.sealing else { return false };
+        sealing.phase = Phase::Clearing;
+        true
     }
 }

@@ -408,10 +408,11 @@ impl Node {
             return;
         }
         if seeded.synced && seeded.is_last && !seeded.saving {
-            let durable = self.log.durable() >= end;
+            // A log that this one replaced must not be found once the superblock says that there is one.
+            let ready = self.log.durable() >= end && !self.log.segments.is_clearing();
             self.log.want_durable(end);
             self.log.poll_sync(now, &mut self.out);
-            if durable {
+            if ready {
                 seeded.saving = true;
                 self.superblock.flag = CopyFlag::Complete;
                 self.superblock.visible_at = end;

@@ -13,7 +13,7 @@ use tidemark_core::status::Status;
 use tidemark_core::types::{
     BLOCK, BootId, ByteRange, GenId, GroupId, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs,
 };
-use tidemark_core::verb::{Verb, VerbError, VerbOk};
+use tidemark_core::verb::{Assertion, Verb, VerbError, VerbOk};
 
 /// The two sites.
 pub const A: usize = 0;
@@ -33,6 +33,8 @@ pub enum Fate {
     Done,
     /// It fails at once and changes nothing.
     Fails,
+    /// It does not end; a kill ends it without effect.
+    Hangs,
 }
 
 /// A site: its files, and the copy that runs there.
@@ -68,6 +70,31 @@ fn site_id(site: usize) -> SiteId {
 
 fn node_id(site: usize) -> NodeId {
     NodeId([site as u8 + 1; 16])
+}
+
+/// A word of a human that the other site is stopped.
+pub fn assertion() -> Assertion {
+    Assertion { who: "test".into(), why: "the other site is stopped".into(), at: WallMs(1) }
+}
+
+/// Opens a copy by such a word, at any loss.
+pub fn promote_anyway() -> Verb {
+    Verb::Promote {
+        assert_peer_fenced: Some(assertion()),
+        max_loss_bytes: None,
+        max_loss_seconds: None,
+        allow_unproven: true,
+    }
+}
+
+/// Opens a copy if its peer agrees.
+pub fn promote() -> Verb {
+    Verb::Promote {
+        assert_peer_fenced: None,
+        max_loss_bytes: None,
+        max_loss_seconds: None,
+        allow_unproven: false,
+    }
 }
 
 impl Copy {
@@ -291,6 +318,7 @@ impl Pair {
                 let result = match (copy.fate)(&op) {
                     Fate::Done => copy.run(op),
                     Fate::Fails => Err(DiskError::Io),
+                    Fate::Hangs => return true,
                 };
                 self.tell(site, Input::Disk(token, result));
             }

@@ -2,4 +2,5 @@
 
 mod base;
 mod bench;
+mod sealing;
 mod verbs;

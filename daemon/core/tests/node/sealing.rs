@@ -1,0 +1,81 @@
+//! A log of which something is no longer part of the history, and what an interruption leaves of that.
+
+use tidemark_core::config::{Mode, Policy};
+use tidemark_core::event::{DiskOp, FileRef};
+use tidemark_core::status::CopyState;
+use tidemark_core::verb::Verb;
+
+use crate::bench::{A, B, Fate, Pair, promote_anyway};
+
+/// Which of the files that are to be removed stay until the process dies.
+const SOME_STAY: [fn(&DiskOp) -> Fate; 3] = [
+    |op| if matches!(op, DiskOp::Remove { .. }) { Fate::Hangs } else { Fate::Done },
+    |op| if matches!(op, DiskOp::Remove { slot } if slot.0.is_multiple_of(2)) { Fate::Hangs } else { Fate::Done },
+    |op| if matches!(op, DiskOp::Remove { slot } if !slot.0.is_multiple_of(2)) { Fate::Hangs } else { Fate::Done },
+];
+
+/// A goes on alone over several segments, B is promoted meanwhile, and A comes back.
+fn parted(mode: Mode, fate: fn(&DiskOp) -> Fate) -> Pair {
+    let mut pair = Pair::new();
+    let policy = Policy { mode, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(1_000);
+    assert_eq!(pair.status(A).config.sites.len(), if mode == Mode::Sync { 2 } else { 1 });
+    pair.write(A, 0, 1);
+    pair.disconnect();
+    for block in 0..60 {
+        pair.write(A, block, 2);
+    }
+    pair.kill(A);
+    pair.verb(B, promote_anyway());
+    pair.write(B, 0, 3);
+    pair.copies[A].fate = fate;
+    pair.start(A);
+    pair.connect();
+    pair
+}
+
+/// A's process dies and is started again: what its files hold is a log, and A follows B in the end.
+fn restart_and_follow(mut pair: Pair) {
+    pair.kill(A);
+    pair.copies[A].fate = |_| Fate::Done;
+    pair.start(A);
+    assert!(pair.copies[A].alarms.is_empty(), "{:?}", pair.copies[A].alarms);
+    pair.connect();
+    pair.pass(1_000);
+    assert_eq!(pair.status(A).appended, pair.status(B).appended, "{:?}", pair.status(A));
+}
+
+/// Nothing new reaches the log.
+fn is_of_the_log(op: &DiskOp) -> bool {
+    matches!(op, DiskOp::Write { file: FileRef::Log(_), .. })
+}
+
+#[test]
+fn a_suffix_that_nobody_was_promised_is_sealed() {
+    let mut pair = parted(Mode::Sync, |_| Fate::Done);
+    pair.pass(1_000);
+    assert_eq!(pair.status(A).branches, 1);
+    assert_eq!(pair.status(A).appended, pair.status(B).appended);
+}
+
+#[test]
+fn a_process_that_dies_while_sealed_slots_are_removed_leaves_no_gap_that_reads_as_damage() {
+    let fates: [fn(&DiskOp) -> Fate; 3] = [
+        |op| if is_of_the_log(op) { Fate::Hangs } else { SOME_STAY[0](op) },
+        |op| if is_of_the_log(op) { Fate::Hangs } else { SOME_STAY[1](op) },
+        |op| if is_of_the_log(op) { Fate::Hangs } else { SOME_STAY[2](op) },
+    ];
+    fates.into_iter().for_each(|fate| restart_and_follow(parted(Mode::Sync, fate)));
+}
+
+#[test]
+fn a_process_that_dies_after_a_seeding_does_not_leave_the_log_that_this_replaced() {
+    for fate in SOME_STAY {
+        let mut pair = parted(Mode::Async, fate);
+        assert!(matches!(pair.status(A).copy, CopyState::Diverged { .. }), "{:?}", pair.status(A).copy);
+        pair.verb(A, Verb::Reseed);
+        pair.pass(1_000);
+        restart_and_follow(pair);
+    }
+}
