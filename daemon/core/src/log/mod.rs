@@ -247,7 +247,15 @@ impl Log {
         Some(self.place(now, header, bytes, payload, out))
     }
 
-    /// Takes a frame from the peer, already checked against [`Log::end`]: places it as it is. `None` when no slot is ready.
+    /// True when a frame of so many bytes can be placed now.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.segments.room() >= bytes || self.segments.ready() > 0
+    }
+
+    /// Takes a frame from the peer, already checked against [`Log::end`]: places it as it is.
+    ///
+    /// # Panics
+    /// When there is no room: [`Log::has_room`] is asked first.
     pub fn take(
         &mut self,
         now: Nanos,
@@ -255,14 +263,13 @@ impl Log {
         bytes: Bytes,
         payload: Vec<Bytes>,
         out: &mut Outbox,
-    ) -> Option<Placed> {
+    ) -> Placed {
         assert!(self.pending.is_empty(), "a replica numbers no records of its own");
         assert!(header.follows(&self.end), "the receiver checks the chain first");
-        if !self.make_room((header.padded_bytes() + header.payload_bytes()) as u64) {
-            return None;
-        }
+        let has_room = self.make_room((header.padded_bytes() + header.payload_bytes()) as u64);
+        assert!(has_room, "the receiver asks for room first");
         self.next = header.last().next();
-        Some(self.place(now, header, bytes, payload, out))
+        self.place(now, header, bytes, payload, out)
     }
 
     fn make_room(&mut self, bytes: u64) -> bool {

@@ -62,7 +62,8 @@ impl Node {
             self.refuse(Refusal::State);
             return None;
         }
-        if self.needs_index_room() {
+        // Asked before it is judged: a frame that waits is looked at often.
+        if self.needs_index_room() || !self.log.has_room(append.frame_bytes()) {
             return Some(append);
         }
         let (volume, secret) = (self.superblock.volume, self.superblock.secret.clone());
@@ -77,26 +78,20 @@ impl Node {
             base_size: self.base_size,
             frame_bytes: self.superblock.slot_bytes - crate::format::segment::HEADER_BYTES as u64,
         };
-        let kept = append.clone();
         match judge(append, &against) {
-            Ok(None) => None,
-            Ok(Some(a)) => match self.log.take(now, a.header, a.bytes, a.payload, &mut self.out) {
-                Some(placed) => {
-                    self.on_placed(now, &placed);
-                    let end = self.log.end();
-                    if let Some(link) = &mut self.link {
-                        // Newer than the greeting, whether that was looked at or not.
-                        (link.taken, link.fresh) = (Some(end), false);
-                    }
-                    None
+            Ok(None) => {}
+            Ok(Some(a)) => {
+                let placed = self.log.take(now, a.header, a.bytes, a.payload, &mut self.out);
+                self.on_placed(now, &placed);
+                let end = self.log.end();
+                if let Some(link) = &mut self.link {
+                    // Newer than the greeting, whether that was looked at or not.
+                    (link.taken, link.fresh) = (Some(end), false);
                 }
-                None => Some(kept),
-            },
-            Err(why) => {
-                self.on_bad_append(why);
-                None
             }
+            Err(why) => self.on_bad_append(why),
         }
+        None
     }
 
     fn on_bad_append(&mut self, why: Refusal) {

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use crate::config::{Config, Policy};
+use crate::format::round_up_block;
 use crate::types::{
     BlockRange, BootId, Boundary, Epoch, GenId, Incarnation, Lsn, NodeId, Nonce, Position, SiteId, VolumeId, WallMs,
 };
@@ -213,6 +214,14 @@ pub struct Append {
     pub header: Bytes,
     /// Payload blocks, in pieces; a multiple of 4096 in all.
     pub payload: Vec<Bytes>,
+}
+
+impl Append {
+    /// Bytes that the frame takes in a segment, when it is what it says.
+    pub fn frame_bytes(&self) -> u64 {
+        let payload = self.payload.iter().map(Bytes::len).sum();
+        (round_up_block(self.header.len()) + round_up_block(payload)) as u64
+    }
 }
 
 /// Positions of the sender's copy.
