@@ -295,7 +295,7 @@ impl Node {
         self.looked_at = now;
         self.watch_disk(now);
         if !matches!(self.stage, Stage::Running | Stage::Closing(_)) {
-            return;
+            return self.expire_waiting_for_recovery(now);
         }
         if self.failed {
             // Nothing more is written here: what the files hold may not even be known, when it is recovery that failed.

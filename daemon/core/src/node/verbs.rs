@@ -32,6 +32,8 @@ pub(super) struct PendingVerb {
 /// What it waits for.
 #[derive(Clone, Debug)]
 pub(super) enum Pending {
+    /// The promotion that was asked for waits until the copy is recovered.
+    Recovered(Verb),
     /// Waits to be Primary.
     Promote { loss: Loss, fork: Lsn },
     /// The peer was asked to let this copy take over.
@@ -54,10 +56,25 @@ pub(super) enum Pending {
 
 impl Node {
     pub(super) fn on_verb(&mut self, now: Nanos, id: VerbId, verb: Verb) {
-        if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) && verb != Verb::Close {
-            let (state, hint) = ("opening".into(), "try again in a moment".into());
-            return self.end_verb(id, Err(VerbError::CopyState { state, hint }));
+        if self.is_recovering() {
+            match verb {
+                Verb::Close => {}
+                // Who fails over has no time to try again.
+                Verb::Promote { .. } => return self.wait(now, id, DEADLINE_MS, Pending::Recovered(verb)),
+                _ => {
+                    let (state, hint) = ("opening".into(), "try again in a moment".into());
+                    return self.end_verb(id, Err(VerbError::CopyState { state, hint }));
+                }
+            }
         }
+        self.begin_verb(now, id, verb);
+    }
+
+    fn is_recovering(&self) -> bool {
+        matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. })
+    }
+
+    fn begin_verb(&mut self, now: Nanos, id: VerbId, verb: Verb) {
         let result = match verb {
             Verb::Promote { assert_peer_fenced, max_loss_bytes, max_loss_seconds, allow_unproven } => {
                 let bounds = Bounds { max_loss_bytes, max_loss_seconds, allow_unproven };
@@ -375,6 +392,7 @@ impl Node {
     fn close(&mut self, id: VerbId) -> Result<(), VerbError> {
         if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {
             self.fail_waiting();
+            self.end_waiting_verbs();
             self.stage = Stage::Closed;
             let status = Box::new(self.status(self.opened_at));
             self.end_verb(id, Ok(VerbOk::Done(status)));
@@ -415,12 +433,32 @@ impl Node {
     pub(super) fn on_closed(&mut self, now: Nanos) {
         let Stage::Closing(id) = self.stage else { return };
         self.fail_waiting();
-        for verb in std::mem::take(&mut self.verbs) {
-            self.end_verb(verb.id, Err(VerbError::Interrupted("the copy is closed".into())));
-        }
+        self.end_waiting_verbs();
         let status = Box::new(self.status(now));
         self.stage = Stage::Closed;
         self.end_verb(id, Ok(VerbOk::Done(status)));
+    }
+
+    fn end_waiting_verbs(&mut self) {
+        for verb in std::mem::take(&mut self.verbs) {
+            self.end_verb(verb.id, Err(VerbError::Interrupted("the copy is closed".into())));
+        }
+    }
+
+    /// Ends promotions that have waited for the recovery as long as they may.
+    pub(super) fn expire_waiting_for_recovery(&mut self, now: Nanos) {
+        let is_over = |v: &mut PendingVerb| matches!(v.kind, Pending::Recovered(_)) && now >= v.deadline;
+        for verb in self.verbs.extract_if(.., is_over).collect::<Vec<_>>() {
+            self.expire(now, verb);
+        }
+    }
+
+    /// The copy is recovered: what waited for that begins, and the time that it waited counts.
+    fn begin_late(&mut self, now: Nanos, id: VerbId, verb: Verb, deadline: Nanos) {
+        self.begin_verb(now, id, verb);
+        if let Some(waiting) = self.verbs.iter_mut().find(|v| v.id == id) {
+            waiting.deadline = waiting.deadline.min(deadline);
+        }
     }
 
     /// Moves waiting verbs on, and ends those whose time is over.
@@ -434,6 +472,10 @@ impl Node {
 
     fn step_verb(&mut self, now: Nanos, mut verb: PendingVerb) -> Option<PendingVerb> {
         match &verb.kind {
+            Pending::Recovered(promotion) if !self.failed => {
+                self.begin_late(now, verb.id, promotion.clone(), verb.deadline);
+                return None;
+            }
             Pending::Demote { .. } if self.is_drained() => {
                 verb.kind = Pending::Persisting;
                 self.persist_demotion(now, verb.id);
@@ -503,6 +545,7 @@ impl Node {
             Pending::Demote { .. } => {
                 "not everything could be made durable at the peer in time; the volume serves again"
             }
+            Pending::Recovered(_) => "the copy is still being recovered",
             Pending::Promote { .. } => "the promotion is recorded and goes on; the peer of S is not reachable yet",
             Pending::Handover { .. } => "the peer did not answer; it is asked again at the next contact",
             _ => "the deadline is over",

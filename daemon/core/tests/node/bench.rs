@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidemark_core::config::{Mode, Policy};
 use tidemark_core::event::{
-    ConnId, DiskDone, DiskError, DiskOp, DiskResult, Event, FileRef, Input, Output, Request, RequestId, Slot, VerbId,
+    ConnId, DiskDone, DiskError, DiskOp, DiskResult, DiskToken, Event, FileRef, Input, Output, Request, RequestId,
+    Slot, VerbId,
 };
 use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
 use tidemark_core::ship::Message;
@@ -35,6 +36,8 @@ pub enum Fate {
     Fails,
     /// It does not end; a kill ends it without effect.
     Hangs,
+    /// It is done when the test says so.
+    Later,
 }
 
 /// A site: its files, and the copy that runs there.
@@ -45,6 +48,8 @@ pub struct Copy {
     node: Option<Node>,
     /// Decides about each operation of the disk.
     pub fate: fn(&DiskOp) -> Fate,
+    /// Operations that are done later.
+    late: Vec<(DiskToken, DiskOp)>,
     /// Verbs that ended.
     pub ended: Vec<(VerbId, Result<VerbOk, VerbError>)>,
     /// Requests that were answered.
@@ -87,16 +92,6 @@ pub fn promote_anyway() -> Verb {
     }
 }
 
-/// Opens a copy if its peer agrees.
-pub fn promote() -> Verb {
-    Verb::Promote {
-        assert_peer_fenced: None,
-        max_loss_bytes: None,
-        max_loss_seconds: None,
-        allow_unproven: false,
-    }
-}
-
 impl Copy {
     fn absent(site: usize) -> Self {
         Self {
@@ -104,6 +99,7 @@ impl Copy {
             files: BTreeMap::new(),
             node: None,
             fate: |_| Fate::Done,
+            late: Vec::new(),
             ended: Vec::new(),
             replies: Vec::new(),
             alarms: Vec::new(),
@@ -222,6 +218,7 @@ impl Pair {
     /// The process of a site ends; what its files hold stays.
     pub fn kill(&mut self, site: usize) {
         self.disconnect();
+        self.copies[site].late.clear();
         self.copies[site].node = None;
     }
 
@@ -291,6 +288,15 @@ impl Pair {
         id
     }
 
+    /// Does what was to be done later.
+    pub fn do_late(&mut self, site: usize) {
+        for (token, op) in std::mem::take(&mut self.copies[site].late) {
+            let result = self.copies[site].run(op);
+            self.tell(site, Input::Disk(token, result));
+        }
+        self.settle();
+    }
+
     /// What a copy says of itself.
     pub fn status(&self, site: usize) -> Status {
         self.copies[site].node.as_ref().map(|n| n.status(self.now)).expect("the copy is open")
@@ -319,6 +325,10 @@ impl Pair {
                     Fate::Done => copy.run(op),
                     Fate::Fails => Err(DiskError::Io),
                     Fate::Hangs => return true,
+                    Fate::Later => {
+                        copy.late.push((token, op));
+                        return true;
+                    }
                 };
                 self.tell(site, Input::Disk(token, result));
             }

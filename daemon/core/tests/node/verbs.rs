@@ -1,10 +1,10 @@
 //! Verbs, at moments at which they cannot do what they are for.
 
 use tidemark_core::event::{DiskOp, FileRef};
-use tidemark_core::status::CopyState;
-use tidemark_core::verb::{Verb, VerbError};
+use tidemark_core::status::{CopyState, Role};
+use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Fate, Pair};
+use crate::bench::{A, B, Fate, Pair, promote_anyway};
 
 fn no_sync_of_the_log(op: &DiskOp) -> Fate {
     match op {
@@ -31,6 +31,42 @@ fn a_copy_that_failed_for_good_says_so_after_a_restart_and_is_not_drained() {
     let refused =
         Err(VerbError::CopyState { state: "failed".into(), hint: "its base cannot be brought up to its log".into() });
     assert_eq!(pair.copies[B].end_of(drain), Some(&refused), "nobody waits until a deadline of minutes");
+}
+
+#[test]
+fn a_promotion_that_is_asked_for_while_the_copy_is_recovered_begins_afterwards() {
+    let mut pair = Pair::new();
+    pair.kill(A);
+    pair.kill(B);
+    pair.copies[B].fate = |_| Fate::Hangs;
+    pair.start(B);
+    let promotion = pair.verb(B, promote_anyway());
+    pair.pass(9_000);
+    assert_eq!(pair.copies[B].end_of(promotion), None);
+    pair.pass(1_000);
+    assert!(matches!(pair.copies[B].end_of(promotion), Some(Err(VerbError::Interrupted(_)))), "by its deadline");
+
+    pair.kill(B);
+    pair.copies[B].fate = |_| Fate::Later;
+    pair.start(B);
+    let promotion = pair.verb(B, promote_anyway());
+    assert_eq!(pair.copies[B].end_of(promotion), None);
+    pair.copies[B].fate = |_| Fate::Done;
+    pair.do_late(B);
+    assert!(matches!(pair.copies[B].end_of(promotion), Some(Ok(VerbOk::Promoted { .. }))));
+    assert_eq!(pair.status(B).role, Role::Primary);
+}
+
+#[test]
+fn a_promotion_that_waits_for_the_recovery_ends_when_the_copy_is_closed() {
+    let mut pair = Pair::new();
+    pair.kill(B);
+    pair.copies[B].fate = |_| Fate::Hangs;
+    pair.start(B);
+    let promotion = pair.verb(B, promote_anyway());
+    let close = pair.verb(B, Verb::Close);
+    assert!(pair.copies[B].end_of(promotion).is_some_and(Result::is_err));
+    assert!(pair.copies[B].end_of(close).is_some_and(Result::is_ok));
 }
 
 #[test]
