@@ -232,6 +232,9 @@ pub struct Node {
     sealing: Option<seal::Sealing>,
     verify: Option<verify::Verify>,
     verbs: Vec<verbs::PendingVerb>,
+    /// An operator gave this copy up. Not remembered over a restart: nothing is lost by that, the copy is then again what its files
+    /// say (diverged, suspect), keeps what it has and is given up again; a mark that outlived its seeding or its sealing would
+    /// throw away what came later.
     reseed_wanted: bool,
     closing_saved: bool,
     /// Was to be closed when a sealing took the log apart: goes on with that afterwards.
