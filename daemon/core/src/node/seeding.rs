@@ -310,7 +310,8 @@ impl Node {
             seeded.ready = true;
             return self.pump_receiver(now);
         }
-        let len = self.base_size.min(self.size);
+        // Also what lies beyond the volume: it may grow, and its last block may be a part of one.
+        let len = self.base_size;
         let op = DiskOp::Zero { file: FileRef::Base, offset: 0, len, deallocate: true };
         let range = BlockRange::new(0, 0);
         seeded.writing.push(range);

@@ -133,10 +133,10 @@ impl Copy {
             adopted: false,
         };
         let new = Node::create(&params);
-        self.files.clear();
+        self.files.retain(|file, _| *file == FileRef::Base);
         self.files.insert(FileRef::Superblock, new.superblock.to_vec());
         self.files.insert(FileRef::Config, new.config.to_vec());
-        self.files.insert(FileRef::Base, vec![0; SIZE as usize]);
+        self.files.entry(FileRef::Base).or_insert_with(|| vec![0; SIZE as usize]);
     }
 
     fn open(&mut self, now: Nanos) {
@@ -150,7 +150,7 @@ impl Copy {
             superblock: self.file(FileRef::Superblock),
             config: self.file(FileRef::Config),
             slots: self.slots(),
-            base_size: SIZE,
+            base_size: self.files.get(&FileRef::Base).map_or(0, |base| base.len() as u64),
             tail_bytes: 256 << 10,
         };
         self.alarms.clear();
@@ -346,5 +346,13 @@ impl Pair {
         if self.connected && conn.0 == self.streams {
             self.tell(1 - site, Input::PeerMessage(conn, message));
         }
+    }
+
+    /// The copy at B is made anew, on the base that is there.
+    pub fn replace_b(&mut self) {
+        let status = self.status(A);
+        self.copies[B].place(status.policy, CreateKind::Replica { config: status.config });
+        self.start(B);
+        self.connect();
     }
 }
