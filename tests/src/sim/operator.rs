@@ -783,7 +783,14 @@ impl<C: Copy> World<C> {
         if self.operator.waits_for(other) {
             return;
         }
-        if status.role == Role::Primary && self.net.is_connected() {
+        let refused = matches!(status.link, LinkState::Refused(_));
+        let leads = match status.role {
+            Role::Primary => true,
+            // What it waits for is at the target, which does not give it to who was promoted as well.
+            Role::Suspended(SuspendReason::Opening) => refused,
+            _ => false,
+        };
+        if leads && self.net.is_connected() {
             // Both were promoted by a human's word. The target is the winner.
             self.verb(other, Verb::Demote { force: true }, Purpose::StepDown);
             return;
