@@ -424,6 +424,7 @@ impl Model {
             }
         }
         s.zeros(&zeros)?;
+        s.doubtful |= values.iter().enumerate().any(|(sector, value)| s.hides(sector, *value, &visible));
         for op in 2..self.ops.len() as OpId {
             let o = &self.ops[op as usize];
             if visible[op as usize] && s.lost[op as usize] {
@@ -491,6 +492,18 @@ impl Settling<'_> {
         for later in self.model.history[sector].iter().rev().take_while(|id| **id > op) {
             self.lose(*later);
         }
+    }
+
+    /// True when a write of this very line stands where the line may have inherited one that is seen nowhere else: that was
+    /// there, or was not, and nobody will know.
+    fn hides(&self, sector: usize, value: Value, visible: &[bool]) -> bool {
+        let Value::Op(op) = value else { return false };
+        let inherited = |id: &&OpId| {
+            let o = &self.model.ops[**id as usize];
+            **id > GROWN && o.born != self.line && self.model.is_alive(**id, self.line) && !self.lost[**id as usize]
+        };
+        let hidden = || self.model.history[sector].iter().rev().skip_while(|id| **id >= op).find(inherited);
+        op > GROWN && self.model.ops[op as usize].born == self.line && hidden().is_some_and(|id| !visible[*id as usize])
     }
 
     /// Everything issued after the completion of a lost operation is lost too.
@@ -669,6 +682,25 @@ mod tests {
         assert!(m.check_opening(next, 0, &content(&[(1, b), (2, c)]), true).is_ok());
         let next = m.open_line(0, Some(unread)).unwrap();
         assert!(m.check_opening(next, 0, &content(&[(2, c)]), true).is_err(), "but the order within it holds");
+    }
+
+    #[test]
+    fn what_a_write_of_the_same_line_hid_before_anybody_read_is_not_owed_by_that_line() {
+        for visible in [false, true] {
+            let (mut m, line) = model();
+            let sectors = if visible { 2 } else { 1 };
+            let y = written(&mut m, line, 0, sectors);
+            let next = m.open_line(1, Some(line)).unwrap();
+            let hides = written(&mut m, next, 0, 1);
+            let seen = [(0, hides), (1, y)];
+            m.check_opening(next, 1, &content(&seen[..sectors as usize]), true).unwrap();
+            let at = m.mark();
+            m.flushed(next, at, 0b10, 0);
+            // Both are gone; which of them is named says who of them was owed.
+            let last = m.open_line(1, Some(next)).unwrap();
+            let gone = m.check_opening(last, 1, &content(&[]), true).unwrap_err();
+            assert_eq!(gone.contains(&format!("operation {y} ")), visible, "{gone}");
+        }
     }
 
     #[test]
