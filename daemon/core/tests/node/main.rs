@@ -2,5 +2,6 @@
 
 mod base;
 mod bench;
+mod reseed;
 mod sealing;
 mod verbs;

@@ -15,7 +15,7 @@ const SOME_STAY: [fn(&DiskOp) -> Fate; 3] = [
 ];
 
 /// A goes on alone over several segments, B is promoted meanwhile, and A comes back.
-fn parted(mode: Mode, fate: fn(&DiskOp) -> Fate) -> Pair {
+pub fn parted(mode: Mode, fate: fn(&DiskOp) -> Fate) -> Pair {
     let mut pair = Pair::new();
     let policy = Policy { mode, ..pair.status(A).policy };
     pair.verb(A, Verb::SetPolicy(policy));
