@@ -117,6 +117,11 @@ impl Node {
 
     /// Drives the sealing.
     pub(super) fn pump_sealing(&mut self, now: Nanos) {
+        let waits = self.sealing.as_ref().is_some_and(|s| s.phase == Phase::Quiet);
+        if waits && (self.log.is_full() || self.index_is_full()) {
+            // What found no room was never completed, and finds none while the floor waits for the sealing.
+            self.log.forget_pending();
+        }
         let quiet = self.log.is_quiet()
             && self.floor.is_idle()
             && self.reads.len() == 0
