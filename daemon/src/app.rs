@@ -17,6 +17,7 @@ use crate::control::{Control, ControlError, TlsSource};
 use crate::crashsafe;
 use crate::disk::RingOptions;
 use crate::frontend::nbd::TcpSecurity;
+use crate::here;
 use crate::peer::control::serve_control;
 use crate::peer::{PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
 use crate::shard::{self, Shard, ShardThread};
@@ -184,13 +185,13 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     for (listener, handle) in data.into_iter().zip(&handles) {
         let (transport, agent, stop) = (transport.clone(), agent.clone(), stopped(stopping.clone()));
         handle.send(move |_| {
-            tokio::task::spawn_local(serve_streams(listener, transport, agent, stop));
+            here::spawn(serve_streams(listener, transport, agent, stop));
         });
     }
     if let (Some((listener, certificates)), Some(handle)) = (nbd, handles.first()) {
         let (agent, stop) = (agent.clone(), stopped(stopping.clone()));
         handle.send(move |shard| {
-            tokio::task::spawn_local(serve_nbd(shard.clone(), listener, certificates, agent, stop));
+            here::spawn(serve_nbd(shard.clone(), listener, certificates, agent, stop));
         });
     }
     if let Some(listener) = peer_listener {

@@ -9,6 +9,7 @@ pub mod control;
 mod crashsafe;
 pub mod disk;
 pub mod frontend;
+pub mod here;
 pub mod peer;
 pub mod shard;
 pub mod telemetry;

@@ -18,6 +18,7 @@ use crate::frontend::BlockTarget;
 use crate::frontend::nbd::{
     self, Export, ExportInfo, ExportResolver, HandOver, Options, SingleExport, TcpSecurity, serve_handed_over,
 };
+use crate::here;
 use crate::shard::Shard;
 
 impl Agent {
@@ -31,7 +32,7 @@ impl Agent {
                 let listener = nbd::bind_unix(&target).map_err(|error| error.to_string())?;
                 let exports = Rc::new(SingleExport::new(name_there, volume as Rc<dyn BlockTarget>));
                 let serve = nbd::serve_unix(listener, exports, counts.on(shard));
-                tokio::task::spawn_local(async move {
+                here::spawn(async move {
                     while_attached(attached, serve).await;
                     let _ = std::fs::remove_file(&target); // gone already is as good
                 });
@@ -104,7 +105,7 @@ impl AttachedExports {
                 // A volume that was demoted since it was attached serves nobody: the connection is closed.
                 let Some(volume) = shard.volume(id).filter(|volume| volume.is_serving()) else { return };
                 let serve = serve_handed_over(connection, volume, counts.on(shard));
-                tokio::task::spawn_local(while_attached(attached, serve));
+                here::spawn(while_attached(attached, serve));
             });
         };
         Export::Elsewhere { info, send: Box::new(send) }

@@ -14,6 +14,7 @@ use crate::catalogue::{Catalogue, PeerRecord};
 use crate::config::PeerConfig;
 use crate::control::{EngineError, NewPeer, PeerHealth, PeerInfo, PeerKey};
 use crate::disk::VolumeFiles;
+use crate::here;
 use crate::peer::control::{CallError, ControlAnswer, ControlHandler, NewReplica, create_replica, locate};
 use crate::peer::{
     Backoff, Heartbeats, OwnFiles, PeerAddress, PeerIdentity, PeerStream, PeerTrust, StreamAcceptor, StreamEnd, Tls,
@@ -262,7 +263,7 @@ impl Agent {
         let transport = self.transport.clone();
         self.shard(shard).send(move |shard| {
             let Some(volume) = shard.volume(id).filter(|v| !v.has_stream()) else { return };
-            tokio::task::spawn_local(async move {
+            here::spawn(async move {
                 match crate::peer::connect_stream(&address, port, &transport).await {
                     Ok(stream) => volume.serve_peer(stream, site).await,
                     Err(error) => tracing::info!(%id, %error, "the stream to the peer did not open"),
@@ -347,7 +348,7 @@ impl StreamAcceptor for AcceptStreams {
         self.agent.note_contact(peer, None);
         // On the shard's own listener this is the same thread; a peer that asked the wrong port costs a hop, once.
         self.agent.shard(shard).send(move |shard| match shard.volume(id) {
-            Some(volume) => drop(tokio::task::spawn_local(volume.serve_peer(stream, peer))),
+            Some(volume) => drop(here::spawn(volume.serve_peer(stream, peer))),
             None => stream.refuse(&StreamEnd::NoVolume),
         });
     }

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use tidemark_core::types::Nanos;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::LocalSet;
 
 use crate::disk::{Bell, Completion, Pool, Ring, RingOptions, VolumeKey};
+use crate::here;
 
 pub use volume::{OpenVolume, Volume, VolumeEvents};
 
@@ -168,8 +168,7 @@ pub fn start(index: u16, options: RingOptions) -> std::io::Result<ShardThread> {
             Ok(runtime) => runtime,
             Err(error) => return drop(ready.send(Err(error))),
         };
-        let local = LocalSet::new();
-        local.block_on(&runtime, serve(index, options, inbox, ready));
+        runtime.block_on(serve(index, options, inbox, ready));
     })?;
     match is_ready.recv() {
         Ok(Ok(())) => Ok(ShardThread { handle: ShardHandle { commands, index }, thread }),
@@ -197,7 +196,7 @@ async fn serve(
         next_key: Cell::new(1),
     });
     let _ = ready.send(Ok(()));
-    let driver = tokio::task::spawn_local(shard.clone().run(bell));
+    let driver = here::spawn(shard.clone().run(bell));
     while let Some(command) = inbox.recv().await {
         command(&shard);
         shard.rouse();

@@ -107,6 +107,18 @@ impl Tail {
         self.frames.get(at).filter(|f| f.first <= lsn)
     }
 
+    /// Bytes of the frames held from `lsn` on, as far as they are below `limit`: beyond it, at least that much.
+    pub fn bytes_from(&self, lsn: Lsn, limit: u64) -> u64 {
+        let mut bytes = 0;
+        for frame in self.frames.iter().rev().take_while(|f| f.end.position.lsn >= lsn) {
+            bytes += frame.bytes;
+            if bytes >= limit {
+                break;
+            }
+        }
+        bytes
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -6,6 +6,7 @@ use crate::event::{CloseReason, ConnId, Event, Output};
 use crate::format::superblock::CopyFlag;
 use crate::group::{self, Contact};
 use crate::node::{Node, Stage};
+use crate::ship::gate::Gate;
 use crate::ship::sender::{Sender, Source};
 use crate::ship::{Ack, Hello, Message, Refusal};
 use crate::status::{Role, SuspendReason};
@@ -32,12 +33,16 @@ pub(super) struct Link {
     /// Frames (or a whole seeding) of the peer were taken up to here: its log holds that.
     pub taken: Option<Boundary>,
     pub sender: Sender,
+    /// When what is to be sent leaves.
+    pub gate: Gate,
     /// Epoch of the last acknowledgement.
     pub acked_epoch: Epoch,
     /// Received and not yet processed: waits for a slot. Bounded by the sender's window.
     pub backlog: VecDeque<Message>,
     /// What was last acknowledged to the peer.
     pub told: Option<(Epoch, Lsn, Lsn)>,
+    /// When it is told at the latest how far the log is written, where nobody waits for that.
+    pub tell_at: Option<Nanos>,
     /// The peer asked for this to be durable.
     pub sync_wanted: Lsn,
     pub idle_at: Nanos,
@@ -64,9 +69,11 @@ impl Node {
             fresh: false,
             taken: None,
             sender: Sender::new(Epoch::default()),
+            gate: Gate::default(),
             acked_epoch: Epoch::default(),
             backlog: VecDeque::new(),
             told: None,
+            tell_at: None,
             sync_wanted: Lsn::ZERO,
             idle_at: now,
             fetching: false,
@@ -566,7 +573,7 @@ impl Node {
     pub(super) fn link_timeout(&self) -> Option<Nanos> {
         let link = self.link.as_ref()?;
         let idle = (self.leads() && link.sender.source != Source::Probe).then_some(link.idle_at);
-        [idle, link.tell_again_at].into_iter().flatten().min()
+        [idle, link.tell_again_at, link.tell_at, link.gate.timeout()].into_iter().flatten().min()
     }
 
     /// Tells a peer again what it was too busy for.

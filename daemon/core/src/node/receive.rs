@@ -1,5 +1,6 @@
 //! The follower's side of the stream: frames judged, taken and acknowledged, in order.
 
+use crate::config::Mode;
 use crate::event::Output;
 use crate::format::superblock::CopyFlag;
 use crate::node::Node;
@@ -7,6 +8,10 @@ use crate::planted::{Planted, planted};
 use crate::ship::receiver::{Against, judge};
 use crate::ship::{Ack, Append, Message, Refusal};
 use crate::types::{Lsn, Nanos};
+
+/// Where no answer waits for it, "written" is reported so many nanoseconds later, with all that came since: it only opens the
+/// sender's window, which is far larger than what arrives in that time.
+const TELL_NS: u64 = 4_000_000;
 
 impl Node {
     /// Stream messages are processed strictly in order; a frame that finds no slot waits, and all that follow with it.
@@ -136,8 +141,13 @@ impl Node {
         let appended = self.log.appended();
         let durable = if planted(Planted::AckBeforeSyncAtSecondary) { appended } else { self.log.durable() };
         let state = (self.k.epoch, appended, durable);
+        let awaited = self.k.mode == Mode::Receive;
         let Some(link) = self.link.as_mut().filter(|l| l.hello.is_some() && l.told != Some(state)) else { return };
-        link.told = Some(state);
+        let news = link.told.is_none_or(|(epoch, _, synced)| (epoch, synced) != (state.0, durable));
+        if !news && !awaited && now < *link.tell_at.get_or_insert(Nanos(now.0 + TELL_NS)) {
+            return;
+        }
+        (link.told, link.tell_at) = (Some(state), None);
         let conn = link.conn;
         let Some(position) = self.history.position(appended) else { return };
         let ack = Ack {

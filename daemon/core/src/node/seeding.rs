@@ -84,7 +84,9 @@ impl Node {
             return;
         }
         self.map_more(now);
-        while let Some(range) = self.next_chunk() {
+        while self.link.as_ref().is_some_and(|l| l.gate.is_free(now))
+            && let Some(range) = self.next_chunk()
+        {
             self.read_blocks(now, vec![range], Purpose::Seed);
         }
         self.end_pass();
@@ -132,7 +134,7 @@ impl Node {
         }
     }
 
-    pub(super) fn on_seed_read(&mut self, range: BlockRange, data: Option<Vec<Bytes>>) {
+    pub(super) fn on_seed_read(&mut self, now: Nanos, range: BlockRange, data: Option<Vec<Bytes>>) {
         let read_at = self.log.end().position;
         let Some(seeder) = &mut self.seeder else { return };
         seeder.reading = seeder.reading.saturating_sub(1);
@@ -148,16 +150,19 @@ impl Node {
             if is_zero && first_pass {
                 continue;
             }
-            self.send_base(resync, range, read_at, if is_zero { Bytes::new() } else { piece });
+            self.send_base(now, resync, range, read_at, if is_zero { Bytes::new() } else { piece });
         }
     }
 
-    fn send_base(&mut self, resync: Nonce, range: BlockRange, as_of: Position, data: Bytes) {
+    fn send_base(&mut self, now: Nanos, resync: Nonce, range: BlockRange, as_of: Position, data: Bytes) {
         let crcs = block_crcs(&data).collect();
         if let Some(seeder) = &mut self.seeder {
             seeder.sent_bytes += range.bytes();
         }
         self.counters.seeded_bytes += data.len() as u64;
+        if let Some(link) = &mut self.link {
+            link.gate.on_sent(now, data.len() as u64, self.superblock.policy.bandwidth);
+        }
         self.send(Message::Base(BaseBlocks { resync, range, as_of, crcs, data }));
     }
 

@@ -8,6 +8,7 @@ use crate::format::frame::FrameHeader;
 use crate::log::segments::FrameRef;
 use crate::node::Node;
 use crate::outbox::Route;
+use crate::ship::gate::GATHER_BYTES;
 use crate::ship::sender::Source;
 use crate::ship::{Append, Message};
 use crate::status::Role;
@@ -47,13 +48,18 @@ impl Node {
         }
         if link.sender.next > end {
             link.sender.source = Source::Stream;
+            link.gate.nothing_waits();
             return false;
         }
-        match self.log.tail.holding(link.sender.next) {
+        if !self.may_leave(now) {
+            return false;
+        }
+        let next = self.link.as_ref().map_or(Lsn::ZERO, |l| l.sender.next);
+        match self.log.tail.holding(next) {
             Some(frame) => {
                 let header = frame.header.slice(..frame.used);
                 let (payload, last, bytes) = (frame.payload.clone(), frame.end.position.lsn, frame.bytes);
-                self.send_frame(header, payload, last, bytes);
+                self.send_frame(now, header, payload, last, bytes);
                 true
             }
             None => {
@@ -63,9 +69,29 @@ impl Node {
         }
     }
 
-    fn send_frame(&mut self, header: Bytes, payload: Vec<Bytes>, last: Lsn, bytes: u64) {
+    /// Frames for which nobody waits gather (see [`crate::ship::gate`]); nothing exceeds the bandwidth of the policy.
+    fn may_leave(&mut self, now: Nanos) -> bool {
+        let awaited = self.is_peer_awaited();
+        let Some(link) = &mut self.link else { return false };
+        let unsent = self.log.tail.bytes_from(link.sender.next, GATHER_BYTES);
+        link.gate.opens(now, unsent, awaited)
+    }
+
+    /// Something waits for the peer to have the frames that were not sent yet, or they are old ones.
+    fn is_peer_awaited(&self) -> bool {
+        let Some(link) = &self.link else { return false };
+        let by_answer = self.k.sites.len() > 1 && self.acks.newest_promise() >= Some(link.sender.next);
+        by_answer
+            || self.role != Role::Primary
+            || link.sender.source == Source::CatchUp
+            || self.opening_wants().is_some()
+            || self.change_wants().is_some()
+    }
+
+    fn send_frame(&mut self, now: Nanos, header: Bytes, payload: Vec<Bytes>, last: Lsn, bytes: u64) {
         let Some(link) = &mut self.link else { return };
         link.sender.on_sent(last, bytes);
+        link.gate.on_sent(now, bytes, self.superblock.policy.bandwidth);
         let epoch = link.sender.confirmed;
         self.counters.shipped_bytes += bytes;
         self.send(Message::Append(Append { epoch, header, payload }));
@@ -120,15 +146,15 @@ impl Node {
         };
         let Some(link) = self.link.as_ref().filter(|l| l.conn == read.conn) else { return };
         if read.fetch {
-            self.send_old(&data, &read.frames, true);
+            self.send_old(now, &data, &read.frames, true);
             let next = read.frames.last().map_or(read.first, |f| f.last.next());
             self.answer_tail(now, next);
         } else if link.sender.next == read.first {
-            self.send_old(&data, &read.frames, false);
+            self.send_old(now, &data, &read.frames, false);
         }
     }
 
-    fn send_old(&mut self, data: &Bytes, frames: &[FrameRef], fetch: bool) {
+    fn send_old(&mut self, now: Nanos, data: &Bytes, frames: &[FrameRef], fetch: bool) {
         let mut at = 0;
         for frame in frames {
             let len = frame.blocks as usize * BLOCK;
@@ -144,7 +170,7 @@ impl Node {
                 let epoch = self.k.epoch;
                 self.send(Message::Append(Append { epoch, header: bytes.slice(..used), payload: vec![payload] }));
             } else {
-                self.send_frame(bytes.slice(..used), vec![payload], frame.last, len as u64);
+                self.send_frame(now, bytes.slice(..used), vec![payload], frame.last, len as u64);
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::node::promotion::{Bounds, Loss};
 use crate::node::{Node, Stage};
 use crate::outbox::Route;
 use crate::ship::Message;
+use crate::ship::gate::Gate;
 use crate::ship::sender::Source;
 use crate::status::{Role, SuspendReason};
 use crate::types::{Lsn, Nanos, SECTOR, SiteId};
@@ -202,6 +203,10 @@ impl Node {
             return Err(VerbError::NoPeer(policy.mode));
         }
         self.superblock.policy = policy;
+        if let Some(link) = &mut self.link {
+            // What an earlier limit left to wait for is forgotten.
+            link.gate = Gate::default();
+        }
         self.wait(now, id, DEADLINE_MS, Pending::Saving);
         self.after_superblock(now, AfterSuperblock::Policy(id));
         Ok(())

@@ -211,7 +211,7 @@ impl Node {
         match purpose {
             Purpose::Reply(id) => self.on_reply_read(id, data),
             Purpose::Fill(id) => self.on_filled(now, id, data),
-            Purpose::Seed => self.on_seed_read(ranges[0], data),
+            Purpose::Seed => self.on_seed_read(now, ranges[0], data),
             Purpose::VerifyAsk { lsn } => self.on_verify_read(ranges[0], lsn, data),
             Purpose::VerifyAnswer { id, hash, lsn } => self.on_verify_answer_read(ranges[0], id, hash, lsn, data),
         }

@@ -1,5 +1,6 @@
-//! Between two copies: messages, sender, receiver.
+//! Between two copies: messages, sender and its gate, receiver.
 
+pub mod gate;
 mod message;
 pub mod receiver;
 pub mod seed;

@@ -86,6 +86,12 @@ impl Acks {
         self.promises.back().map(|p| p.0)
     }
 
+    /// The highest position that a promise waits for or will wait for once it is appended, if any.
+    pub fn newest_promise(&self) -> Option<Lsn> {
+        let write = self.writes.iter().rev().find(|w| w.promise).map(|w| w.lsn);
+        write.max(self.wanted())
+    }
+
     /// True when a write over this range is not acknowledged yet.
     pub fn is_unacknowledged(&self, range: BlockRange) -> bool {
         self.writes.iter().any(|w| w.range.overlaps(range))

@@ -1,6 +1,6 @@
 //! Listeners: accept, negotiate within a deadline, then serve on this thread or hand over to the volume's.
 //!
-//! Runs on a current-thread tokio runtime with timers inside a `LocalSet`. A listener owns its connections: dropping its future
+//! Runs on a current-thread tokio runtime with timers. A listener owns its connections: dropping its future
 //! ends them. A client that misbehaves costs its own connection and a count.
 
 use std::future::Future;
@@ -26,6 +26,7 @@ use super::unix::UnixSocket;
 use super::wire::{Socket, Wire};
 use crate::disk::Pool;
 use crate::frontend::BlockTarget;
+use crate::here;
 
 /// How long a client may take from its connection to the first request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -116,7 +117,7 @@ pub fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
     UnixListener::bind(path).map_err(failed)
 }
 
-/// Serves a unix socket until dropped. To be spawned with `spawn_local` on the thread of the volumes it serves.
+/// Serves a unix socket until dropped. To be spawned with [`here::spawn`] on the thread of the volumes it serves.
 pub async fn serve_unix(listener: UnixListener, exports: Rc<dyn ExportResolver>, options: Options) {
     let service = Rc::new(Service { exports, security: TcpSecurity::Insecure, options });
     let accept = async || {
@@ -126,7 +127,7 @@ pub async fn serve_unix(listener: UnixListener, exports: Rc<dyn ExportResolver>,
     service.accept_from(accept).await;
 }
 
-/// Serves a TCP listener until dropped. To be spawned with `spawn_local`; volumes of other threads are handed over to them.
+/// Serves a TCP listener until dropped. To be spawned with [`here::spawn`]; volumes of other threads are handed over to them.
 pub async fn serve_tcp(
     listener: TcpListener,
     exports: Rc<dyn ExportResolver>,
@@ -153,7 +154,7 @@ fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Serves a connection that another thread accepted. To be spawned with `spawn_local` on the volume's thread; of the options
+/// Serves a connection that another thread accepted. To be spawned with [`here::spawn`] on the volume's thread; of the options
 /// only the pool and the metrics matter here.
 pub async fn serve_handed_over(connection: HandOver, target: Rc<dyn BlockTarget>, options: Options) {
     let HandOver { stream, negotiated, leftover, permit: _permit } = connection;
@@ -195,7 +196,7 @@ impl Service {
         metrics.accepted.inc();
         match permits.clone().try_acquire_owned() {
             Ok(permit) => {
-                connections.spawn_local(self.clone().serve(wire, permit));
+                connections.spawn(here::bound(self.clone().serve(wire, permit)));
             }
             Err(_) => {
                 metrics.turned_away.inc();
