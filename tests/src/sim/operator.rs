@@ -994,8 +994,9 @@ impl<C: Copy> World<C> {
         let target = self.client.target;
         let Some(line) = self.sites[target].opened.map(|o| o.1) else { return };
         let Some(status) = self.sites[site].status.clone() else { return };
-        if status.floor < status.appended.lsn {
-            // An earlier order ended; the log went on since.
+        if status.floor < status.appended.lsn || !self.is_whole() {
+            // An earlier order ended; the log went on since, or an operation that never came back cost the copy, and it is being
+            // made anew: it is drained again when it is whole.
             return;
         }
         note!(self, [41, site], "{} drained to {} of {}", name(site), status.floor, status.appended.lsn);
