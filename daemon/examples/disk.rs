@@ -37,7 +37,12 @@ async fn exercise(dir: &Path) -> Result<(), Box<dyn Error>> {
     settle(&mut ring, &bell).await?;
     for frame in 0..FRAMES {
         let bufs = vec![content(&ring, frame)];
-        ring.queue(VOLUME, DiskToken(frame), DiskOp::Write { file: SLOT, offset: offset(frame), bufs }, &files);
+        ring.queue(
+            VOLUME,
+            DiskToken(frame),
+            DiskOp::Write { file: SLOT, offset: offset(frame), bufs, durable: false },
+            &files,
+        );
         if frame % 8 == 7 {
             settle(&mut ring, &bell).await?;
             ring.queue(VOLUME, DiskToken(frame), DiskOp::Sync { files: vec![SLOT] }, &files);

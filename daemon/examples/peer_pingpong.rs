@@ -128,7 +128,7 @@ async fn measure(transport: &Transport, address: SocketAddr, (payload, depth): (
     let header = Bytes::from(vec![1; 192]);
     let append = || {
         let payload = vec![content.clone()];
-        Message::Append(Append { epoch: EPOCH, header: header.clone(), payload })
+        Message::Append(Append { epoch: EPOCH, header: header.clone(), payload, sync: false })
     };
     let (mut answers, mut count) = (Vec::new(), 0u64);
     let (start, cpu) = (Instant::now(), cpu_seconds()?);

@@ -53,7 +53,8 @@ pub enum FileRef {
 /// inside a block (its size is a multiple of 512): the core clamps, the shell does not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DiskOp {
-    /// Writes `bufs` back to back at `offset`, all of it or an error. Not durable before a later [`DiskOp::Sync`].
+    /// Writes `bufs` back to back at `offset`, all of it or an error. Unless asked for, not durable before a later
+    /// [`DiskOp::Sync`].
     Write {
         /// Where to.
         file: FileRef,
@@ -61,6 +62,9 @@ pub enum DiskOp {
         offset: u64,
         /// The pieces, in order. A shell whose device wants alignment copies those that are not aligned.
         bufs: Vec<Bytes>,
+        /// The write ends only when it is durable itself (as with FUA), which says nothing of any other. An error is then as
+        /// final as that of a sync; never retried by the shell.
+        durable: bool,
     },
     /// Reads exactly `len` bytes, or an error. Reading past the end of a file is [`DiskError::Short`].
     Read {

@@ -49,11 +49,13 @@ pub enum Planted {
     DiscardNotIndexed,
     /// `durable` takes what is appended when the sync *ends*, not what was when it was submitted.
     DurableAtSyncEnd,
+    /// A write that is durable itself is taken as a sync of all that was written before it.
+    DurableWriteCoversAll,
 }
 
 impl Planted {
     /// Every planted bug.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AckBeforeSyncAtPrimary,
         Self::AckBeforeSyncAtSecondary,
         Self::StaleFrameAccepted,
@@ -75,6 +77,7 @@ impl Planted {
         Self::FlushCoversTooLittle,
         Self::DiscardNotIndexed,
         Self::DurableAtSyncEnd,
+        Self::DurableWriteCoversAll,
     ];
 
     /// The bug of that name, in the spelling of the variant.

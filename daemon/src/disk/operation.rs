@@ -122,14 +122,17 @@ pub(super) fn entry(work: &Work, submission: Submission) -> squeue::Entry {
 fn transfer_entry(transfer: &Transfer) -> squeue::Entry {
     let fd = types::Fd(transfer.file().raw_fd(transfer.channel()));
     let (vectors, offset) = (transfer.vectors(), transfer.offset());
+    let rw_flags = if transfer.is_durable() { libc::RWF_DSYNC } else { 0 };
     match (transfer.direction(), vectors) {
         (Direction::Read, [one]) => {
             opcode::Read::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
         }
         (Direction::Write, [one]) => {
-            opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
+            opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).rw_flags(rw_flags).build()
         }
         (Direction::Read, many) => opcode::Readv::new(fd, many.as_ptr(), many.len() as u32).offset(offset).build(),
-        (Direction::Write, many) => opcode::Writev::new(fd, many.as_ptr(), many.len() as u32).offset(offset).build(),
+        (Direction::Write, many) => {
+            opcode::Writev::new(fd, many.as_ptr(), many.len() as u32).offset(offset).rw_flags(rw_flags).build()
+        }
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Transfer {
     file: Arc<DataFile>,
     channel: Channel,
     direction: Direction,
+    /// A write that ends when it is durable.
+    durable: bool,
     /// Of the next byte.
     offset: u64,
     remaining: u64,
@@ -65,6 +67,7 @@ impl Transfer {
             channel: file.channel(offset, u64::from(len)),
             file,
             direction: Direction::Read,
+            durable: false,
             offset,
             remaining: u64::from(len),
             vectors,
@@ -85,6 +88,7 @@ impl Transfer {
             file,
             channel,
             direction: Direction::Write,
+            durable: false,
             offset,
             remaining,
             vectors,
@@ -94,6 +98,15 @@ impl Transfer {
             target: None,
             retries: 0,
         }
+    }
+
+    /// The same write, ending only when it is durable.
+    pub fn durable(self, durable: bool) -> Self {
+        Self { durable, ..self }
+    }
+
+    pub fn is_durable(&self) -> bool {
+        self.durable
     }
 
     pub fn file(&self) -> &Arc<DataFile> {
@@ -152,7 +165,8 @@ impl Transfer {
 
     fn on_failure(&mut self, errno: i32) -> Step {
         match errno {
-            libc::EINTR | libc::EAGAIN if self.retries < RETRIES_MAX => {
+            // What a failed sync left on the disk is not known, so it is not asked again.
+            libc::EINTR | libc::EAGAIN if self.retries < RETRIES_MAX && !self.durable => {
                 self.retries += 1;
                 Step::Again
             }

@@ -76,6 +76,14 @@ pub struct RingOptions {
     pub defer_taskrun: bool,
 }
 
+/// What [`DiskOp::Write`] says.
+struct Write {
+    file: FileRef,
+    offset: u64,
+    bufs: Vec<bytes::Bytes>,
+    durable: bool,
+}
+
 /// The ring of a shard. Stays on the thread that made it.
 pub struct Ring {
     ring: IoUring,
@@ -174,7 +182,9 @@ impl Ring {
     /// Takes an operation of a volume. Nothing reaches the kernel before [`Self::submit`].
     pub fn queue(&mut self, volume: VolumeKey, token: DiskToken, op: DiskOp, files: &VolumeFiles) {
         let queued = match op {
-            DiskOp::Write { file, offset, bufs } => self.queue_write(volume, token, files, file, offset, bufs),
+            DiskOp::Write { file, offset, bufs, durable } => {
+                self.queue_write(volume, token, files, Write { file, offset, bufs, durable })
+            }
             DiskOp::Read { file, offset, len } => self.queue_read(volume, token, files, file, offset, len),
             DiskOp::Sync { files: set } => self.queue_sync(volume, token, files, &set),
             // Rare and short (one truncate and one sync), and the size in `files` belongs to this thread.
@@ -233,9 +243,7 @@ impl Ring {
         volume: VolumeKey,
         token: DiskToken,
         files: &VolumeFiles,
-        file: FileRef,
-        offset: u64,
-        bufs: Vec<bytes::Bytes>,
+        Write { file, offset, bufs, durable }: Write,
     ) -> Result<(), Error> {
         let is_base = file == FileRef::Base;
         let file = files.file(file)?;
@@ -246,7 +254,7 @@ impl Ring {
         let len: u64 = bufs.iter().map(|piece| piece.len() as u64).sum();
         check_range(files, offset, len)?;
         let vectors = self.spare.pop().unwrap_or_default();
-        let work = Work::Transfer(Transfer::write(file, offset, bufs, &self.pool, vectors));
+        let work = Work::Transfer(Transfer::write(file, offset, bufs, &self.pool, vectors).durable(durable));
         if is_base {
             let cell = self.cells.insert(Op { volume, token, work, base_bytes: len });
             self.lull.push_back(Submission { cell, part: 0 });

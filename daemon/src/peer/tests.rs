@@ -19,6 +19,7 @@ fn append(lsn: u64, bytes: usize) -> Message {
         epoch: Epoch { major: 1, minor: 0 },
         header,
         payload: vec![vec![lsn as u8; bytes].into()],
+        sync: false,
     })
 }
 

@@ -236,6 +236,9 @@ pub struct Append {
     /// 1024 pieces. The pieces carry no meaning: they spare the sender a copy.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub payload: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Everything up to this frame is to be made durable and acknowledged, as Sync asks for.
+    #[prost(bool, tag = "4")]
+    pub sync: bool,
 }
 /// Make everything up to lsn durable and acknowledge it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

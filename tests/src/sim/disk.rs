@@ -93,6 +93,18 @@ impl File {
         });
     }
 
+    /// What lies in the range now is on the medium; a change that reaches beyond it may be written back as a whole.
+    fn sync_range(&mut self, offset: u64, len: u64) {
+        let durable = &mut self.durable;
+        self.pending.retain(|p| {
+            let overlaps = p.offset < offset + len && offset < p.offset + p.change.len();
+            if overlaps {
+                p.change.apply(durable, p.offset);
+            }
+            !overlaps
+        });
+    }
+
     /// Moves any subset of the sectors of pending changes up to `upto` to the medium and forgets the rest. Answers how many
     /// sectors were kept and lost, and whether one change was torn.
     fn scatter(&mut self, upto: u64, keep_percent: u32, rng: &mut Rng) -> (u64, u64, bool) {
@@ -253,7 +265,7 @@ impl Disk {
 
     fn contract(&self, op: &DiskOp) -> Result<(), String> {
         let (file, offset, len) = match op {
-            DiskOp::Write { file, offset, bufs } => (*file, *offset, bufs.iter().map(|b| b.len() as u64).sum()),
+            DiskOp::Write { file, offset, bufs, .. } => (*file, *offset, bufs.iter().map(|b| b.len() as u64).sum()),
             DiskOp::Zero { file, offset, len, .. } => (*file, *offset, *len),
             DiskOp::Read { file, offset, len } => {
                 let aligned = offset.is_multiple_of(4096) && u64::from(*len).is_multiple_of(512) && *len > 0;
@@ -288,9 +300,11 @@ impl Disk {
             DiskOp::Write { .. } | DiskOp::Zero { .. } if roll(rates.eio_write, Fault::EioWrite) => {
                 Fate::Fails(DiskError::Io)
             }
-            DiskOp::Sync { .. } if roll(rates.failed_sync, Fault::FailedSync) => Fate::Fails(DiskError::Io),
+            DiskOp::Sync { .. } | DiskOp::Write { durable: true, .. } if roll(rates.failed_sync, Fault::FailedSync) => {
+                Fate::Fails(DiskError::Io)
+            }
             DiskOp::Write { file, .. } if protected_only(*file) && roll(rates.lost, Fault::LostWrite) => Fate::Never,
-            DiskOp::Write { file, offset, bufs }
+            DiskOp::Write { file, offset, bufs, .. }
                 if protected_only(*file) && roll(rates.misdirected, Fault::Misdirected) =>
             {
                 let len: u64 = bufs.iter().map(|b| b.len() as u64).sum();
@@ -322,11 +336,15 @@ impl Disk {
         }
         match ended.op {
             DiskOp::Read { .. } => ended.early.unwrap_or_else(|| self.read(&ended.op)),
-            DiskOp::Write { file, offset, bufs } => {
-                match ended.fate {
-                    Fate::Never => {}
-                    Fate::Elsewhere(other) => self.write(file, other, &bufs),
-                    _ => self.write(file, offset, &bufs),
+            DiskOp::Write { file, offset, bufs, durable } => {
+                let at = match ended.fate {
+                    Fate::Never => return Ok(DiskDone::Done),
+                    Fate::Elsewhere(other) => other,
+                    _ => offset,
+                };
+                self.write(file, at, &bufs);
+                if let Some(f) = self.files.get_mut(&file).filter(|_| durable) {
+                    f.sync_range(at, bufs.iter().map(|b| b.len() as u64).sum());
                 }
                 Ok(DiskDone::Done)
             }
@@ -427,7 +445,9 @@ impl Disk {
     fn part(&mut self, op: &DiskOp, rng: &mut Rng) {
         let keep = *rng.pick(&[0, 50, 90, 100]);
         let (file, offset, changes): (_, _, Vec<Change>) = match op {
-            DiskOp::Write { file, offset, bufs } => (*file, *offset, bufs.iter().cloned().map(Change::Bytes).collect()),
+            DiskOp::Write { file, offset, bufs, .. } => {
+                (*file, *offset, bufs.iter().cloned().map(Change::Bytes).collect())
+            }
             DiskOp::Zero { file, offset, len, .. } => (*file, *offset, vec![Change::Zero(*len)]),
             _ => return,
         };
@@ -572,11 +592,27 @@ mod tests {
     }
 
     fn write(byte: u8) -> DiskOp {
-        DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![Bytes::from(vec![byte; 4096])] }
+        DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![Bytes::from(vec![byte; 4096])], durable: false }
     }
 
     fn sync() -> DiskOp {
         DiskOp::Sync { files: vec![FileRef::Base] }
+    }
+
+    #[test]
+    fn a_durable_write_is_on_the_medium_when_it_ends_and_takes_no_other_with_it() {
+        let mut bench = Bench::new();
+        let aside = |byte, offset, durable| DiskOp::Write {
+            file: FileRef::Base,
+            offset,
+            bufs: vec![Bytes::from(vec![byte; 4096])],
+            durable,
+        };
+        for (byte, offset, durable) in [(1, 0, false), (2, 4096, true), (3, 8192, false), (4, 8192, true)] {
+            bench.run(aside(byte, offset, durable), DiskRates::default()).unwrap();
+        }
+        let on_medium = |at: u64| bench.disk.durable(FileRef::Base).unwrap().read(at, 1)[0];
+        assert_eq!((on_medium(0), on_medium(4096), on_medium(8192)), (0, 2, 4));
     }
 
     #[test]
@@ -633,7 +669,12 @@ mod tests {
     fn a_lying_disk_acknowledges_and_does_not_write() {
         let mut b = Bench::new();
         b.disk.put(FileRef::Log(Slot(1)), Image::zeroed(8192));
-        let op = DiskOp::Write { file: FileRef::Log(Slot(1)), offset: 0, bufs: vec![Bytes::from(vec![9; 4096])] };
+        let op = DiskOp::Write {
+            file: FileRef::Log(Slot(1)),
+            offset: 0,
+            bufs: vec![Bytes::from(vec![9; 4096])],
+            durable: false,
+        };
         b.run(op.clone(), DiskRates { lost: 1_000_000, ..DiskRates::default() }).unwrap();
         assert_eq!(b.disk.content(FileRef::Log(Slot(1))).unwrap()[0], 0);
         b.run(op, DiskRates { misdirected: 1_000_000, ..DiskRates::default() }).unwrap();
@@ -644,9 +685,15 @@ mod tests {
     fn breaking_the_contract_is_reported() {
         let mut b = Bench::new();
         let mut env = Env { rng: &mut b.rng, rates: DiskRates::default(), latency_ns: (1, 2), fired: &mut b.fired };
-        let past = DiskOp::Write { file: FileRef::Base, offset: 65_536, bufs: vec![Bytes::from(vec![1; 4096])] };
+        let past = DiskOp::Write {
+            file: FileRef::Base,
+            offset: 65_536,
+            bufs: vec![Bytes::from(vec![1; 4096])],
+            durable: false,
+        };
         assert!(b.disk.submit(DiskToken(1), past, 0, &mut env).unwrap_err().contains("past the end"));
-        let odd = DiskOp::Write { file: FileRef::Base, offset: 512, bufs: vec![Bytes::from(vec![1; 4096])] };
+        let odd =
+            DiskOp::Write { file: FileRef::Base, offset: 512, bufs: vec![Bytes::from(vec![1; 4096])], durable: false };
         assert!(b.disk.submit(DiskToken(1), odd, 0, &mut env).unwrap_err().contains("unaligned"));
     }
 }

@@ -825,8 +825,9 @@ fn frame_key(buf: &[u8]) -> Option<(GenId, Incarnation)> {
 fn brief(op: &tidemark_core::event::DiskOp) -> String {
     use tidemark_core::event::DiskOp as D;
     match op {
-        D::Write { file, offset, bufs } => {
-            format!("write {file:?} {offset}+{}", bufs.iter().map(|b| b.len()).sum::<usize>())
+        D::Write { file, offset, bufs, durable } => {
+            let durably = if *durable { "durable " } else { "" };
+            format!("{durably}write {file:?} {offset}+{}", bufs.iter().map(|b| b.len()).sum::<usize>())
         }
         D::Replace { file, data } => format!("replace {file:?} {}", data.iter().map(|b| b.len()).sum::<usize>()),
         other => format!("{other:?}"),

@@ -322,7 +322,7 @@ impl Floor {
         self.blocks += end - first.lba;
         clamp(&mut bufs, (end - first.lba) * BLOCK as u64, size - offset);
         self.remember_extent(offset, &bufs);
-        DiskOp::Write { file: FileRef::Base, offset, bufs }
+        DiskOp::Write { file: FileRef::Base, offset, bufs, durable: false }
     }
 
     fn remember_extent(&mut self, offset: u64, bufs: &[Bytes]) {

@@ -56,6 +56,8 @@ struct InFlight {
     slot: Slot,
     last: Lsn,
     bytes: u64,
+    /// Written so that it is durable when the write ends.
+    durable: bool,
     done: bool,
 }
 
@@ -232,8 +234,16 @@ impl Log {
         self.pending.front().map_or(0, |r| (r.payload.len() + 2 * BLOCK) as u64)
     }
 
-    /// Builds a frame out of what waits, when the disk is ready for one: places it and submits its write.
-    pub fn build(&mut self, now: Nanos, context: &FrameContext, out: &mut Outbox) -> Option<Placed> {
+    /// True when all there is is durable, or will be when the writes under way have ended: then one more durable write makes
+    /// the whole log so, and spares a sync.
+    fn is_durable_to_the_end(&self) -> bool {
+        planted(Planted::DurableWriteCoversAll)
+            || self.durable == self.appended && self.in_flight.iter().all(|f| f.durable)
+    }
+
+    /// Builds a frame out of what waits, when the disk is ready for one: places it and submits its write. `promised`: an
+    /// answer waits until it is durable.
+    pub fn build(&mut self, now: Nanos, context: &FrameContext, promised: bool, out: &mut Outbox) -> Option<Placed> {
         if self.pending.is_empty() || self.failure.is_some() || self.in_flight.len() >= FRAMES_IN_FLIGHT {
             return None;
         }
@@ -244,7 +254,7 @@ impl Log {
         let (header, bytes, payload) =
             frames::build(&mut self.pending, room, self.end, self.volume, &self.secret, context)?;
         self.pending_bytes -= header.payload_bytes() as u64;
-        Some(self.place(now, header, bytes, payload, out))
+        Some(self.place(now, header, bytes, payload, promised, out))
     }
 
     /// True when a frame of so many bytes can be placed now.
@@ -253,6 +263,7 @@ impl Log {
     }
 
     /// Takes a frame from the peer, already checked against [`Log::end`]: places it as it is.
+    /// `promised`: the peer waits until it is durable.
     ///
     /// # Panics
     /// When there is no room: [`Log::has_room`] is asked first.
@@ -262,6 +273,7 @@ impl Log {
         header: FrameHeader,
         bytes: Bytes,
         payload: Vec<Bytes>,
+        promised: bool,
         out: &mut Outbox,
     ) -> Placed {
         assert!(self.pending.is_empty(), "a replica numbers no records of its own");
@@ -269,7 +281,7 @@ impl Log {
         let has_room = self.make_room((header.padded_bytes() + header.payload_bytes()) as u64);
         assert!(has_room, "the receiver asks for room first");
         self.next = header.last().next();
-        self.place(now, header, bytes, payload, out)
+        self.place(now, header, bytes, payload, promised, out)
     }
 
     fn make_room(&mut self, bytes: u64) -> bool {
@@ -282,8 +294,10 @@ impl Log {
         header: FrameHeader,
         bytes: Bytes,
         payload: Vec<Bytes>,
+        promised: bool,
         out: &mut Outbox,
     ) -> Placed {
+        let durable = promised && self.is_durable_to_the_end();
         let spot = self.segments.append(now, &header);
         let mut bufs = Vec::with_capacity(payload.len() + 2);
         let mut offset = spot.offset;
@@ -294,8 +308,15 @@ impl Log {
         bufs.push(bytes.clone());
         bufs.extend(payload.iter().cloned());
         let len = bufs.iter().map(|b| b.len() as u64).sum();
-        let token = out.disk(now, Route::Frame, DiskOp::Write { file: FileRef::Log(spot.slot), offset, bufs });
-        self.in_flight.push_back(InFlight { token, slot: spot.slot, last: header.last(), bytes: len, done: false });
+        let token = out.disk(now, Route::Frame, DiskOp::Write { file: FileRef::Log(spot.slot), offset, bufs, durable });
+        self.in_flight.push_back(InFlight {
+            token,
+            slot: spot.slot,
+            last: header.last(),
+            bytes: len,
+            durable,
+            done: false,
+        });
         self.end = header.boundary();
         self.tail.push(TailFrame::new(&header, spot.slot, spot.payload_block, bytes, payload));
         Placed { header, slot: spot.slot, payload_block: spot.payload_block }
@@ -312,10 +333,16 @@ impl Log {
         .encode(&self.secret)
     }
 
+    /// True when the frame that is being written ends durable.
+    pub fn is_durable_write(&self, token: DiskToken) -> bool {
+        self.in_flight.iter().any(|f| f.token == token && f.durable)
+    }
+
     /// A frame's write ended. True: `appended` moved.
     pub fn on_written(&mut self, now: Nanos, token: DiskToken, ok: bool) -> bool {
         if !ok {
-            self.failure.get_or_insert(LogFailure::Write);
+            // Of a write that was to be durable nobody knows which half failed.
+            self.failure.get_or_insert(if self.is_durable_write(token) { LogFailure::Sync } else { LogFailure::Write });
             return false;
         }
         if let Some(f) = self.in_flight.iter_mut().find(|f| f.token == token) {
@@ -329,11 +356,17 @@ impl Log {
         }
         while self.in_flight.front().is_some_and(|f| f.done) && self.failure.is_none() {
             if let Some(f) = self.in_flight.pop_front() {
+                let is_whole = self.durable == self.appended || planted(Planted::DurableWriteCoversAll);
+                let extends = f.durable && is_whole;
                 self.appended = f.last;
+                self.frames += 1;
+                if extends {
+                    self.durable = f.last;
+                    continue;
+                }
                 self.segments.mark_unsynced(f.slot);
                 self.unsynced_bytes += f.bytes;
                 self.unsynced_since.get_or_insert(now);
-                self.frames += 1;
             }
         }
         self.tail.trim(self.appended);

@@ -54,7 +54,7 @@ impl TwinFile {
 
     fn write(&self, now: Nanos, kind: TwinKind, file: FileRef, route: Route, content: &[u8], out: &mut Outbox) {
         let bufs = vec![kind.encode(self.counter, content)];
-        out.disk(now, route, DiskOp::Write { file, offset: kind.offset(self.counter), bufs });
+        out.disk(now, route, DiskOp::Write { file, offset: kind.offset(self.counter), bufs, durable: false });
     }
 
     fn end(&mut self) {

@@ -442,7 +442,7 @@ fn settled_history(sb: &Superblock) -> History {
 fn settle(now: Nanos, kind: TwinKind, file: FileRef, counter: u64, content: &Bytes, out: &mut Outbox) {
     let offset = kind.offset(counter);
     let slot = content.slice(offset as usize..offset as usize + kind.slot_bytes);
-    out.disk(now, Route::SettleWrite, DiskOp::Write { file, offset, bufs: vec![slot] });
+    out.disk(now, Route::SettleWrite, DiskOp::Write { file, offset, bufs: vec![slot], durable: false });
 }
 
 fn check_identity(params: &OpenParams, sb: &Superblock) -> Result<(), OpenError> {

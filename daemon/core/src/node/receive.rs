@@ -83,20 +83,30 @@ impl Node {
             base_size: self.base_size,
             frame_bytes: self.superblock.slot_bytes - crate::format::segment::HEADER_BYTES as u64,
         };
+        let sync = append.sync;
         match judge(append, &against) {
-            Ok(None) => {}
+            Ok(None) => self.on_append_taken(sync),
             Ok(Some(a)) => {
-                let placed = self.log.take(now, a.header, a.bytes, a.payload, &mut self.out);
+                let placed = self.log.take(now, a.header, a.bytes, a.payload, sync, &mut self.out);
                 self.on_placed(now, &placed);
                 let end = self.log.end();
                 if let Some(link) = &mut self.link {
                     // Newer than the greeting, whether that was looked at or not.
                     (link.taken, link.fresh) = (Some(end), false);
                 }
+                self.on_append_taken(sync);
             }
             Err(why) => self.on_bad_append(why),
         }
         None
+    }
+
+    /// The frame at the end of the log is the peer's; `sync`: it waits until that is durable.
+    fn on_append_taken(&mut self, sync: bool) {
+        let end = self.log.end().position.lsn;
+        if let Some(link) = self.link.as_mut().filter(|_| sync) {
+            link.sync_wanted = link.sync_wanted.max(end);
+        }
     }
 
     fn on_bad_append(&mut self, why: Refusal) {

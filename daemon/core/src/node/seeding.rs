@@ -67,6 +67,8 @@ impl Node {
         if let Some(link) = &mut self.link {
             link.sender.source = Source::Probe;
         }
+        // Also a seeding whose live frames are gone before they left: what it sent so far leads nowhere.
+        self.seeder = None;
         if let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) {
             self.want_seeding(&hello);
         }
@@ -368,7 +370,12 @@ impl Node {
         let len = bytes.min(self.size - offset);
         let op = match blocks.data.is_empty() {
             true => DiskOp::Zero { file: FileRef::Base, offset, len, deallocate: true },
-            false => DiskOp::Write { file: FileRef::Base, offset, bufs: vec![blocks.data.slice(..len as usize)] },
+            false => DiskOp::Write {
+                file: FileRef::Base,
+                offset,
+                bufs: vec![blocks.data.slice(..len as usize)],
+                durable: false,
+            },
         };
         if let Some(seeded) = &mut self.seeded {
             seeded.writing.push(blocks.range);

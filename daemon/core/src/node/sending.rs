@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::config::Mode;
 use crate::event::{ConnId, DiskDone, DiskOp, DiskResult, FileRef, Slot};
 use crate::format::block_crcs;
 use crate::format::frame::FrameHeader;
@@ -59,7 +60,8 @@ impl Node {
             Some(frame) => {
                 let header = frame.header.slice(..frame.used);
                 let (payload, last, bytes) = (frame.payload.clone(), frame.end.position.lsn, frame.bytes);
-                self.send_frame(now, header, payload, last, bytes);
+                let sync = self.k.mode == Mode::Sync && self.k.sites.len() > 1 && self.acks.is_promised(next, last);
+                self.send_frame(now, Append { epoch: self.k.epoch, header, payload, sync }, last, bytes);
                 true
             }
             None => {
@@ -88,13 +90,16 @@ impl Node {
             || self.change_wants().is_some()
     }
 
-    fn send_frame(&mut self, now: Nanos, header: Bytes, payload: Vec<Bytes>, last: Lsn, bytes: u64) {
+    fn send_frame(&mut self, now: Nanos, append: Append, last: Lsn, bytes: u64) {
         let Some(link) = &mut self.link else { return };
         link.sender.on_sent(last, bytes);
         link.gate.on_sent(now, bytes, self.superblock.policy.bandwidth);
+        if append.sync {
+            link.sender.sync_asked_with(last);
+        }
         let epoch = link.sender.confirmed;
         self.counters.shipped_bytes += bytes;
-        self.send(Message::Append(Append { epoch, header, payload }));
+        self.send(Message::Append(Append { epoch, ..append }));
     }
 
     /// Reads the next run of frames that left the memory.
@@ -166,11 +171,12 @@ impl Node {
                 return self.rot();
             }
             let used = header.used_bytes();
+            let epoch = self.k.epoch;
+            let append = |epoch| Append { epoch, header: bytes.slice(..used), payload: vec![payload], sync: false };
             if fetch {
-                let epoch = self.k.epoch;
-                self.send(Message::Append(Append { epoch, header: bytes.slice(..used), payload: vec![payload] }));
+                self.send(Message::Append(append(epoch)));
             } else {
-                self.send_frame(now, bytes.slice(..used), vec![payload], frame.last, len as u64);
+                self.send_frame(now, append(epoch), frame.last, len as u64);
             }
         }
     }
@@ -182,7 +188,9 @@ impl Node {
 
     /// What waits for the peer's sync is asked for as soon as it was sent.
     fn ask_peer_sync(&mut self) {
-        let wanted = [self.acks.wanted(), self.opening_wants(), self.change_wants()].into_iter().flatten().max();
+        // In mode receive an answer waits only for "written" there; the peer syncs in its own time.
+        let by_answer = self.acks.wanted().filter(|_| self.k.mode != Mode::Receive);
+        let wanted = [by_answer, self.opening_wants(), self.change_wants()].into_iter().flatten().max();
         let Some(lsn) = wanted else { return };
         let Some(link) = &mut self.link else { return };
         let lsn = lsn.min(link.sender.next.prev());
@@ -212,7 +220,7 @@ impl Node {
             let header = frame.header.slice(..frame.used);
             let (payload, last) = (frame.payload.clone(), frame.end.position.lsn);
             next = last.next();
-            self.send(Message::Append(Append { epoch, header, payload }));
+            self.send(Message::Append(Append { epoch, header, payload, sync: false }));
         }
         if next > self.log.appended() || !self.read_frames(now, next, true) {
             self.send(Message::TailEnd);

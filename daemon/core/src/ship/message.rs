@@ -214,6 +214,8 @@ pub struct Append {
     pub header: Bytes,
     /// Payload blocks, in pieces; a multiple of 4096 in all.
     pub payload: Vec<Bytes>,
+    /// Asks for everything up to this frame to be made durable, as [`Message::Sync`] does.
+    pub sync: bool,
 }
 
 impl Append {

@@ -149,7 +149,8 @@ mod tests {
             wall_ms: 0,
         };
         let (header, bytes, payload) = build(&mut pending, 1 << 20, end, VOLUME, &secret, &context).unwrap();
-        let append = Append { epoch: Epoch::default(), header: bytes.slice(..header.used_bytes()), payload };
+        let append =
+            Append { epoch: Epoch::default(), header: bytes.slice(..header.used_bytes()), payload, sync: false };
         let against = Against {
             volume: VOLUME,
             secret: &secret,

@@ -109,6 +109,11 @@ impl Sender {
         ask
     }
 
+    /// The frame that just left asks for itself to be made durable.
+    pub fn sync_asked_with(&mut self, last: Lsn) {
+        self.sync_asked = self.sync_asked.max(last);
+    }
+
     /// Records after this one must stay in the log for this receiver; unknown before the histories are compared.
     pub fn kept_from(&self) -> Lsn {
         match self.source {

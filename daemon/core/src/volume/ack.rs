@@ -92,6 +92,12 @@ impl Acks {
         write.max(self.wanted())
     }
 
+    /// True when a promise waits, or will wait, for one of these positions.
+    pub fn is_promised(&self, first: Lsn, last: Lsn) -> bool {
+        let within = |lsn: Lsn| first <= lsn && lsn <= last;
+        self.writes.iter().any(|w| w.promise && within(w.lsn)) || self.promises.iter().any(|p| within(p.0))
+    }
+
     /// True when a write over this range is not acknowledged yet.
     pub fn is_unacknowledged(&self, range: BlockRange) -> bool {
         self.writes.iter().any(|w| w.range.overlaps(range))

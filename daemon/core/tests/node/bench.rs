@@ -159,7 +159,7 @@ impl Copy {
 
     fn run(&mut self, op: DiskOp) -> DiskResult {
         match op {
-            DiskOp::Write { file, offset, bufs } => self.write(file, offset, &bufs.concat()),
+            DiskOp::Write { file, offset, bufs, .. } => self.write(file, offset, &bufs.concat()),
             DiskOp::Zero { file, offset, len, .. } => self.write(file, offset, &vec![0; len as usize]),
             DiskOp::Read { file, offset, len } => {
                 let content = self.files.get(&file).ok_or(DiskError::Missing)?;

@@ -122,7 +122,7 @@ impl Shell {
     fn perform(&self, op: &DiskOp) -> DiskResult {
         let io = |_: std::io::Error| DiskError::Io;
         match op {
-            DiskOp::Write { file, offset, bufs } => {
+            DiskOp::Write { file, offset, bufs, .. } => {
                 let out = OpenOptions::new().write(true).open(self.path(*file)).map_err(io)?;
                 out.write_all_at(&bufs.concat(), *offset).map_err(io)?;
             }

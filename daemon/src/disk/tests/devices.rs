@@ -114,7 +114,7 @@ fn writing_to_a_full_base_is_no_space() {
         let mut shard = Shard::new(RingOptions::default());
         let mut write = |at| {
             let bufs = vec![pattern(at, 1 << 20)];
-            shard.run(&files, DiskOp::Write { file: FileRef::Base, offset: at << 20, bufs })
+            shard.run(&files, DiskOp::Write { file: FileRef::Base, offset: at << 20, bufs, durable: false })
         };
         let failed = (0..64).map(&mut write).find_map(Result::err);
         assert_eq!(failed, Some(DiskError::NoSpace));
@@ -183,7 +183,7 @@ fn a_device_with_large_sectors_is_a_base() {
     let mut shard = Shard::new(RingOptions::default());
     let bufs = vec![pattern(1, 1000), pattern(2, 3096), placed(&pattern(3, 4096), 512)];
     let whole = Bytes::from(bufs.concat());
-    shard.done(&files, DiskOp::Write { file: FileRef::Base, offset: 4096, bufs });
+    shard.done(&files, DiskOp::Write { file: FileRef::Base, offset: 4096, bufs, durable: false });
     assert_eq!(shard.read(&files, FileRef::Base, 4096, 8192), whole);
     shard.write(&files, FileRef::Base, 4096 + 512, pattern(4, 512));
     assert_eq!(shard.read(&files, FileRef::Base, 4096 + 512, 512), pattern(4, 512), "through the page cache");

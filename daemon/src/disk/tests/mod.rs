@@ -97,7 +97,7 @@ impl Shard {
     }
 
     fn write(&mut self, files: &VolumeFiles, file: FileRef, offset: u64, data: Bytes) {
-        self.done(files, DiskOp::Write { file, offset, bufs: vec![data] });
+        self.done(files, DiskOp::Write { file, offset, bufs: vec![data], durable: false });
     }
 }
 

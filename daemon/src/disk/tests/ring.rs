@@ -64,7 +64,7 @@ fn unaligned_pieces_arrive_in_order() {
             at = end;
             step = step * 3 % 5000 + 1;
         }
-        shard.done(files, DiskOp::Write { file: FileRef::Base, offset: 4096, bufs });
+        shard.done(files, DiskOp::Write { file: FileRef::Base, offset: 4096, bufs, durable: false });
         assert_eq!(shard.read(files, FileRef::Base, 4096, 65536), data);
     });
 }
@@ -75,7 +75,7 @@ fn more_pieces_than_one_call_takes_are_all_written() {
         shard.done(files, DiskOp::Prepare { slot: Slot(1), len: 16 << 20 });
         let data = placed(&pattern(5, 2500 * 4096), 0);
         let bufs = (0..2500).map(|i| data.slice(i * 4096..(i + 1) * 4096)).collect();
-        shard.done(files, DiskOp::Write { file: SLOT, offset: 4096, bufs });
+        shard.done(files, DiskOp::Write { file: SLOT, offset: 4096, bufs, durable: false });
         assert_eq!(shard.read(files, SLOT, 4096, 2500 * 4096), data);
     });
 }
@@ -83,8 +83,8 @@ fn more_pieces_than_one_call_takes_are_all_written() {
 #[test]
 fn a_write_or_read_of_nothing_is_done_at_once() {
     with_both_rings(|shard, files| {
-        shard.done(files, DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![] });
-        shard.done(files, DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![Bytes::new()] });
+        shard.done(files, DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![], durable: false });
+        shard.done(files, DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![Bytes::new()], durable: false });
         shard.done(files, DiskOp::Sync { files: vec![] });
         assert_eq!(shard.read(files, FileRef::Base, 0, 0), Bytes::new());
     });
@@ -118,7 +118,7 @@ fn a_removed_slot_is_missing_and_so_is_its_footer() {
         shard.read(files, SLOT, 0, 4096);
         shard.done(files, DiskOp::Remove { slot: Slot(1) });
         assert_eq!((files.slots().unwrap(), files.footers().unwrap()), (vec![], vec![]));
-        let write = DiskOp::Write { file: SLOT, offset: 0, bufs: vec![pattern(8, 4096)] };
+        let write = DiskOp::Write { file: SLOT, offset: 0, bufs: vec![pattern(8, 4096)], durable: false };
         assert_eq!(shard.run(files, write), Err(DiskError::Missing));
         let read = DiskOp::Read { file: FileRef::Footer(Slot(1)), offset: 0, len: 4096 };
         assert_eq!(shard.run(files, read), Err(DiskError::Missing));
@@ -207,7 +207,7 @@ fn more_operations_than_the_ring_holds_all_end() {
         let tokens: Vec<_> = (0..writes)
             .map(|i| {
                 let bufs = vec![placed(&pattern(i, 4096), (i % 2) as usize)];
-                shard.queue(files, DiskOp::Write { file: SLOT, offset: i % 4096 * 4096, bufs })
+                shard.queue(files, DiskOp::Write { file: SLOT, offset: i % 4096 * 4096, bufs, durable: false })
             })
             .collect();
         shard.settle();
@@ -235,7 +235,7 @@ fn operations_of_all_kinds_run_side_by_side() {
                 .push(shard.queue(files, DiskOp::Replace { file: FileRef::Branch(slot), data: vec![pattern(1, 999)] }));
             let offset = u64::from(slot) * 65536;
             let bufs = vec![pattern(u64::from(slot), 65536)];
-            tokens.push(shard.queue(files, DiskOp::Write { file: FileRef::Base, offset, bufs }));
+            tokens.push(shard.queue(files, DiskOp::Write { file: FileRef::Base, offset, bufs, durable: false }));
             tokens.push(shard.queue(files, DiskOp::Sync { files: vec![FileRef::Base, FileRef::Superblock] }));
         }
         assert_eq!(shard.ring.in_flight(VOLUME), 20);
@@ -260,7 +260,7 @@ fn writes_to_the_base_beside_other_work_all_end() {
             shard.queue(&files, DiskOp::Read { file: FileRef::Base, offset: 0, len: 4096 });
             let (from, len) = (i as usize * 32_768, 32_768);
             let bufs = vec![data.slice(from..from + len)];
-            shard.queue(&files, DiskOp::Write { file: FileRef::Base, offset: from as u64, bufs })
+            shard.queue(&files, DiskOp::Write { file: FileRef::Base, offset: from as u64, bufs, durable: false })
         })
         .collect();
     shard.settle();
@@ -274,7 +274,10 @@ fn a_closed_volume_stays_locked_until_its_operations_have_ended() {
     let files = volume_at(dir.path());
     let path = files.dir().to_owned();
     let mut shard = Shard::new(RingOptions::default());
-    let token = shard.queue(&files, DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![pattern(1, 1 << 20)] });
+    let token = shard.queue(
+        &files,
+        DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![pattern(1, 1 << 20)], durable: false },
+    );
     shard.ring.submit().unwrap();
     files.close();
     assert!(matches!(VolumeFiles::open(&path, ANYWHERE), Err(Error::InUse { .. })));
@@ -300,7 +303,10 @@ fn dropping_the_ring_waits_for_what_is_in_flight() {
     fn drop_in_flight(shard: &mut Shard, files: &VolumeFiles) {
         let data = placed(&pattern(3, 1 << 20), 0);
         for _ in 0..64 {
-            shard.queue(files, DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![data.clone()] });
+            shard.queue(
+                files,
+                DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![data.clone()], durable: false },
+            );
             shard.queue(files, DiskOp::Read { file: FileRef::Base, offset: 0, len: 1 << 20 });
         }
         shard.queue(files, DiskOp::Prepare { slot: Slot(1), len: 256 << 20 });
@@ -330,7 +336,7 @@ fn a_disk_that_does_not_answer_keeps_its_memory_and_its_locks() {
 fn an_offset_that_the_kernel_would_misread_is_refused() {
     with_both_rings(|shard, files| {
         for offset in [u64::MAX, i64::MAX as u64 - 4094] {
-            let write = DiskOp::Write { file: FileRef::Base, offset, bufs: vec![pattern(1, 4096)] };
+            let write = DiskOp::Write { file: FileRef::Base, offset, bufs: vec![pattern(1, 4096)], durable: false };
             assert_eq!(shard.run(files, write), Err(DiskError::Short));
             assert_eq!(
                 shard.run(files, DiskOp::Read { file: FileRef::Base, offset, len: 4096 }),

@@ -212,7 +212,7 @@ fn an_inspected_volume_cannot_be_written() {
     let dir = tempdir();
     let path = volume_at(dir.path()).dir().to_owned();
     let files = VolumeFiles::inspect(&path, ANYWHERE).unwrap();
-    let write = DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![pattern(1, 4096)] };
+    let write = DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![pattern(1, 4096)], durable: false };
     assert!(Shard::new(RingOptions::default()).run(&files, write).is_err());
     assert_eq!(files.read_at(FileRef::Base, 0, 4096).unwrap(), vec![0; 4096]);
 }

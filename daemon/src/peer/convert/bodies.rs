@@ -66,7 +66,7 @@ fn remembered_in(remembered: wire::Remembered) -> Result<Remembered, Malformed> 
 }
 
 pub(super) fn append_out(append: Append) -> wire::Append {
-    wire::Append { epoch: epoch_out(append.epoch), header: append.header, payload: append.payload }
+    wire::Append { epoch: epoch_out(append.epoch), header: append.header, payload: append.payload, sync: append.sync }
 }
 
 pub(super) fn append_in(append: wire::Append) -> Result<Append, Malformed> {
@@ -80,7 +80,7 @@ pub(super) fn append_in(append: wire::Append) -> Result<Append, Malformed> {
     if !len.is_multiple_of(BLOCK) {
         return Err(Malformed::NotBlocks { field: "payload", len });
     }
-    Ok(Append { epoch: epoch_in(append.epoch)?, header: append.header, payload: append.payload })
+    Ok(Append { epoch: epoch_in(append.epoch)?, header: append.header, payload: append.payload, sync: append.sync })
 }
 
 pub(super) fn ack_out(ack: Ack) -> wire::Ack {

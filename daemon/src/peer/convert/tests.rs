@@ -79,14 +79,15 @@ prop_compose! {
 }
 
 fn append() -> impl Strategy<Value = Message> {
-    (epoch(), vec(any::<u8>(), 1..300), vec(1usize..4, 0..4), 1..4095usize).prop_map(|(epoch, header, pieces, cut)| {
+    let parts = (epoch(), vec(any::<u8>(), 1..300), vec(1usize..4, 0..4), 1..4095usize, any::<bool>());
+    parts.prop_map(|(epoch, header, pieces, cut, sync)| {
         let mut payload: Vec<_> = pieces.iter().map(|n| Bytes::from(vec![*n as u8; n * BLOCK])).collect();
         if let Some(first) = payload.first_mut() {
             // Pieces need not end at blocks.
             let rest = first.split_off(cut);
             payload.insert(1, rest);
         }
-        Message::Append(Append { epoch, header: header.into(), payload })
+        Message::Append(Append { epoch, header: header.into(), payload, sync })
     })
 }
 
@@ -316,6 +317,7 @@ fn append_with(header: usize, pieces: &[usize]) -> Result<Message, Malformed> {
         epoch: epoch_out(Epoch::default()),
         header: vec![1; header].into(),
         payload: pieces.iter().map(|n| vec![0; *n].into()).collect(),
+        sync: false,
     });
     from_wire(wire::Envelope { body: Some(body) })
 }
@@ -366,8 +368,12 @@ fn a_boundary_that_means_nothing_may_be_absent() {
 
 #[test]
 fn the_payload_of_a_received_append_is_not_copied() {
-    let sent =
-        Append { epoch: Epoch::default(), header: Bytes::from_static(b"h"), payload: vec![vec![7; BLOCK].into()] };
+    let sent = Append {
+        epoch: Epoch::default(),
+        header: Bytes::from_static(b"h"),
+        payload: vec![vec![7; BLOCK].into()],
+        sync: false,
+    };
     let bytes = Bytes::from(to_wire(Message::Append(sent)).encode_to_vec());
     let (start, end) = (bytes.as_ptr() as usize, bytes.as_ptr() as usize + bytes.len());
     let Ok(Message::Append(got)) = from_wire(wire::Envelope::decode(bytes.clone()).unwrap()) else { panic!() };

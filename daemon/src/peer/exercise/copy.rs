@@ -27,7 +27,7 @@ pub(super) struct Disk(pub BTreeMap<FileRef, Vec<u8>>);
 impl Disk {
     fn run(&mut self, op: DiskOp) -> DiskResult {
         match op {
-            DiskOp::Write { file, offset, bufs } => self.write(file, offset as usize, &bufs.concat()),
+            DiskOp::Write { file, offset, bufs, .. } => self.write(file, offset as usize, &bufs.concat()),
             DiskOp::Read { file, offset, len } => {
                 let content = self.0.get(&file).ok_or(DiskError::Missing)?;
                 let range = offset as usize..offset as usize + len as usize;

@@ -179,7 +179,7 @@ impl Exercise {
         let context = FrameContext { epoch, committed: lsn, durable: lsn, peers: Default::default(), wall_ms: 0 };
         let made = build(&mut pending, SLOT_BYTES - BLOCK as u64, self.end, VOLUME, &SECRET, &context);
         let Some((header, encoded, payload)) = made else { return };
-        let append = Append { epoch, header: encoded.slice(..header.used_bytes()), payload };
+        let append = Append { epoch, header: encoded.slice(..header.used_bytes()), payload, sync: lsn.0 % 2 == 1 };
         self.message(Message::Append(append));
     }
 
