@@ -15,8 +15,10 @@ use crate::ship::{Append, Message};
 use crate::status::Role;
 use crate::types::{BLOCK, Boundary, Lsn, Nanos};
 
-/// Bytes of old frames read at a time.
+/// Bytes of old frames read at a time ...
 const READ_BYTES: u64 = 2 << 20;
+/// ... and under a bandwidth limit no more than this part of a second's worth, as they leave in one go.
+const READ_PART: u64 = 8;
 
 /// A read of old frames. It outlives its stream, so that the segment's pin is always given back.
 #[derive(Debug)]
@@ -131,10 +133,14 @@ impl Node {
 
     fn frames_from(&self, next: Lsn) -> Option<(Slot, Vec<FrameRef>)> {
         let (segment, at) = self.log.segments.locate(next)?;
+        let limit = match self.superblock.policy.bandwidth {
+            0 => READ_BYTES,
+            rate => READ_BYTES.min(rate / READ_PART),
+        };
         let (mut bytes, mut frames) = (0, Vec::new());
         for frame in &segment.frames[at..] {
             bytes += u64::from(frame.blocks) * BLOCK as u64;
-            let stop = frame.last > self.log.appended() || (!frames.is_empty() && bytes > READ_BYTES);
+            let stop = frame.last > self.log.appended() || (!frames.is_empty() && bytes > limit);
             if stop {
                 break;
             }

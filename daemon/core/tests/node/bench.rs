@@ -277,12 +277,21 @@ impl Pair {
         id
     }
 
-    /// Writes one block full of `byte`; gives the number of the request.
+    /// Writes one block full of `byte`, which is durable when it is answered; gives the number of the request.
     pub fn write(&mut self, site: usize, block: u64, byte: u8) -> RequestId {
+        self.change(site, block, byte, true)
+    }
+
+    /// As [`Self::write`], into the volatile cache.
+    pub fn write_without_promise(&mut self, site: usize, block: u64, byte: u8) -> RequestId {
+        self.change(site, block, byte, false)
+    }
+
+    fn change(&mut self, site: usize, block: u64, byte: u8, fua: bool) -> RequestId {
         self.asked += 1;
         let id = RequestId(self.asked);
         let range = ByteRange::new(block * BLOCK as u64, BLOCK as u64);
-        let request = Request::Write { range, data: Bytes::from(vec![byte; BLOCK]), fua: true };
+        let request = Request::Write { range, data: Bytes::from(vec![byte; BLOCK]), fua };
         self.tell(site, Input::Request(id, request));
         self.settle();
         id

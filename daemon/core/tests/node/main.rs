@@ -4,4 +4,5 @@ mod base;
 mod bench;
 mod reseed;
 mod sealing;
+mod shipping;
 mod verbs;
