@@ -9,7 +9,9 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::agent::{AcceptStreams, Agent, AgentEngine, HandleControl, Parts, load_tls};
+use crate::agent::{
+    AcceptStreams, Agent, AgentEngine, HandleControl, Parts, clear_stale, load_tls, mark_server_thread,
+};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::config::identity::{Identity, IdentityError};
 use crate::config::{Config, Security};
@@ -161,6 +163,12 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         None => None,
     };
     let catalogue = open_catalogue(&config, &telemetry).await?;
+    // The admin socket and the catalogue are this agent's alone by now: whatever else is in the run directory is a dead one's.
+    let (run_dir, dev_dir) = (config.run_dir.clone(), config.fuse.dir.clone());
+    let _ = tokio::task::spawn_blocking(move || clear_stale(&run_dir, &dev_dir)).await; // a panic was logged by the hook
+    for shard in &handles {
+        shard.send(|_| mark_server_thread());
+    }
     let agent = Agent::new(Parts {
         config,
         catalogue,

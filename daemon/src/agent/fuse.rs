@@ -1,5 +1,7 @@
 //! The FUSE + loop frontend of a volume, where it is built in.
 
+use std::path::Path;
+
 use tidemark_core::event::{Request, RequestError};
 use tidemark_core::types::VolumeId;
 
@@ -8,7 +10,7 @@ use super::{Agent, Open};
 use crate::control::{EngineError, FrontendKind, Place};
 use crate::frontend::BlockTarget;
 pub(super) use crate::frontend::fuse_loop::FuseLoop;
-use crate::frontend::fuse_loop::{AttachParams, Remote, RemoteCompletion};
+use crate::frontend::fuse_loop::{AttachParams, Cleanup, Remote, RemoteCompletion, cleanup_stale, mark_io_flusher};
 use crate::shard::ShardHandle;
 
 /// What `auto` means when neither the request nor the volume says more.
@@ -19,6 +21,28 @@ pub(super) fn works() -> Result<(), String> {
     match std::path::Path::new("/dev/fuse").exists() && std::path::Path::new("/dev/loop-control").exists() {
         true => Ok(()),
         false => Err("/dev/fuse or /dev/loop-control does not exist here".into()),
+    }
+}
+
+/// Clears what a predecessor that died left in the kernel: its devices fail all input and output, and their names are taken.
+/// Blocks; to be called before the first attach. What cannot be cleared is logged and stays.
+pub(crate) fn clear_stale(run_dir: &Path, dev_dir: &Path) {
+    match cleanup_stale(run_dir, dev_dir) {
+        Ok(done) if done == Cleanup::default() => {}
+        Ok(done) => {
+            tracing::info!(released = ?done.released, unmounted = ?done.unmounted, "devices of a dead agent cleared");
+            for device in done.lingering {
+                tracing::warn!(device = %device.display(), "a device of a dead agent is still in use: unmount it");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "devices of a dead agent are not cleared"),
+    }
+}
+
+/// To be called on a thread that runs volumes: it must not wait for the disk that it serves.
+pub(crate) fn mark_server_thread() {
+    if let Err(error) = mark_io_flusher() {
+        tracing::debug!(%error, "the kernel does not know that this thread serves a disk");
     }
 }
 

@@ -30,6 +30,7 @@ use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
 use crate::shard::ShardHandle;
 use crate::telemetry::DiskMetrics;
 use fuse::FuseLoop;
+pub(crate) use fuse::{clear_stale, mark_server_thread};
 
 pub use engine::AgentEngine;
 pub use peers::{AcceptStreams, HandleControl, load_tls};

@@ -1,6 +1,7 @@
 //! In the place of `fuse` in an agent that is built without that frontend.
 
 use std::convert::Infallible;
+use std::path::Path;
 
 use tidemark_core::types::VolumeId;
 
@@ -16,6 +17,12 @@ pub(super) const AUTO: FrontendKind = FrontendKind::Nbd;
 pub(super) fn works() -> Result<(), String> {
     Err(NOT_BUILT.into())
 }
+
+/// Nothing was left behind.
+pub(crate) fn clear_stale(_run_dir: &Path, _dev_dir: &Path) {}
+
+/// No thread here serves a disk of this host's.
+pub(crate) fn mark_server_thread() {}
 
 /// There is none.
 pub(super) enum FuseLoop {}

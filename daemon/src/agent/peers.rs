@@ -262,11 +262,11 @@ impl Agent {
     fn dial(&self, id: VolumeId, shard: u16, site: SiteId, address: PeerAddress, port: u16) {
         let transport = self.transport.clone();
         self.shard(shard).send(move |shard| {
-            let Some(volume) = shard.volume(id).filter(|v| !v.has_stream()) else { return };
+            let Some(volume) = shard.volume(id) else { return };
             here::spawn(async move {
-                match crate::peer::connect_stream(&address, port, &transport).await {
-                    Ok(stream) => volume.serve_peer(stream, site).await,
-                    Err(error) => tracing::info!(%id, %error, "the stream to the peer did not open"),
+                let connect = crate::peer::connect_stream(&address, port, &transport);
+                if let Err(error) = volume.dial(site, connect).await {
+                    tracing::info!(%id, %error, "the stream to the peer did not open");
                 }
             });
         });

@@ -184,7 +184,7 @@ pub struct NbdTcp {
 /// `[fuse]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FuseConfig {
-    /// Directory of the mount points, one per attached volume.
+    /// Directory of the links to the devices, one per attached volume, by its name.
     pub dir: PathBuf,
 }
 

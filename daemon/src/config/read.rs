@@ -144,7 +144,10 @@ fn without_listener(section: &Section<'_>, keys: &[(&str, bool)]) {
 }
 
 fn fuse(mut section: Section<'_>, run_dir: &Path) -> FuseConfig {
-    let dir = section.or("dir", run_dir.join("fuse"));
+    let dir = section.or("dir", run_dir.join("dev"));
+    if dir == run_dir.join("fuse") {
+        section.conflict("dir", "is where the agent mounts; name another directory");
+    }
     section.finish();
     FuseConfig { dir }
 }

@@ -48,6 +48,8 @@ pub struct Volume {
     requests: RefCell<BTreeMap<RequestId, Completion>>,
     verbs: RefCell<BTreeMap<VerbId, oneshot::Sender<Result<VerbOk, VerbError>>>>,
     streams: RefCell<BTreeMap<ConnId, (Outbound, Rc<Notify>)>>,
+    /// A stream to the peer is being opened.
+    dialing: Cell<bool>,
     closed: RefCell<Option<oneshot::Sender<()>>>,
     next_id: Cell<u64>,
     gone: Cell<bool>,
@@ -69,6 +71,7 @@ impl Shard {
             requests: RefCell::default(),
             verbs: RefCell::default(),
             streams: RefCell::default(),
+            dialing: Cell::new(false),
             closed: RefCell::default(),
             next_id: Cell::new(1),
             gone: Cell::new(false),
@@ -175,9 +178,20 @@ impl Volume {
         self.tell(Input::PeerDown(conn));
     }
 
-    /// True while a stream to the peer is open.
-    pub fn has_stream(&self) -> bool {
-        !self.streams.borrow().is_empty()
+    /// Opens a stream to the peer with `connect` and serves it, unless there is one or one is being opened: a second would only
+    /// take the place of the first. To be spawned on the shard.
+    pub async fn dial<E>(
+        self: Rc<Self>,
+        site: SiteId,
+        connect: impl Future<Output = Result<PeerStream, E>>,
+    ) -> Result<(), E> {
+        if !self.streams.borrow().is_empty() || self.dialing.replace(true) {
+            return Ok(());
+        }
+        let connected = connect.await;
+        self.dialing.set(false);
+        self.serve_peer(connected?, site).await;
+        Ok(())
     }
 
     pub(super) fn on_disk(&self, now: Nanos, token: DiskToken, result: DiskResult) {

@@ -186,7 +186,6 @@ impl Site {
         if !self.plan.insecure {
             writeln!(text, "ca = \"{}\"", peer_ca.display())?;
         }
-        writeln!(text, "[fuse]\ndir = \"{dir}/dev\"")?;
         writeln!(text, "[metrics]\nlisten = \"{}\"", self.metrics_address())?;
         writeln!(text, "[shards]\ncount = {}", self.plan.shards)?;
         writeln!(text, "[log]\nlevel = \"{}\"\n[limits]\nstop_timeout = \"30s\"", self.plan.log_level)?;

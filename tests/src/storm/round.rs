@@ -1,11 +1,11 @@
 //! One crash and what follows from it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
 use super::{Crash, Options, VOLUME, Victim};
-use crate::agents::{Site, TwoSites};
+use crate::agents::{Refused, Site, TwoSites};
 use crate::dice::Dice;
 use crate::verifier::Verifier;
 
@@ -32,16 +32,32 @@ impl Round<'_> {
         self.crash(sites)?;
         self.restart(sites)?;
         if self.victim == Victim::B {
-            self.wait_until_equal(sites)?;
+            self.expect_equal(sites)?;
             verifier.expect_unbroken()?;
         } else {
             verifier.pause()?;
             verifier.check()?;
             verifier.resume();
-            self.wait_until_equal(sites)?;
+            self.expect_equal(sites)?;
         }
-        ensure!(sites.a.cli().verify(VOLUME)?, "the copies differ");
         Ok(())
+    }
+
+    /// Waits until the copies are in step and compares them; again while the stream breaks in between, as it may just after a
+    /// crash.
+    fn expect_equal(&self, sites: &TwoSites) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.wait_until_equal(sites)?;
+            match sites.a.cli().verify(VOLUME) {
+                Ok(is_equal) => {
+                    ensure!(is_equal, "the copies differ");
+                    return Ok(());
+                }
+                Err(error) if error.is::<Refused>() && Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// One site's disk takes its time for a sync: only then is the other ahead of it at the end.

@@ -65,7 +65,7 @@ pub struct AttachParams {
     pub size: u64,
     /// The agent's directory for sockets and mounts.
     pub run_dir: PathBuf,
-    /// Where the link to the device goes, normally `/dev/tidemark`.
+    /// Where the link to the device goes, normally `dev` in the run directory.
     pub dev_dir: PathBuf,
     /// The volume.
     pub remote: Box<dyn Remote>,
