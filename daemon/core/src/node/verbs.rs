@@ -489,14 +489,14 @@ impl Node {
                 self.finish_verb(now, verb.id);
                 return None;
             }
-            Pending::Drain if self.draining.is_none() => {
-                self.finish_verb(now, verb.id);
-                return None;
-            }
             Pending::Drain if let Some(state) = self.floor_stands() => {
                 self.draining = None;
                 let hint = "its base cannot be brought up to its log".into();
                 self.end_verb(verb.id, Err(VerbError::CopyState { state: state.into(), hint }));
+                return None;
+            }
+            Pending::Drain if self.draining.is_none() => {
+                self.finish_verb(now, verb.id);
                 return None;
             }
             Pending::Release => return self.step_release(now, verb),
