@@ -389,8 +389,13 @@ impl Node {
         }
     }
 
+    /// What the copy is, as far as its files say so: one whose seeding has ended is whole once that is durable.
     fn flag(&self) -> CopyFlag {
-        if self.failed { CopyFlag::Failed } else { self.superblock.flag }
+        match self.seeded.as_ref().filter(|s| s.saving) {
+            _ if self.failed => CopyFlag::Failed,
+            Some(seeded) => CopyFlag::Seeding(seeded.resync),
+            None => self.superblock.flag,
+        }
     }
 
     /// The copy holds everything that it ever held durable and nothing speaks against it.

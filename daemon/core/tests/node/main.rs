@@ -4,5 +4,6 @@ mod base;
 mod bench;
 mod reseed;
 mod sealing;
+mod seeding;
 mod shipping;
 mod verbs;
