@@ -22,7 +22,7 @@ use crate::frontend::nbd::TcpSecurity;
 use crate::here;
 use crate::peer::control::serve_control;
 use crate::peer::{PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
-use crate::shard::{self, Shard, ShardThread};
+use crate::shard::{self, Shard, ShardHandle, ShardThread};
 use crate::telemetry::{Pages, Telemetry};
 
 /// Why the agent does not start.
@@ -130,6 +130,89 @@ async fn open_catalogue(config: &Config, telemetry: &Telemetry) -> Result<Catalo
     }
 }
 
+/// What the agent listens on besides its admin API; bound before anything is opened.
+struct Listeners {
+    /// Control calls and heartbeats of peers.
+    peer: Option<TcpListener>,
+    /// Streams of volumes, one for each shard.
+    data: Vec<TcpListener>,
+    /// NBD over TCP, with its certificates unless it is insecure.
+    nbd: Option<(TcpListener, Option<TlsSource>)>,
+    /// Metrics and health.
+    pages: Option<Pages>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config, shards: usize) -> Result<Self, AppError> {
+        let (mut peer, mut data) = (None, Vec::new());
+        if let Some(config) = &config.peer {
+            peer = Some(bind(config.listen).await?);
+            for index in 0..shards as u16 {
+                data.push(bind(SocketAddr::new(config.listen.ip(), config.listen.port() + 1 + index)).await?);
+            }
+        }
+        let nbd = match &config.nbd.tcp {
+            Some(tcp) => Some((bind(tcp.listen).await?, nbd_security(&tcp.security)?)),
+            None => None,
+        };
+        let pages = match config.metrics {
+            Some(address) => Some(Pages::new(bind(address).await?)),
+            None => None,
+        };
+        Ok(Self { peer, data, nbd, pages })
+    }
+
+    fn data_ports(&self) -> Vec<u16> {
+        self.data.iter().filter_map(|l| l.local_addr().ok()).map(|a| a.port()).collect()
+    }
+
+    fn nbd_address(&self) -> Option<SocketAddr> {
+        self.nbd.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+    }
+}
+
+/// Resolves when the agent is to stop.
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|s| *s).await; // the sender is gone: stop as well
+}
+
+/// Serves peers and NBD clients until `stopping`: streams on the shards' threads, the rest on this runtime.
+fn serve_network(
+    listeners: Listeners,
+    agent: &Arc<Agent>,
+    transport: &Transport,
+    shards: &[ShardHandle],
+    stopping: &watch::Receiver<bool>,
+) {
+    let Listeners { peer, data, nbd, .. } = listeners;
+    for (listener, shard) in data.into_iter().zip(shards) {
+        let (transport, agent, stop) = (transport.clone(), agent.clone(), stopped(stopping.clone()));
+        shard.send(move |_| {
+            here::spawn(serve_streams(listener, transport, agent, stop));
+        });
+    }
+    if let (Some((listener, certificates)), Some(shard)) = (nbd, shards.first()) {
+        let (agent, stop) = (agent.clone(), stopped(stopping.clone()));
+        shard.send(move |shard| {
+            here::spawn(serve_nbd(shard.clone(), listener, certificates, agent, stop));
+        });
+    }
+    if let Some(listener) = peer {
+        let handler = Arc::new(HandleControl { agent: agent.clone() });
+        tokio::spawn(serve_control(listener, transport.clone(), handler, stopped(stopping.clone())));
+    }
+}
+
+/// Prepares this host for the volumes of this agent. The admin socket and the catalogue are its own by now: whatever else is in
+/// the run directory is a dead one's.
+async fn prepare_host(config: &Config, shards: &[ShardHandle]) {
+    let (run_dir, dev_dir) = (config.run_dir.clone(), config.fuse.dir.clone());
+    let _ = tokio::task::spawn_blocking(move || clear_stale(&run_dir, &dev_dir)).await; // a panic was logged by the hook
+    for shard in shards {
+        shard.send(|_| mark_server_thread());
+    }
+}
+
 /// Runs the agent until `stop` resolves, then closes every volume in order.
 ///
 /// # Errors
@@ -143,73 +226,34 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let (transport, tls) = transport(&config, own, Arc::new(telemetry.peers.refusals()))?;
     let shards = start_shards(config.shards)?;
     let handles: Vec<_> = shards.iter().map(|s| s.handle.clone()).collect();
-
-    let mut data = Vec::new();
-    let mut peer_listener = None;
-    if let Some(peer) = &config.peer {
-        peer_listener = Some(bind(peer.listen).await?);
-        for index in 0..handles.len() as u16 {
-            data.push(bind(SocketAddr::new(peer.listen.ip(), peer.listen.port() + 1 + index)).await?);
-        }
-    }
-    let nbd = match &config.nbd.tcp {
-        Some(tcp) => Some((bind(tcp.listen).await?, nbd_security(&tcp.security)?)),
-        None => None,
-    };
-    let data_ports = data.iter().filter_map(|l| l.local_addr().ok()).map(|a| a.port()).collect();
-    let verb_timeout = config.limits.verb_timeout;
-    let pages = match config.metrics {
-        Some(address) => Some(Pages::new(bind(address).await?)),
-        None => None,
-    };
+    let mut listeners = Listeners::bind(&config, handles.len()).await?;
     let catalogue = open_catalogue(&config, &telemetry).await?;
-    // The admin socket and the catalogue are this agent's alone by now: whatever else is in the run directory is a dead one's.
-    let (run_dir, dev_dir) = (config.run_dir.clone(), config.fuse.dir.clone());
-    let _ = tokio::task::spawn_blocking(move || clear_stale(&run_dir, &dev_dir)).await; // a panic was logged by the hook
-    for shard in &handles {
-        shard.send(|_| mark_server_thread());
-    }
+    prepare_host(&config, &handles).await;
+    let verb_timeout = config.limits.verb_timeout;
     let agent = Agent::new(Parts {
         config,
         catalogue,
         site: identity.site,
         node: identity.node,
         shards: handles.clone(),
-        data_ports,
+        data_ports: listeners.data_ports(),
         transport: transport.clone(),
         tls: tls.clone(),
-        nbd_tcp: nbd.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
+        nbd_tcp: listeners.nbd_address(),
         nbd: telemetry.nbd.clone(),
         disk: telemetry.disk.clone(),
         runtime: tokio::runtime::Handle::current(),
     });
     let (stop_now, stopping) = watch::channel(false);
-    let stopped = |mut stopping: watch::Receiver<bool>| async move {
-        let _ = stopping.wait_for(|s| *s).await; // the sender is gone: stop as well
-    };
     if let Some(tls) = tls {
         tokio::spawn(tls.watch_files());
     }
-    for (listener, handle) in data.into_iter().zip(&handles) {
-        let (transport, agent, stop) = (transport.clone(), agent.clone(), stopped(stopping.clone()));
-        handle.send(move |_| {
-            here::spawn(serve_streams(listener, transport, agent, stop));
-        });
-    }
-    if let (Some((listener, certificates)), Some(handle)) = (nbd, handles.first()) {
-        let (agent, stop) = (agent.clone(), stopped(stopping.clone()));
-        handle.send(move |shard| {
-            here::spawn(serve_nbd(shard.clone(), listener, certificates, agent, stop));
-        });
-    }
-    if let Some(listener) = peer_listener {
-        let handler = Arc::new(HandleControl { agent: agent.clone() });
-        tokio::spawn(serve_control(listener, transport, handler, stopped(stopping.clone())));
-    }
+    let pages = listeners.pages.take();
+    serve_network(listeners, &agent, &transport, &handles, &stopping);
     let engine = Arc::new(AgentEngine(agent.clone()));
     let (is_ready, ready) = watch::channel(false);
     if let Some(pages) = pages {
-        tokio::spawn(pages.serve(telemetry.clone(), engine.clone(), ready, stopped(stopping.clone())));
+        tokio::spawn(pages.serve(telemetry.clone(), engine.clone(), ready, stopped(stopping)));
     }
     agent.open_all().await;
     is_ready.send_replace(true);

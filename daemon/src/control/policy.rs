@@ -100,7 +100,7 @@ fn patch_fields(policy: &wire::Policy) -> Result<PolicyPatch, Invalid> {
         rpo_target_ms: within("rpoTarget", "milliseconds", policy.rpo_target_ms, 1, YEAR_MS)?,
         retention_ms: within("retention", "milliseconds", policy.retention_ms, 0, 10 * YEAR_MS)?,
         log_bytes: within("logSize", "bytes", policy.log_size_bytes, 1 << 20, 1 << 50)?,
-        bandwidth: policy.bandwidth_bytes,
+        bandwidth: policy.bandwidth_bytes.map(bandwidth).transpose()?,
         disk_timeout_ms: within("diskTimeout", "milliseconds", policy.disk_timeout_ms, 1_000, 600_000)?,
         index_ranges: within("indexRanges", "ranges", policy.index_ranges, 1 << 10, 1 << 24)?,
         frontend: policy.frontend.map(frontend).transpose()?,
@@ -118,6 +118,19 @@ fn within<N: Copy + PartialOrd + std::fmt::Display>(
         Some(value) if value < min || value > max => {
             Err(field(name, format!("is {value}: allowed are {min} to {max} {unit}")))
         }
+        value => Ok(value),
+    }
+}
+
+/// Less would hold up a single frame for longer than peers and disks are waited for.
+const MIN_BANDWIDTH: u64 = 128 << 10;
+
+fn bandwidth(value: u64) -> Result<u64, Invalid> {
+    match value {
+        1..MIN_BANDWIDTH => Err(field(
+            "bandwidth",
+            format!("is {value}: allowed are 0 (unlimited) and from {MIN_BANDWIDTH} bytes per second"),
+        )),
         value => Ok(value),
     }
 }
@@ -223,6 +236,7 @@ mod tests {
             (wire::Policy { ack_on: Some(7), ..none() }, "ackOn", "flush, write"),
             (wire::Policy { log_size_bytes: Some(5), ..none() }, "logSize", "allowed are 1048576 to"),
             (wire::Policy { disk_timeout_ms: Some(1), ..none() }, "diskTimeout", "allowed are 1000 to"),
+            (wire::Policy { bandwidth_bytes: Some(100), ..none() }, "bandwidth", "allowed are 0 (unlimited) and from"),
             (wire::Policy { index_ranges: Some(1), ..none() }, "indexRanges", "allowed are 1024 to"),
             (wire::Policy { frontend: Some(9), ..none() }, "frontend", "auto, nbd, fuse"),
             (wire::Policy { pool: Some("x".to_owned()), ..none() }, "pool", "fixed at creation"),

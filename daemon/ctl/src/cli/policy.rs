@@ -108,7 +108,7 @@ pub struct Policy {
     /// Space that the log may take, for example 10Gi
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     pub log_size: Option<u64>,
-    /// Bytes per second for the peer, for example 100M; 0 is unlimited
+    /// Bytes per second for the peer, for example 100M (at least 128Ki); 0 is unlimited
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     pub bandwidth: Option<u64>,
     /// An I/O that is outstanding for longer counts as failed, for example 30s
