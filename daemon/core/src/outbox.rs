@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::event::{DiskOp, DiskToken, Output, Slot};
-use crate::types::{BlockRange, Nanos};
+use crate::types::{BlockRange, Nanos, Nonce};
 
 /// Whose completion it is. The node carries it to that machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,7 +33,10 @@ pub enum Route {
     /// The sender reads old frames.
     CatchUp,
     /// The sender reads blocks of the volume for seeding.
-    SeedMap,
+    SeedMap {
+        /// The seeding.
+        resync: Nonce,
+    },
     /// The receiver writes seeded blocks to the base.
     SeedWrite {
         /// Blocks of this write; none for the zeroing before the first pass.

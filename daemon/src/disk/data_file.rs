@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::Flock;
-use nix::sys::statfs::{self, FUSE_SUPER_MAGIC, TMPFS_MAGIC};
+use nix::sys::statfs::{self, BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC};
 
 use super::Error;
 use super::buffer::{AlignedBuf, Alignment};
@@ -44,6 +44,8 @@ pub(super) struct DataFile {
     is_direct: bool,
     /// A submission may wait in the kernel although it must not.
     waits_inline: bool,
+    /// A write that asks to be durable is.
+    keeps_dsync: bool,
     /// The page cache's way to the same file.
     buffered: Option<File>,
     _lock: Option<Flock<File>>,
@@ -68,6 +70,7 @@ impl DataFile {
         Ok(Self {
             path,
             waits_inline: is_fuse(&file),
+            keeps_dsync: keeps_dsync(&file),
             file,
             alignment: alignment.unwrap_or(Alignment::NONE),
             is_direct: alignment.is_some(),
@@ -90,6 +93,11 @@ impl DataFile {
     /// once, or one file whose server hangs stops every volume of the shard.
     pub fn waits_inline(&self) -> bool {
         self.waits_inline
+    }
+
+    /// True when `RWF_DSYNC` is as good as a sync afterwards.
+    pub fn keeps_dsync(&self) -> bool {
+        self.keeps_dsync
     }
 
     /// The way for a transfer of `len` bytes at `offset`.
@@ -209,6 +217,13 @@ fn is_memory(file: &File) -> bool {
 /// A FUSE file system waits for the inode's lock, held by a sync that its server does not answer, also where it must not wait.
 fn is_fuse(file: &File) -> bool {
     statfs::fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == FUSE_SUPER_MAGIC)
+}
+
+/// The file systems that are known to make an asynchronous direct write with `RWF_DSYNC` durable before it completes. Others may not:
+/// FUSE, for one, only hands the flag to its server.
+fn keeps_dsync(file: &File) -> bool {
+    let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
+    statfs::fstatfs(file).is_ok_and(|fs| known.contains(&fs.filesystem_type()))
 }
 
 /// Locks the base image through a duplicate, which shares the lock with `file`.

@@ -165,8 +165,7 @@ impl Transfer {
 
     fn on_failure(&mut self, errno: i32) -> Step {
         match errno {
-            // What a failed sync left on the disk is not known, so it is not asked again.
-            libc::EINTR | libc::EAGAIN if self.retries < RETRIES_MAX && !self.durable => {
+            libc::EINTR | libc::EAGAIN if self.retries < RETRIES_MAX => {
                 self.retries += 1;
                 Step::Again
             }

@@ -384,6 +384,13 @@ impl Ring {
             },
             Work::Sync(sync) => (sync.on_result(result)?, sync.errno()),
         };
+        if ended.is_ok()
+            && let Some(sync) = op.work.sync_after()
+        {
+            op.work = sync;
+            self.backlog.push_back(Submission { cell, part: 0 });
+            return None;
+        }
         let op = self.cells.remove(cell);
         self.base_writes -= u32::from(op.base_bytes > 0);
         self.base_bytes -= op.base_bytes;

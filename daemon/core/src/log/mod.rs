@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::event::{DiskOp, DiskToken, FileRef, Slot};
+use crate::event::{DiskError, DiskOp, DiskToken, FileRef, Slot};
 use crate::format::frame::FrameHeader;
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
 use crate::outbox::{Outbox, Route};
@@ -339,10 +339,11 @@ impl Log {
     }
 
     /// A frame's write ended. True: `appended` moved.
-    pub fn on_written(&mut self, now: Nanos, token: DiskToken, ok: bool) -> bool {
-        if !ok {
-            // Of a write that was to be durable nobody knows which half failed.
-            self.failure.get_or_insert(if self.is_durable_write(token) { LogFailure::Sync } else { LogFailure::Write });
+    pub fn on_written(&mut self, now: Nanos, token: DiskToken, failed: Option<DiskError>) -> bool {
+        if let Some(error) = failed {
+            // Of a durable write that the device failed nobody knows which half it was; without space there was no sync.
+            let is_sync = error == DiskError::Io && self.is_durable_write(token);
+            self.failure.get_or_insert(if is_sync { LogFailure::Sync } else { LogFailure::Write });
             return false;
         }
         if let Some(f) = self.in_flight.iter_mut().find(|f| f.token == token) {
@@ -470,6 +471,8 @@ impl Log {
         self.appended = at.position.lsn;
         self.durable = at.position.lsn;
         self.wanted = Lsn::ZERO;
+        self.unsynced_bytes = 0;
+        self.unsynced_since = None;
     }
 
     /// When the log wants to be looked at again.

@@ -293,6 +293,7 @@ impl Segments {
     /// Forgets all segments and slots.
     pub fn clear(&mut self) {
         self.is_open = false;
+        self.unsynced.clear();
         self.dropped.extend(self.live.drain(..).map(|s| s.slot));
         self.dropped.extend(self.ready.drain(..));
     }
@@ -300,6 +301,7 @@ impl Segments {
     /// These ready slots hold sealed records: they are made anew.
     pub fn drop_slots(&mut self, slots: &[Slot]) {
         self.ready.retain(|s| !slots.contains(s));
+        self.unsynced.retain(|s| !slots.contains(s));
         self.dropped.extend_from_slice(slots);
     }
 

@@ -1,7 +1,7 @@
 //! The log's side of a node: frames, syncs, acknowledgement (R1, R2).
 
 use crate::config::Mode;
-use crate::event::{DiskToken, RequestId};
+use crate::event::{DiskError, DiskToken, RequestId};
 use crate::format::frame::{MAX_PEERS, PeerDurable};
 use crate::format::record::Kind;
 use crate::format::superblock::CopyFlag;
@@ -97,9 +97,9 @@ impl Node {
         }
     }
 
-    pub(super) fn on_frame_written(&mut self, now: Nanos, token: DiskToken, ok: bool) {
-        let ok = ok || planted(Planted::IgnoreFailedSync) && self.log.is_durable_write(token);
-        if self.log.on_written(now, token, ok) {
+    pub(super) fn on_frame_written(&mut self, now: Nanos, token: DiskToken, failed: Option<DiskError>) {
+        let ignored = planted(Planted::IgnoreFailedSync) && self.log.is_durable_write(token);
+        if self.log.on_written(now, token, failed.filter(|_| !ignored)) {
             self.complete_appended();
         }
     }

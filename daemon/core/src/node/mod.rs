@@ -349,14 +349,14 @@ impl Node {
         let Some(route) = self.out.take_route(token) else { return };
         let ok = result.is_ok();
         match route {
-            Route::Frame => self.on_frame_written(now, token, ok),
+            Route::Frame => self.on_frame_written(now, token, result.err()),
             Route::LogSync => self.on_log_synced(token, ok),
             Route::Prepare => self.log.on_prepared(now, ok),
             Route::Remove { slot } => self.log.segments.on_removed(slot),
             Route::Recovery => self.on_recovery_read(now, result),
             Route::Read { job, part } => self.on_read_part(now, job, part, result),
             Route::CatchUp => self.on_catch_up_read(now, result),
-            Route::SeedMap => self.on_seed_mapped(result),
+            Route::SeedMap { resync } => self.on_seed_mapped(resync, result),
             Route::SeedWrite { range } => self.on_seed_written(now, range, ok),
             Route::SeedSync => self.on_seed_synced(now, ok),
             Route::FloorRead => self.on_floor_read(now, result),

@@ -87,9 +87,9 @@ impl Node {
         }
         self.map_more(now);
         while self.link.as_ref().is_some_and(|l| l.gate.is_free(now))
-            && let Some(range) = self.next_chunk()
+            && let Some((resync, range)) = self.next_chunk()
         {
-            self.read_blocks(now, vec![range], Purpose::Seed);
+            self.read_blocks(now, vec![range], Purpose::Seed { resync });
         }
         self.end_pass();
     }
@@ -105,11 +105,12 @@ impl Node {
         seeder.mapping = true;
         let range = ByteRange::new(at, MAP_BYTES.min(base - at));
         seeder.mapped_to = Some(range.end());
-        self.out.disk(now, Route::SeedMap, DiskOp::Map { range });
+        let resync = seeder.resync;
+        self.out.disk(now, Route::SeedMap { resync }, DiskOp::Map { range });
     }
 
-    pub(super) fn on_seed_mapped(&mut self, result: DiskResult) {
-        let Some(seeder) = self.seeder.as_mut().filter(|s| s.mapping) else { return };
+    pub(super) fn on_seed_mapped(&mut self, resync: Nonce, result: DiskResult) {
+        let Some(seeder) = self.seeder.as_mut().filter(|s| s.mapping && s.resync == resync) else { return };
         seeder.mapping = false;
         match result {
             Ok(DiskDone::Mapped(ranges)) => {
@@ -123,7 +124,7 @@ impl Node {
         }
     }
 
-    fn next_chunk(&mut self) -> Option<BlockRange> {
+    fn next_chunk(&mut self) -> Option<(Nonce, BlockRange)> {
         let blocks = self.size.div_ceil(BLOCK as u64);
         let seeder = self.seeder.as_mut().filter(|s| s.may_send())?;
         loop {
@@ -131,18 +132,18 @@ impl Node {
             let end = end.min(blocks);
             if start < end {
                 seeder.reading += 1;
-                return Some(BlockRange::new(start, (end - start) as u32));
+                return Some((seeder.resync, BlockRange::new(start, (end - start) as u32)));
             }
         }
     }
 
-    pub(super) fn on_seed_read(&mut self, now: Nanos, range: BlockRange, data: Option<Vec<Bytes>>) {
+    pub(super) fn on_seed_read(&mut self, now: Nanos, resync: Nonce, range: BlockRange, data: Option<Vec<Bytes>>) {
         let read_at = self.log.end().position;
-        let Some(seeder) = &mut self.seeder else { return };
+        let Some(seeder) = self.seeder.as_mut().filter(|s| s.resync == resync) else { return };
         seeder.reading = seeder.reading.saturating_sub(1);
         seeder.visible_at = seeder.visible_at.max(read_at.lsn);
         seeder.done_bytes += range.bytes();
-        let (resync, first_pass) = (seeder.resync, seeder.pass == 1);
+        let first_pass = seeder.pass == 1;
         let Some(data) = data else { return self.fail_copy("the volume cannot be read for seeding") };
         let data = Bytes::from(data.concat());
         for (at, blocks, is_zero) in runs(&data) {

@@ -12,7 +12,7 @@ use crate::format::crc32;
 use crate::node::Node;
 use crate::outbox::Route;
 use crate::planted::{Planted, planted};
-use crate::types::{BLOCK, BlockRange, Lsn, Nanos};
+use crate::types::{BLOCK, BlockRange, Lsn, Nanos, Nonce};
 use crate::volume::index::{Crcs, Piece, Place};
 
 /// What a finished read is for.
@@ -22,8 +22,8 @@ pub(super) enum Purpose {
     Reply(RequestId),
     /// The edge blocks of a partial write: `head` is followed by `tail` when both are needed.
     Fill(RequestId),
-    /// A chunk of a seeding.
-    Seed,
+    /// A chunk of just this seeding: what an earlier one read may be older than what the new one has sent.
+    Seed { resync: Nonce },
     /// A range of a verification that this side began.
     VerifyAsk { lsn: Lsn },
     /// A range that the peer asks to compare.
@@ -211,7 +211,7 @@ impl Node {
         match purpose {
             Purpose::Reply(id) => self.on_reply_read(id, data),
             Purpose::Fill(id) => self.on_filled(now, id, data),
-            Purpose::Seed => self.on_seed_read(now, ranges[0], data),
+            Purpose::Seed { resync } => self.on_seed_read(now, resync, ranges[0], data),
             Purpose::VerifyAsk { lsn } => self.on_verify_read(ranges[0], lsn, data),
             Purpose::VerifyAnswer { id, hash, lsn } => self.on_verify_answer_read(ranges[0], id, hash, lsn, data),
         }

@@ -34,6 +34,8 @@ pub enum Fate {
     Done,
     /// It fails at once and changes nothing.
     Fails,
+    /// As `Fails`, for want of space.
+    FindsNoSpace,
     /// It does not end; a kill ends it without effect.
     Hangs,
     /// It is done when the test says so.
@@ -333,6 +335,7 @@ impl Pair {
                 let result = match (copy.fate)(&op) {
                     Fate::Done => copy.run(op),
                     Fate::Fails => Err(DiskError::Io),
+                    Fate::FindsNoSpace => Err(DiskError::NoSpace),
                     Fate::Hangs => return true,
                     Fate::Later => {
                         copy.late.push((token, op));

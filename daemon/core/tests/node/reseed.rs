@@ -1,11 +1,14 @@
 //! A copy that was given up.
 
-use tidemark_core::config::Mode;
-use tidemark_core::event::{DiskOp, FileRef};
-use tidemark_core::status::CopyState;
-use tidemark_core::verb::Verb;
+use std::cell::RefCell;
 
-use crate::bench::{A, B, Fate};
+use tidemark_core::config::Mode;
+use tidemark_core::event::{DiskOp, FileRef, Slot};
+use tidemark_core::status::CopyState;
+use tidemark_core::types::BLOCK;
+use tidemark_core::verb::{Verb, VerbOk};
+
+use crate::bench::{A, B, Fate, Pair};
 use crate::sealing::parted;
 
 /// Nothing of what being given up leads to gets as far as the disk.
@@ -29,4 +32,75 @@ fn a_restart_forgets_that_a_copy_was_given_up_and_loses_nothing_by_that() {
     pair.connect();
     pair.pass(1_000);
     assert_eq!(pair.status(A).appended, pair.status(B).appended);
+}
+
+fn base_reads_are_late(op: &DiskOp) -> Fate {
+    if matches!(op, DiskOp::Read { file: FileRef::Base, .. }) { Fate::Later } else { Fate::Done }
+}
+
+#[test]
+fn what_an_earlier_seeding_read_does_not_overtake_what_the_next_one_sent() {
+    let mut pair = Pair::new();
+    pair.write(A, 1, 0x11);
+    pair.pass(1_000);
+    pair.verb(A, Verb::Drain);
+    pair.pass(2_000);
+    assert_eq!(pair.copies[A].files[&FileRef::Base][BLOCK], 0x11);
+    pair.kill(B);
+    pair.copies[B].files.get_mut(&FileRef::Base).unwrap().fill(0);
+    pair.copies[A].fate = base_reads_are_late;
+    pair.replace_b();
+    pair.write(A, 1, 0x22);
+    // The next seeding sends the block from the log, where it is new; the base's is still being read for the first.
+    pair.connect();
+    pair.do_late(A);
+    pair.copies[A].fate = |_| Fate::Done;
+    pair.do_late(A);
+    pair.pass(3_000);
+    assert!(matches!(pair.status(B).copy, CopyState::Current), "{:?}", pair.status(B).copy);
+    let id = pair.verb(A, Verb::Verify);
+    pair.pass(1_000);
+    let Some(Ok(VerbOk::Verified { differing, .. })) = pair.copies[A].end_of(id) else {
+        panic!("{:?}", pair.copies[A].end_of(id))
+    };
+    assert!(differing.is_empty(), "{differing:?}");
+}
+
+thread_local!(static GONE: RefCell<Vec<Slot>> = const { RefCell::new(Vec::new()) });
+
+/// A slot whose removal was asked for cannot be opened any more, long before the removal is durable.
+fn removals_take_their_time(op: &DiskOp) -> Fate {
+    let is_gone = |file: &FileRef| matches!(file, FileRef::Log(slot) if GONE.with_borrow(|gone| gone.contains(slot)));
+    match op {
+        DiskOp::Remove { slot } => {
+            GONE.with_borrow_mut(|gone| gone.push(*slot));
+            Fate::Later
+        }
+        DiskOp::Prepare { slot, .. } => {
+            GONE.with_borrow_mut(|gone| gone.retain(|s| s != slot));
+            Fate::Done
+        }
+        DiskOp::Sync { files } if files.iter().any(is_gone) => Fate::Fails,
+        _ => Fate::Done,
+    }
+}
+
+#[test]
+fn a_log_that_starts_over_syncs_none_of_the_slots_that_are_being_removed() {
+    let mut pair = Pair::new();
+    pair.pass(1_000);
+    for block in 0..16 {
+        pair.write_without_promise(A, block, 0x33);
+    }
+    assert!(pair.status(B).durable < pair.status(B).appended.lsn, "B has something to sync");
+    pair.copies[B].fate = removals_take_their_time;
+    pair.verb(B, Verb::Reseed);
+    for n in 0..12 {
+        for block in 0..(if n >= 3 { 16 } else { 0 }) {
+            pair.write_without_promise(A, block, 0x40 + n);
+        }
+        pair.pass(100);
+        pair.do_late(B);
+    }
+    assert!(pair.copies[B].alarms.is_empty(), "{:?}", pair.copies[B].alarms);
 }

@@ -93,6 +93,22 @@ fn a_follower_whose_durable_write_failed_has_failed_as_by_a_failed_sync() {
 }
 
 #[test]
+fn a_durable_write_that_finds_no_space_does_not_condemn_the_copy() {
+    let mut pair = in_sync();
+    pair.copies[B].fate = |op| match op {
+        DiskOp::Write { durable: true, .. } => Fate::FindsNoSpace,
+        _ => Fate::Done,
+    };
+    pair.write(A, 1, 1);
+    pair.kill(B);
+    pair.copies[B].fate = |_| Fate::Done;
+    pair.start(B);
+    pair.connect();
+    pair.pass(1_000);
+    assert_eq!(pair.status(B).durable, appended(&pair, A), "{:?}", pair.status(B).copy);
+}
+
+#[test]
 fn a_bandwidth_limit_holds_and_is_lifted_online() {
     let mut pair = Pair::new();
     let frame = 2 * BLOCK as u64;
