@@ -1,11 +1,14 @@
 //! The composition root: a configuration becomes a running agent, and a signal ends it in order.
 
+use std::fs::File;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -35,6 +38,12 @@ pub enum AppError {
         path: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// Another agent uses the run directory.
+    #[error("{path} is locked: another agent uses this run directory")]
+    RunDirectoryInUse {
+        /// The lock.
+        path: String,
     },
     /// Site and node have no identity.
     #[error(transparent)]
@@ -79,6 +88,22 @@ fn make_directories(config: &Config) -> Result<(), AppError> {
         crashsafe::create_dir(dir).map_err(failed(dir))?;
     }
     std::fs::create_dir_all(&config.run_dir).map_err(failed(&config.run_dir))
+}
+
+/// Makes the run directory this agent's alone: what else is found there is a dead one's. Held as long as the agent lives.
+async fn lock_run_dir(config: &Config) -> Result<Flock<File>, AppError> {
+    let path = config.run_dir.join("lock");
+    let failed = |source| AppError::Directory { path: path.display().to_string(), source };
+    let mut file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    for _ in 0..BIND_TRIES {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EAGAIN)) => file,
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        tokio::time::sleep(BIND_PAUSE).await;
+    }
+    Err(AppError::RunDirectoryInUse { path: path.display().to_string() })
 }
 
 fn start_shards(count: u16) -> Result<Vec<ShardThread>, AppError> {
@@ -203,8 +228,7 @@ fn serve_network(
     }
 }
 
-/// Prepares this host for the volumes of this agent. The admin socket and the catalogue are its own by now: whatever else is in
-/// the run directory is a dead one's.
+/// Prepares this host for the volumes of this agent, whose run directory is locked.
 async fn prepare_host(config: &Config, shards: &[ShardHandle]) {
     let (run_dir, dev_dir) = (config.run_dir.clone(), config.fuse.dir.clone());
     let _ = tokio::task::spawn_blocking(move || clear_stale(&run_dir, &dev_dir)).await; // a panic was logged by the hook
@@ -219,6 +243,7 @@ async fn prepare_host(config: &Config, shards: &[ShardHandle]) {
 /// [`AppError`]; nothing is left running then.
 pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), AppError> {
     make_directories(&config)?;
+    let _alone = lock_run_dir(&config).await?;
     let identity = Identity::load_or_create(&config)?;
     let control = Control::bind(&config.admin, identity.site).await?;
     let telemetry = Arc::new(Telemetry::new());

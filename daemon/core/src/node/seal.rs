@@ -139,6 +139,8 @@ impl Node {
                 self.sealing = None;
                 self.greet();
                 self.match_peer(now);
+                // What came meanwhile waits, and the receiver had its turn before.
+                self.pump_again = true;
             }
             _ => {}
         }

@@ -54,7 +54,7 @@ pub fn cleanup_stale(run_dir: &Path, dev_dir: &Path) -> Result<Cleanup, CleanupE
     let fuse_dir = mounts_dir(run_dir);
     let mounts = mount::mounts_below(&fuse_dir).map_err(at(&fuse_dir))?;
     // Found before the mounts go: afterwards the kernel no longer knows the full name of the file.
-    let loops = loops_below(&fuse_dir)?;
+    let loops = loops_on(&mounts)?;
     for dir in &mounts {
         mount::abort_at(dir);
     }
@@ -83,13 +83,14 @@ fn remove_empty(dir: &Path) -> Result<(), CleanupError> {
     }
 }
 
-/// Loop devices whose file lies below the directory.
-fn loops_below(dir: &Path) -> Result<Vec<PathBuf>, CleanupError> {
+/// Loop devices whose file lies on one of these mounts. A path alone says too little: the kernel gives that of another mount
+/// namespace as it is there.
+fn loops_on(mounts: &[PathBuf]) -> Result<Vec<PathBuf>, CleanupError> {
     let blocks = Path::new("/sys/block");
     let mut found = Vec::new();
     for entry in fs::read_dir(blocks).map_err(at(blocks))? {
         let device = Path::new("/dev").join(entry.map_err(at(blocks))?.file_name());
-        if loop_device::backing_file(&device).is_some_and(|file| file.starts_with(dir)) {
+        if loop_device::backing_file(&device).is_some_and(|file| mounts.iter().any(|dir| file.starts_with(dir))) {
             found.push(device);
         }
     }
