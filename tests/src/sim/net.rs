@@ -125,9 +125,10 @@ impl Conn {
         }
     }
 
-    /// Nothing flows to `to` until then.
+    /// Nothing flows to `to` until then. What is under way arrives just then, what is sent from now on comes after that.
     pub fn stall(&mut self, to: usize, until: u64) {
         self.hold_until[to] = self.hold_until[to].max(until);
+        self.last[to] = self.last[to].max(self.hold_until[to]);
     }
 
     /// The stream breaks. Answers when each end learns of it.
@@ -146,7 +147,7 @@ impl Conn {
             if rng.percent(25) {
                 // What is under way arrives late, perhaps after the next stream is up.
                 at = now + rng.log_between(5 * MS, 3_000 * MS);
-                self.hold_until[side] = self.hold_until[side].max(at);
+                self.stall(side, at);
                 self.dead_from[side] = self.hold_until[side] + 1;
             }
             if slow || rng.percent(20) {
@@ -173,5 +174,22 @@ impl Conn {
         let at = (now + delay).max(self.last[other] + 1);
         self.dead_from[other] = at;
         Some(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_while_a_stream_stalls_arrives_after_what_was_under_way() {
+        let mut net = Net::default();
+        let id = net.open([1, 1], [0, 0]);
+        let conn = net.conn(id).unwrap();
+        let under_way = conn.arrival(1, 10, 20).unwrap();
+        conn.stall(1, 100);
+        let sent_then = conn.arrival(1, 15, 20).unwrap();
+        let Arrival::Later(put_off) = conn.arrive(1, under_way) else { panic!("it is stalled") };
+        assert!(put_off < sent_then, "whichever of the two was put into the queue first");
     }
 }
