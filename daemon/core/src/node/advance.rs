@@ -56,6 +56,7 @@ impl Node {
             CopyFlag::Seeding(_) => Some("being seeded"),
             CopyFlag::Released => Some("released"),
             CopyFlag::Suspect => Some("suspect"),
+            CopyFlag::Complete | CopyFlag::Diverged if self.reseed_wanted => Some("given up"),
             CopyFlag::Complete | CopyFlag::Diverged if self.damage.is_some() => Some("suspect"),
             CopyFlag::Diverged => Some("diverged"),
             CopyFlag::Complete => self.diverged.is_some().then_some("diverged"),

@@ -16,7 +16,12 @@ const TELL_NS: u64 = 4_000_000;
 impl Node {
     /// Stream messages are processed strictly in order; a frame that finds no slot waits, and all that follow with it.
     pub(super) fn enqueue(&mut self, now: Nanos, message: Message) {
+        let starts_over = matches!(message, Message::SeedBegin { pass: 1, .. }) && !self.leads();
         if let Some(link) = &mut self.link {
+            if starts_over {
+                // What came before leads nowhere any more, and might wait for room that only the frames after it would make.
+                link.backlog.retain(|waits| matches!(waits, Message::VerifyRange { .. }));
+            }
             link.backlog.push_back(message);
         }
         self.drain_backlog(now);

@@ -185,7 +185,10 @@ impl Node {
         }
         if bad_crc {
             self.counters.checksum_errors += 1;
-            self.alarm("log_rot", "a block of the log does not match its checksum; it is not served");
+            match self.damage {
+                Some(_) => self.alarm("log_rot", "a block of the log does not match its checksum; it is not served"),
+                None => self.log_is_rotten("it is not served"),
+            }
         }
         if self.reads.jobs.get(&id).is_some_and(|j| j.left == 0) {
             self.finish_job(now, id);

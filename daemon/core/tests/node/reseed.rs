@@ -6,7 +6,7 @@ use tidemark_core::config::Mode;
 use tidemark_core::event::{DiskOp, FileRef, Slot};
 use tidemark_core::status::CopyState;
 use tidemark_core::types::BLOCK;
-use tidemark_core::verb::{Verb, VerbOk};
+use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
 use crate::bench::{A, B, Fate, Pair};
 use crate::sealing::parted;
@@ -103,4 +103,15 @@ fn a_log_that_starts_over_syncs_none_of_the_slots_that_are_being_removed() {
         pair.do_late(B);
     }
     assert!(pair.copies[B].alarms.is_empty(), "{:?}", pair.copies[B].alarms);
+}
+
+#[test]
+fn a_copy_that_was_given_up_is_not_drained() {
+    let mut pair = Pair::new();
+    pair.disconnect();
+    pair.verb(B, Verb::Reseed);
+    let drain = pair.verb(B, Verb::Drain);
+    let refused =
+        matches!(pair.copies[B].end_of(drain), Some(Err(VerbError::CopyState { state, .. })) if state == "given up");
+    assert!(refused, "{:?}", pair.copies[B].end_of(drain));
 }
