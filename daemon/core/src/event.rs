@@ -62,8 +62,8 @@ pub enum DiskOp {
         offset: u64,
         /// The pieces, in order. A shell whose device wants alignment copies those that are not aligned.
         bufs: Vec<Bytes>,
-        /// The write ends only when it is durable itself (as with FUA), which says nothing of any other. An error is then as
-        /// final as that of a sync; never retried by the shell.
+        /// The write ends only when it is durable itself (as with FUA), which says nothing of any other. [`DiskError::Io`] is
+        /// then as final as that of a sync.
         durable: bool,
     },
     /// Reads exactly `len` bytes, or an error. Reading past the end of a file is [`DiskError::Short`].

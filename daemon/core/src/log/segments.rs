@@ -329,7 +329,6 @@ impl Segments {
     pub fn on_removed(&mut self, slot: Slot) {
         self.removing.take_if(|removing| *removing == slot);
         self.slots.remove(&slot);
-        self.unsynced.remove(&slot);
     }
 
     /// Invariants: sequences ascend, frames ascend, each slot is in one place, the last live frame ends at `end`.

@@ -373,6 +373,11 @@ impl Node {
         }
     }
 
+    /// What lies on the disk is still being read.
+    fn is_recovering(&self) -> bool {
+        matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. })
+    }
+
     fn wall_at(&self, now: Nanos) -> WallMs {
         WallMs(self.wall.0 + now.since(self.opened_at) / 1_000_000)
     }
@@ -410,7 +415,7 @@ impl Node {
 
     /// Invariants of the whole; the machines check their own.
     pub fn check(&self) {
-        if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {
+        if self.is_recovering() {
             return;
         }
         self.log.check();

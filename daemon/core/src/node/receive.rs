@@ -108,9 +108,14 @@ impl Node {
 
     /// The frame at the end of the log is the peer's; `sync`: it waits until that is durable.
     fn on_append_taken(&mut self, sync: bool) {
-        let end = self.log.end().position.lsn;
-        if let Some(link) = self.link.as_mut().filter(|_| sync) {
-            link.sync_wanted = link.sync_wanted.max(end);
+        if sync {
+            self.note_sync_wanted(self.log.end().position.lsn);
+        }
+    }
+
+    fn note_sync_wanted(&mut self, lsn: Lsn) {
+        if let Some(link) = &mut self.link {
+            link.sync_wanted = link.sync_wanted.max(lsn);
         }
     }
 
@@ -137,9 +142,7 @@ impl Node {
         if epoch != self.k.epoch {
             return self.refuse(if epoch < self.k.epoch { Refusal::OldEpoch } else { Refusal::NeedConfig });
         }
-        if let Some(link) = &mut self.link {
-            link.sync_wanted = link.sync_wanted.max(lsn);
-        }
+        self.note_sync_wanted(lsn);
         self.log.want_durable(lsn);
     }
 

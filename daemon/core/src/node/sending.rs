@@ -75,6 +75,9 @@ impl Node {
 
     /// Frames for which nobody waits gather (see [`crate::ship::gate`]); nothing exceeds the bandwidth of the policy.
     fn may_leave(&mut self, now: Nanos) -> bool {
+        if self.link.as_ref().is_some_and(|l| l.gate.is_open(now)) {
+            return true;
+        }
         let awaited = self.is_peer_awaited();
         let Some(link) = &mut self.link else { return false };
         let unsent = self.log.tail.bytes_from(link.sender.next, GATHER_BYTES);
@@ -92,6 +95,7 @@ impl Node {
             || self.change_wants().is_some()
     }
 
+    /// Sends a frame of the stream, under the K that the peer confirmed.
     fn send_frame(&mut self, now: Nanos, append: Append, last: Lsn, bytes: u64) {
         let Some(link) = &mut self.link else { return };
         link.sender.on_sent(last, bytes);
@@ -177,12 +181,12 @@ impl Node {
                 return self.rot();
             }
             let used = header.used_bytes();
-            let epoch = self.k.epoch;
-            let append = |epoch| Append { epoch, header: bytes.slice(..used), payload: vec![payload], sync: false };
+            let append =
+                Append { epoch: self.k.epoch, header: bytes.slice(..used), payload: vec![payload], sync: false };
             if fetch {
-                self.send(Message::Append(append(epoch)));
+                self.send(Message::Append(append));
             } else {
-                self.send_frame(now, append(epoch), frame.last, len as u64);
+                self.send_frame(now, append, frame.last, len as u64);
             }
         }
     }

@@ -105,7 +105,7 @@ impl Node {
             CopyFlag::Diverged | CopyFlag::Complete if self.reseed_wanted => return self.seeding_state(),
             CopyFlag::Diverged | CopyFlag::Complete => {}
         }
-        if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {
+        if self.is_recovering() {
             return CopyState::Opening;
         }
         if self.damage.is_some() {

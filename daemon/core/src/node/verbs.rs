@@ -71,10 +71,6 @@ impl Node {
         self.begin_verb(now, id, verb);
     }
 
-    fn is_recovering(&self) -> bool {
-        matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. })
-    }
-
     fn begin_verb(&mut self, now: Nanos, id: VerbId, verb: Verb) {
         let result = match verb {
             Verb::Promote { assert_peer_fenced, max_loss_bytes, max_loss_seconds, allow_unproven } => {
@@ -395,7 +391,7 @@ impl Node {
     }
 
     fn close(&mut self, id: VerbId) -> Result<(), VerbError> {
-        if matches!(self.stage, Stage::Recovering(_) | Stage::CheckingBase { .. }) {
+        if self.is_recovering() {
             self.fail_waiting();
             self.end_waiting_verbs();
             self.stage = Stage::Closed;

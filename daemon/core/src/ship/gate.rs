@@ -28,17 +28,21 @@ impl Gate {
         self.free_at <= now
     }
 
+    /// True when it was opened for what is there: it stays so until everything has left or the bandwidth is used up.
+    pub fn is_open(&self, now: Nanos) -> bool {
+        self.is_free(now) && self.gathered_at.is_some_and(|at| at <= now)
+    }
+
     /// True when frames may leave that are `unsent` bytes together; `awaited`: somebody waits for them.
     pub fn opens(&mut self, now: Nanos, unsent: u64, awaited: bool) -> bool {
         if !self.is_free(now) {
             return false;
         }
+        let at = self.gathered_at.get_or_insert(Nanos(now.0 + GATHER_NS));
         if awaited || unsent >= GATHER_BYTES {
-            self.gathered_at = Some(now);
-            return true;
+            *at = now;
         }
-        let at = *self.gathered_at.get_or_insert(Nanos(now.0 + GATHER_NS));
-        at <= now
+        *at <= now
     }
 
     /// Everything there was has left.
@@ -91,7 +95,9 @@ mod tests {
     #[test]
     fn a_frame_that_somebody_waits_for_leaves_at_once_and_all_before_it() {
         let mut gate = Gate::default();
-        assert!(gate.opens(START, 4096, true));
+        assert!(!gate.opens(START, 4096, false));
+        assert!(gate.opens(START, 8192, true));
+        assert!(gate.is_open(START), "also for what follows it");
     }
 
     #[test]

@@ -84,6 +84,11 @@ pub fn assertion() -> Assertion {
     Assertion { who: "test".into(), why: "the other site is stopped".into(), at: WallMs(1) }
 }
 
+/// True for a sync of the log.
+pub fn is_log_sync(op: &DiskOp) -> bool {
+    matches!(op, DiskOp::Sync { files } if files.iter().any(|f| matches!(f, FileRef::Log(_))))
+}
+
 /// Opens a copy by such a word, at any loss.
 pub fn promote_anyway() -> Verb {
     Verb::Promote {

@@ -1,13 +1,13 @@
 //! When frames leave for the peer, and what an answer that waits for it costs.
 
 use tidemark_core::config::{Mode, Policy};
-use tidemark_core::event::{DiskOp, FileRef};
+use tidemark_core::event::DiskOp;
 use tidemark_core::ship::gate::GATHER_BYTES;
 use tidemark_core::status::CopyState;
 use tidemark_core::types::{BLOCK, Lsn};
 use tidemark_core::verb::Verb;
 
-use crate::bench::{A, B, Fate, Pair};
+use crate::bench::{A, B, Fate, Pair, is_log_sync};
 
 fn appended(pair: &Pair, site: usize) -> Lsn {
     pair.status(site).appended.lsn
@@ -15,10 +15,11 @@ fn appended(pair: &Pair, site: usize) -> Lsn {
 
 /// Syncs of the log do not end.
 fn no_sync_of_the_log(op: &DiskOp) -> Fate {
-    match op {
-        DiskOp::Sync { files } if files.iter().any(|f| matches!(f, FileRef::Log(_))) => Fate::Hangs,
-        _ => Fate::Done,
-    }
+    if is_log_sync(op) { Fate::Hangs } else { Fate::Done }
+}
+
+fn is_durable_write(op: &DiskOp) -> bool {
+    matches!(op, DiskOp::Write { durable: true, .. })
 }
 
 fn set(pair: &mut Pair, change: impl FnOnce(&mut Policy)) {
@@ -79,10 +80,7 @@ fn a_durable_write_behind_one_that_is_not_synced_promises_nothing_before_a_sync(
 #[test]
 fn a_follower_whose_durable_write_failed_has_failed_as_by_a_failed_sync() {
     let mut pair = in_sync();
-    pair.copies[B].fate = |op| match op {
-        DiskOp::Write { durable: true, .. } => Fate::Fails,
-        _ => Fate::Done,
-    };
+    pair.copies[B].fate = |op| if is_durable_write(op) { Fate::Fails } else { Fate::Done };
     let id = pair.write(A, 1, 1);
     assert!(!pair.copies[A].replies.contains(&id));
     assert_eq!(pair.copies[B].alarms, ["copy_failed"]);
@@ -95,10 +93,7 @@ fn a_follower_whose_durable_write_failed_has_failed_as_by_a_failed_sync() {
 #[test]
 fn a_durable_write_that_finds_no_space_does_not_condemn_the_copy() {
     let mut pair = in_sync();
-    pair.copies[B].fate = |op| match op {
-        DiskOp::Write { durable: true, .. } => Fate::FindsNoSpace,
-        _ => Fate::Done,
-    };
+    pair.copies[B].fate = |op| if is_durable_write(op) { Fate::FindsNoSpace } else { Fate::Done };
     pair.write(A, 1, 1);
     pair.kill(B);
     pair.copies[B].fate = |_| Fate::Done;

@@ -1,16 +1,13 @@
 //! Verbs, at moments at which they cannot do what they are for.
 
-use tidemark_core::event::{DiskOp, FileRef};
+use tidemark_core::event::DiskOp;
 use tidemark_core::status::{CopyState, Role};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Fate, Pair, promote_anyway};
+use crate::bench::{A, B, Fate, Pair, is_log_sync, promote_anyway};
 
 fn no_sync_of_the_log(op: &DiskOp) -> Fate {
-    match op {
-        DiskOp::Sync { files } if files.iter().any(|f| matches!(f, FileRef::Log(_))) => Fate::Fails,
-        _ => Fate::Done,
-    }
+    if is_log_sync(op) { Fate::Fails } else { Fate::Done }
 }
 
 #[test]
