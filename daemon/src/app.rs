@@ -7,7 +7,6 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -93,17 +92,15 @@ fn make_directories(config: &Config) -> Result<(), AppError> {
 /// Makes the run directory this agent's alone: what else is found there is a dead one's. Held as long as the agent lives.
 async fn lock_run_dir(config: &Config) -> Result<Flock<File>, AppError> {
     let path = config.run_dir.join("lock");
-    let failed = |source| AppError::Directory { path: path.display().to_string(), source };
-    let mut file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    for _ in 0..BIND_TRIES {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((file, Errno::EAGAIN)) => file,
-            Err((_, errno)) => return Err(failed(errno.into())),
-        };
-        tokio::time::sleep(BIND_PAUSE).await;
-    }
-    Err(AppError::RunDirectoryInUse { path: path.display().to_string() })
+    let lock = async || {
+        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+    };
+    let is_held = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    patiently(lock, is_held).await.map_err(|source| {
+        let path = path.display().to_string();
+        if is_held(&source) { AppError::RunDirectoryInUse { path } } else { AppError::Directory { path, source } }
+    })
 }
 
 fn start_shards(count: u16) -> Result<Vec<ShardThread>, AppError> {
@@ -127,32 +124,32 @@ fn transport(
     }
 }
 
-/// A killed predecessor's sockets and locks live until the kernel has ended its last disk operation: worth a short wait.
-const BIND_TRIES: u32 = 50;
+/// How often something is tried that a predecessor may hold.
+const PREDECESSOR_TRIES: u32 = 50;
 /// Pause between two tries.
-const BIND_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const PREDECESSOR_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Tries again while something `is_held`: a killed predecessor's sockets and locks live until the kernel has ended its last disk
+/// operation, which is worth a short wait.
+async fn patiently<T, E>(attempt: impl AsyncFn() -> Result<T, E>, is_held: impl Fn(&E) -> bool) -> Result<T, E> {
+    for _ in 0..PREDECESSOR_TRIES {
+        match attempt().await {
+            Err(error) if is_held(&error) => tokio::time::sleep(PREDECESSOR_PAUSE).await,
+            other => return other,
+        }
+    }
+    attempt().await
+}
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
-    let mut tries = 0;
-    loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => return Ok(listener),
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && tries < BIND_TRIES => tries += 1,
-            Err(source) => return Err(AppError::Listen { address, source }),
-        }
-        tokio::time::sleep(BIND_PAUSE).await;
-    }
+    let is_held = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+    let bound = patiently(async || TcpListener::bind(address).await, is_held).await;
+    bound.map_err(|source| AppError::Listen { address, source })
 }
 
 async fn open_catalogue(config: &Config, telemetry: &Telemetry) -> Result<Catalogue, CatalogueError> {
-    let mut tries = 0;
-    loop {
-        match Catalogue::open(&config.state_dir, &config.pools, telemetry.catalogue.clone()) {
-            Err(CatalogueError::InUse { .. }) if tries < BIND_TRIES => tries += 1,
-            other => return other,
-        }
-        tokio::time::sleep(BIND_PAUSE).await;
-    }
+    let open = async || Catalogue::open(&config.state_dir, &config.pools, telemetry.catalogue.clone());
+    patiently(open, |error| matches!(error, CatalogueError::InUse { .. })).await
 }
 
 /// What the agent listens on besides its admin API; bound before anything is opened.

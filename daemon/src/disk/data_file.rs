@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::Flock;
-use nix::sys::statfs::{self, BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC};
+use nix::sys::statfs::{
+    self, BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC,
+};
 
 use super::Error;
 use super::buffer::{AlignedBuf, Alignment};
@@ -67,10 +69,12 @@ impl DataFile {
         let is_base = matches!(mode, Mode::Base { .. });
         let lock = if is_base { Some(lock_again(home, &file, &path)?) } else { None };
         let buffered = if is_base && alignment.is_some() { Some(open_plain(home, &path, mode)?) } else { None };
+        let on = file_system(&file);
         Ok(Self {
             path,
-            waits_inline: is_fuse(&file),
-            keeps_dsync: keeps_dsync(&file),
+            // FUSE waits for the inode's lock, held by a sync that its server does not answer, also where it must not wait.
+            waits_inline: on == Some(FUSE_SUPER_MAGIC),
+            keeps_dsync: on.is_some_and(|on| KEEP_DSYNC.contains(&on)),
             file,
             alignment: alignment.unwrap_or(Alignment::NONE),
             is_direct: alignment.is_some(),
@@ -179,7 +183,8 @@ fn open_direct(home: &Home, path: &Path, mode: Mode) -> Result<Option<(File, Ali
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
         other => other.map_err(opening(path))?,
     };
-    let alignment = if is_memory(&file) { None } else { Alignment::of(&file) };
+    // tmpfs accepts O_DIRECT and ignores it.
+    let alignment = if file_system(&file) == Some(TMPFS_MAGIC) { None } else { Alignment::of(&file) };
     Ok(alignment.map(|alignment| (file, alignment)))
 }
 
@@ -209,22 +214,14 @@ fn opening(path: &Path) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-/// tmpfs accepts O_DIRECT and ignores it.
-fn is_memory(file: &File) -> bool {
-    statfs::fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC)
+/// The file system that holds a file; `None` when it does not say.
+fn file_system(file: &File) -> Option<FsType> {
+    statfs::fstatfs(file).ok().map(|fs| fs.filesystem_type())
 }
 
-/// A FUSE file system waits for the inode's lock, held by a sync that its server does not answer, also where it must not wait.
-fn is_fuse(file: &File) -> bool {
-    statfs::fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == FUSE_SUPER_MAGIC)
-}
-
-/// The file systems that are known to make an asynchronous direct write with `RWF_DSYNC` durable before it completes. Others may not:
-/// FUSE, for one, only hands the flag to its server.
-fn keeps_dsync(file: &File) -> bool {
-    let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
-    statfs::fstatfs(file).is_ok_and(|fs| known.contains(&fs.filesystem_type()))
-}
+/// The file systems that are known to make an asynchronous direct write with `RWF_DSYNC` durable before it completes. Others may
+/// not: FUSE, for one, only hands the flag to its server.
+const KEEP_DSYNC: [FsType; 3] = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
 
 /// Locks the base image through a duplicate, which shares the lock with `file`.
 fn lock_again(home: &Home, file: &File, path: &Path) -> Result<Flock<File>, Error> {

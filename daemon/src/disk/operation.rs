@@ -96,7 +96,7 @@ impl Work {
     /// What is left of a durable write when it has ended: the sync that the file system would not have done with it.
     pub fn sync_after(&self) -> Option<Self> {
         match self {
-            Self::Transfer(transfer) if transfer.is_durable() && !transfer.file().keeps_dsync() => {
+            Self::Transfer(transfer) if transfer.sync_after() => {
                 Some(Self::Sync(SyncSet::new(vec![Arc::clone(transfer.file())])))
             }
             _ => None,
@@ -132,7 +132,7 @@ pub(super) fn entry(work: &Work, submission: Submission) -> squeue::Entry {
 fn transfer_entry(transfer: &Transfer) -> squeue::Entry {
     let fd = types::Fd(transfer.file().raw_fd(transfer.channel()));
     let (vectors, offset) = (transfer.vectors(), transfer.offset());
-    let rw_flags = if transfer.is_durable() && transfer.file().keeps_dsync() { libc::RWF_DSYNC } else { 0 };
+    let rw_flags = if transfer.with_dsync() { libc::RWF_DSYNC } else { 0 };
     match (transfer.direction(), vectors) {
         (Direction::Read, [one]) => {
             opcode::Read::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()

@@ -105,8 +105,14 @@ impl Transfer {
         Self { durable, ..self }
     }
 
-    pub fn is_durable(&self) -> bool {
-        self.durable
+    /// The write itself is to be durable when it ends ...
+    pub fn with_dsync(&self) -> bool {
+        self.durable && self.file.keeps_dsync()
+    }
+
+    /// ... or is, as its file system does not promise that, to be followed by a sync.
+    pub fn sync_after(&self) -> bool {
+        self.durable && !self.file.keeps_dsync()
     }
 
     pub fn file(&self) -> &Arc<DataFile> {
