@@ -2,39 +2,20 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tidemark_tests::agents::{Attachment, NewVolume, Plan, TwoSites};
+use tidemark_tests::stage::loops_of;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const TEXT: &[u8; 512] = &[0x5a; 512];
-
-/// The device of the volume, once it is served again.
-fn attached(sites: &TwoSites) -> Result<PathBuf> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let shown = sites.a.cli().json(&["volume", "show", "disk"])?;
-        if let Some(path) = shown.pointer("/attachment/devicePath").and_then(|path| path.as_str()) {
-            return Ok(path.into());
-        }
-        ensure!(Instant::now() < deadline, "no device: {shown}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 fn write(device: &Path) -> Result<()> {
     let mut file = OpenOptions::new().write(true).open(device)?;
     file.write_all(TEXT)?;
     Ok(file.sync_all()?)
-}
-
-fn loops_below(dir: &Path) -> Result<usize> {
-    let listed = Command::new("losetup").args(["--noheadings", "--raw", "--output", "BACK-FILE"]).output()?;
-    let listed = String::from_utf8(listed.stdout)?;
-    Ok(listed.lines().filter(|file| Path::new(file).starts_with(dir)).count())
 }
 
 #[test]
@@ -47,20 +28,20 @@ fn an_agent_that_was_killed_finds_its_device_dead_and_serves_a_new_one_under_the
     let link = run_dir.join("dev/disk");
     ensure!(Some(fs::read_link(&link)?) == device, "the device has a name that stays");
     write(&link)?;
-    ensure!(loops_below(&run_dir)? == 1);
+    ensure!(loops_of(&run_dir).len() == 1);
 
     sites.a.kill();
     sites.a.start(&sites.stage)?;
-    let device = attached(&sites)?;
-    ensure!(fs::read_link(&link)? == device, "it has its name again");
-    ensure!(loops_below(&run_dir)? == 1, "the dead one is gone");
+    let view = sites.a.cli().wait_for("disk", "device", PATIENCE, |view| view.attachment().is_some())?;
+    ensure!(Some(fs::read_link(&link)?) == view.attachment().and_then(|a| a.device), "it has its name again");
+    ensure!(loops_of(&run_dir).len() == 1, "the dead one is gone");
     let mut read = [0; 512];
     OpenOptions::new().read(true).open(&link)?.read_exact(&mut read)?;
     ensure!(&read == TEXT, "what was synced is there");
     write(&link)?;
 
     sites.a.cli().detach("disk")?;
-    ensure!(loops_below(&run_dir)? == 0, "a loop device is left");
+    ensure!(loops_of(&run_dir).is_empty(), "a loop device is left");
     ensure!(fs::symlink_metadata(&link).is_err(), "a link is left");
     Ok(())
 }

@@ -80,6 +80,11 @@ impl VolumeView {
         PathBuf::from(self.text("/basePath"))
     }
 
+    /// How it is attached; `None` when it is not, or not yet again.
+    pub fn attachment(&self) -> Option<Attachment> {
+        Attachment::read(&self.0).ok()
+    }
+
     /// Every state with its reason, for messages.
     pub fn summary(&self) -> String {
         let state = |name: &str| {
