@@ -11,15 +11,14 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::agent::{
-    AcceptStreams, Agent, AgentEngine, HandleControl, Parts, clear_stale, load_tls, mark_server_thread,
-};
+use crate::agent::{AcceptStreams, Agent, AgentEngine, HandleControl, Parts, clear_stale, load_tls};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::config::identity::{Identity, IdentityError};
 use crate::config::{Config, Security};
 use crate::control::{Control, ControlError, TlsSource};
 use crate::crashsafe;
 use crate::disk::RingOptions;
+use crate::frontend::hardening::mark_io_flusher;
 use crate::frontend::nbd::TcpSecurity;
 use crate::here;
 use crate::peer::control::serve_control;
@@ -222,6 +221,13 @@ fn serve_network(
     if let Some(listener) = peer {
         let handler = Arc::new(HandleControl { agent: agent.clone() });
         tokio::spawn(serve_control(listener, transport.clone(), handler, stopped(stopping.clone())));
+    }
+}
+
+/// To be called on a thread that runs volumes: it must not wait for the disk that it serves.
+fn mark_server_thread() {
+    if let Err(error) = mark_io_flusher() {
+        tracing::debug!(%error, "the kernel does not know that this thread serves a disk");
     }
 }
 

@@ -6,24 +6,50 @@ use tidemark_core::status::Role;
 use tidemark_core::types::VolumeId;
 
 use super::volumes::failed;
-use super::{Agent, Open, fuse};
+use super::{Agent, Open, fuse, lock};
 use crate::control::{Attachment, EngineError, FrontendKind};
+use crate::frontend::kernel_nbd;
+
+/// A volume that is being attached; nobody else attaches it meanwhile.
+struct Attaching {
+    agent: Arc<Agent>,
+    id: VolumeId,
+}
+
+impl Drop for Attaching {
+    fn drop(&mut self) {
+        if let Some(entry) = self.agent.state().volumes.get_mut(&self.id) {
+            entry.attaching = false;
+        }
+    }
+}
 
 impl Agent {
-    /// Opens a frontend; open already: answers with what is there.
+    /// Opens a frontend; open already: answers with what is there. Goes on to its end when nobody waits for it any more.
     pub(super) async fn attach_volume(
         self: &Arc<Self>,
         id: VolumeId,
         kind: FrontendKind,
     ) -> Result<Attachment, EngineError> {
+        let agent = self.clone();
+        let attached = self.runtime.spawn(async move { agent.do_attach(id, kind).await });
+        attached.await.map_err(failed)?
+    }
+
+    async fn do_attach(self: &Arc<Self>, id: VolumeId, kind: FrontendKind) -> Result<Attachment, EngineError> {
         let (name, shard, wish) = {
-            let state = self.state();
-            let entry = state.volumes.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
+            let mut state = self.state();
+            let entry = state.volumes.get_mut(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
             if let Some(open) = &entry.open {
                 return Ok(Attachment { place: open.place.clone(), connections: 0 });
             }
+            if std::mem::replace(&mut entry.attaching, true) {
+                let text = "the volume is being attached".into();
+                return Err(EngineError::Refused { reason: "in-use", text });
+            }
             (entry.name.to_string(), entry.shard, entry.frontend)
         };
+        let _attaching = Attaching { agent: self.clone(), id };
         let status = self.status_of(id, shard).await?;
         if !matches!(status.role, Role::Primary | Role::Suspended(_)) {
             return Err(EngineError::Refused {
@@ -32,13 +58,14 @@ impl Agent {
             });
         }
         let kind = match (kind, wish) {
-            (FrontendKind::Auto, FrontendKind::Auto) => fuse::AUTO,
+            (FrontendKind::Auto, FrontendKind::Auto) => best().await?,
             (FrontendKind::Auto, wish) => wish,
             (kind, _) => kind,
         };
         let open = match kind {
             FrontendKind::Nbd => self.open_nbd(id, &name, shard, status.size).await?,
-            _ => self.open_fuse(id, &name, shard, status.size).await?,
+            FrontendKind::NbdDevice => self.open_nbd_device(id, &name, shard, status.size).await?,
+            FrontendKind::Fuse | FrontendKind::Auto => self.open_fuse(id, &name, shard, status.size).await?,
         };
         let place = open.place.clone();
         if let Some(entry) = self.state().volumes.get_mut(&id) {
@@ -51,27 +78,35 @@ impl Agent {
     /// Closes the frontend on request. Not open: success.
     pub(super) async fn detach_volume(&self, id: VolumeId, force: bool) -> Result<(), EngineError> {
         let open = self.state().volumes.get_mut(&id).and_then(|v| v.open.take());
-        let Some(mut open) = open else { return Ok(()) };
-        if let Some(mut fuse) = open.fuse.take() {
-            let task = tokio::task::spawn_blocking(move || {
-                let result = fuse.detach(force);
-                (fuse, result)
-            });
-            let (fuse, result) = task.await.map_err(failed)?;
-            if let Err(error) = result {
-                open.fuse = Some(fuse);
-                if let Some(entry) = self.state().volumes.get_mut(&id) {
-                    entry.open = Some(open);
-                }
-                return Err(EngineError::Refused { reason: "in-use", text: error.to_string() });
+        let Some(open) = open else { return self.forget_attachment(id, force).await };
+        let task = tokio::task::spawn_blocking(move || detached(open, force));
+        if let Err((open, text)) = task.await.map_err(failed)? {
+            if let Some(entry) = self.state().volumes.get_mut(&id) {
+                entry.open = Some(*open);
             }
+            return Err(EngineError::Refused { reason: "in-use", text });
         }
-        drop(open);
         self.remember_attached(id, None).await;
         Ok(())
     }
 
-    /// Closes the frontend for a stop; it is reopened at the next start.
+    /// Detaches a volume that is not open: after a restart it may wait for its frontend, and the kernel for us.
+    async fn forget_attachment(&self, id: VolumeId, force: bool) -> Result<(), EngineError> {
+        match self.attachment_wanted(id) {
+            None => return Ok(()),
+            Some(FrontendKind::NbdDevice) => self.end_leftover_device(id, force).await?,
+            Some(_) => {}
+        }
+        self.remember_attached(id, None).await;
+        Ok(())
+    }
+
+    /// The frontend that is to be open.
+    fn attachment_wanted(&self, id: VolumeId) -> Option<FrontendKind> {
+        lock(&self.catalogue).volumes().find(|entry| entry.record.id == id)?.record.attached
+    }
+
+    /// Closes the frontend for a stop; it is reopened at the next start. A device of the kernel's NBD client stays and waits.
     pub(super) async fn close_frontend(&self, id: VolumeId) {
         let open = self.state().volumes.get_mut(&id).and_then(|v| v.open.take());
         if let Some(Open { fuse: Some(mut fuse), .. }) = open {
@@ -88,6 +123,9 @@ impl Agent {
         self.runtime.spawn(async move {
             // A copy that is Secondary by now is left alone: its operator attaches where it serves.
             for _ in 0..600 {
+                if agent.attachment_wanted(id).is_none() {
+                    return;
+                }
                 match agent.attach_volume(id, kind).await {
                     Ok(_) | Err(EngineError::NoVolume(_) | EngineError::Stopping) => return,
                     Err(error) => tracing::debug!(%id, %error, "frontend not open yet"),
@@ -96,4 +134,19 @@ impl Agent {
             }
         });
     }
+}
+
+/// What `auto` means here when neither the request nor the volume says more.
+async fn best() -> Result<FrontendKind, EngineError> {
+    let is_ready = tokio::task::spawn_blocking(kernel_nbd::is_ready).await.map_err(failed)?;
+    Ok(if is_ready { FrontendKind::NbdDevice } else { fuse::AUTO })
+}
+
+/// Closes a frontend; gives it back with the reason when it is in use. Blocks.
+fn detached(mut open: Open, force: bool) -> Result<(), (Box<Open>, String)> {
+    let of_fuse = open.fuse.as_mut().map_or(Ok(()), |fuse| fuse.detach(force).map_err(|error| error.to_string()));
+    let of_kernel = |open: &Open| {
+        open.device.as_ref().map_or(Ok(()), |device| device.detach(force).map_err(|error| error.to_string()))
+    };
+    of_fuse.and_then(|()| of_kernel(&open)).map_err(|reason| (Box::new(open), reason))
 }

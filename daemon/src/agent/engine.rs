@@ -17,6 +17,7 @@ use crate::control::{
     NewVolume, PeerInfo, PeerKey, PolicyPatch, PoolInfo, ShardInfo, Verified, VerifyProgress, VolumeInfo, VolumeKey,
 };
 use crate::disk;
+use crate::frontend::kernel_nbd;
 
 /// The engine behind the admin API.
 #[derive(Clone)]
@@ -81,6 +82,14 @@ impl Agent {
         let grown = asked.await.map_err(|_| EngineError::Stopping)?;
         grown.ok_or_else(|| EngineError::NoVolume(id.to_string()))?.map_err(EngineError::Failed)?;
         self.verb_on(id, shard, Verb::Resize { size }).await?;
+        self.resize_frontend(id, size).await
+    }
+
+    async fn resize_frontend(&self, id: VolumeId, size: u64) -> Result<(), EngineError> {
+        let device = self.state().volumes.get(&id).and_then(|v| Some(v.open.as_ref()?.device.as_ref()?.resize()));
+        if let Some(resize) = device {
+            tokio::task::spawn_blocking(move || resize(size)).await.map_err(failed)?.map_err(failed)?;
+        }
         let state = self.state();
         let Some(open) = state.volumes.get(&id).and_then(|v| v.open.as_ref()) else { return Ok(()) };
         if let Some(export) = &open.nbd {
@@ -245,7 +254,11 @@ impl Agent {
             shards: shards.collect(),
             pools: self.pools(),
             peers: self.peer_infos(),
-            frontends: vec![(FrontendKind::Nbd, Ok(())), (FrontendKind::Fuse, fuse::works())],
+            frontends: vec![
+                (FrontendKind::Nbd, Ok(())),
+                (FrontendKind::NbdDevice, kernel_nbd::works()),
+                (FrontendKind::Fuse, fuse::works()),
+            ],
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{Agent, Open};
 use crate::control::{EngineError, FrontendKind, Place};
 use crate::frontend::BlockTarget;
 pub(super) use crate::frontend::fuse_loop::FuseLoop;
-use crate::frontend::fuse_loop::{AttachParams, Cleanup, Remote, RemoteCompletion, cleanup_stale, mark_io_flusher};
+use crate::frontend::fuse_loop::{AttachParams, Cleanup, Remote, RemoteCompletion, cleanup_stale};
 use crate::shard::ShardHandle;
 
 /// What `auto` means when neither the request nor the volume says more.
@@ -36,13 +36,6 @@ pub(crate) fn clear_stale(run_dir: &Path, dev_dir: &Path) {
             }
         }
         Err(error) => tracing::warn!(%error, "devices of a dead agent are not cleared"),
-    }
-}
-
-/// To be called on a thread that runs volumes: it must not wait for the disk that it serves.
-pub(crate) fn mark_server_thread() {
-    if let Err(error) = mark_io_flusher() {
-        tracing::debug!(%error, "the kernel does not know that this thread serves a disk");
     }
 }
 
@@ -76,7 +69,7 @@ impl Agent {
         };
         let attached = tokio::task::spawn_blocking(move || FuseLoop::attach(params)).await.map_err(failed)?;
         let fuse = attached.map_err(failed)?;
-        let device = fuse.device().to_owned();
-        Ok(Open { place: Place::Fuse { device }, fuse: Some(fuse), nbd: None })
+        let place = Place::Fuse { device: fuse.device().to_owned(), link: fuse.link().to_owned() };
+        Ok(Open { place, fuse: Some(fuse), nbd: None, device: None })
     }
 }

@@ -9,6 +9,7 @@ mod fuse;
 #[path = "no_fuse.rs"]
 mod fuse;
 mod nbd;
+mod nbd_device;
 mod peers;
 mod volumes;
 
@@ -30,7 +31,8 @@ use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
 use crate::shard::ShardHandle;
 use crate::telemetry::DiskMetrics;
 use fuse::FuseLoop;
-pub(crate) use fuse::{clear_stale, mark_server_thread};
+pub(crate) use fuse::clear_stale;
+use nbd_device::NbdDevice;
 
 pub use engine::AgentEngine;
 pub use peers::{AcceptStreams, HandleControl, load_tls};
@@ -52,12 +54,15 @@ pub struct Entry {
     /// Why it is not open.
     closed: Option<String>,
     open: Option<Open>,
+    /// A frontend is being opened.
+    attaching: bool,
 }
 
 /// An open frontend.
 struct Open {
     place: Place,
     fuse: Option<FuseLoop>,
+    device: Option<NbdDevice>,
     /// The size of the NBD export in bytes; dropped, it ends the listener and every connection.
     nbd: Option<watch::Sender<u64>>,
 }

@@ -42,7 +42,12 @@ impl Agent {
         });
         opened.await.map_err(|_| EngineError::Stopping)?.map_err(EngineError::Failed)?;
         let uri = format!("nbd+unix:///{name}?socket={}", path.display());
-        Ok(Open { place: Place::Nbd { uri, tcp_uri: self.nbd_tcp_uri(name) }, fuse: None, nbd: Some(export) })
+        Ok(Open {
+            place: Place::Nbd { uri, tcp_uri: self.nbd_tcp_uri(name) },
+            fuse: None,
+            nbd: Some(export),
+            device: None,
+        })
     }
 
     fn nbd_tcp_uri(&self, name: &str) -> Option<String> {
@@ -51,7 +56,7 @@ impl Agent {
         Some(format!("{scheme}://{}/{name}", self.nbd_tcp?))
     }
 
-    fn nbd_counts(&self) -> Counts {
+    pub(super) fn nbd_counts(&self) -> Counts {
         Counts { max_connections: self.config.limits.nbd_connections as usize, metrics: self.nbd.clone() }
     }
 
@@ -64,14 +69,14 @@ impl Agent {
 
 /// What all NBD servers of the agent share.
 #[derive(Clone)]
-struct Counts {
+pub(super) struct Counts {
     max_connections: usize,
     metrics: nbd::NbdMetrics,
 }
 
 impl Counts {
     /// For a server on `shard`: what clients write lands in the memory that the shard's disks take as it is.
-    fn on(self, shard: &Shard) -> Options {
+    pub(super) fn on(self, shard: &Shard) -> Options {
         Options {
             max_connections: self.max_connections,
             metrics: self.metrics,

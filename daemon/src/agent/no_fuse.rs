@@ -21,9 +21,6 @@ pub(super) fn works() -> Result<(), String> {
 /// Nothing was left behind.
 pub(crate) fn clear_stale(_run_dir: &Path, _dev_dir: &Path) {}
 
-/// No thread here serves a disk of this host's.
-pub(crate) fn mark_server_thread() {}
-
 /// There is none.
 pub(super) enum FuseLoop {}
 

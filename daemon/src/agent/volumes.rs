@@ -45,6 +45,7 @@ pub(super) fn failed(error: impl std::fmt::Display) -> EngineError {
 impl Agent {
     /// Opens every volume that the catalogue knows. One that cannot be opened stays known, with the reason.
     pub async fn open_all(self: &Arc<Self>) {
+        self.end_stale_devices().await;
         let known: Vec<VolumeEntry> = lock(&self.catalogue).volumes().cloned().collect();
         for entry in known {
             self.open_known(entry).await;
@@ -83,6 +84,7 @@ impl Agent {
             peer_site: None,
             closed: known.fault.clone(),
             open: None,
+            attaching: false,
         };
         state.volumes.insert(entry.id, entry);
     }

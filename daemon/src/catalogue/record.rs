@@ -68,11 +68,12 @@ struct PeerText {
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum FrontendText {
     Auto,
     Nbd,
     Fuse,
+    NbdDevice,
 }
 
 impl From<FrontendKind> for FrontendText {
@@ -81,6 +82,7 @@ impl From<FrontendKind> for FrontendText {
             FrontendKind::Auto => Self::Auto,
             FrontendKind::Nbd => Self::Nbd,
             FrontendKind::Fuse => Self::Fuse,
+            FrontendKind::NbdDevice => Self::NbdDevice,
         }
     }
 }
@@ -91,6 +93,7 @@ impl From<FrontendText> for FrontendKind {
             FrontendText::Auto => Self::Auto,
             FrontendText::Nbd => Self::Nbd,
             FrontendText::Fuse => Self::Fuse,
+            FrontendText::NbdDevice => Self::NbdDevice,
         }
     }
 }
@@ -229,6 +232,16 @@ attached = "nbd"
             own_ca: true,
         };
         assert_eq!(PeerRecord::parse(&peer.to_text().unwrap()).unwrap(), peer);
+    }
+
+    #[test]
+    fn every_frontend_has_a_word_of_its_own() {
+        for (kind, word) in [(FrontendKind::Fuse, "fuse"), (FrontendKind::NbdDevice, "nbd-device")] {
+            let record = VolumeRecord { attached: Some(kind), ..volume() };
+            let text = record.to_text().unwrap();
+            assert!(text.contains(&format!("attached = \"{word}\"")), "{text}");
+            assert_eq!(VolumeRecord::parse(&text).unwrap(), record);
+        }
     }
 
     #[test]

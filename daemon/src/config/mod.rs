@@ -56,6 +56,8 @@ pub struct Config {
     pub nbd: NbdConfig,
     /// FUSE + loop devices.
     pub fuse: FuseConfig,
+    /// Devices of the kernel's NBD client.
+    pub nbd_device: NbdDeviceConfig,
     /// Where `/metrics`, `/healthz` and `/readyz` listen; none: nowhere.
     pub metrics: Option<SocketAddr>,
     /// Serving threads.
@@ -184,8 +186,17 @@ pub struct NbdTcp {
 /// `[fuse]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FuseConfig {
-    /// Directory of the links to the devices, one per attached volume, by its name.
+    /// Directory of the links to the devices, one per attached volume, by its name; also those of the kernel's NBD client.
     pub dir: PathBuf,
+}
+
+/// `[nbd_device]`; whole seconds, as the kernel counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdDeviceConfig {
+    /// How long input and output waits for an agent that is gone, before it fails.
+    pub dead_timeout: Duration,
+    /// A request that a dead agent had not answered is sent to the next one when it is so old.
+    pub resend_after: Duration,
 }
 
 /// `[defaults]`.

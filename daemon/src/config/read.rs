@@ -23,6 +23,7 @@ pub(super) fn root(mut root: Section<'_>, host: &Host) -> Option<Config> {
     let admin = admin(root.section("admin"), &run_dir);
     let nbd = nbd(root.section("nbd"), &run_dir);
     let fuse = fuse(root.section("fuse"), &run_dir);
+    let nbd_device = nbd_device(root.section("nbd_device"));
     let metrics = metrics(root.section("metrics"));
     let shards = shards(root.section("shards"), host);
     let defaults = defaults(root.section("defaults"));
@@ -39,6 +40,7 @@ pub(super) fn root(mut root: Section<'_>, host: &Host) -> Option<Config> {
         admin: admin?,
         nbd: nbd?,
         fuse,
+        nbd_device,
         metrics,
         shards,
         defaults,
@@ -150,6 +152,22 @@ fn fuse(mut section: Section<'_>, run_dir: &Path) -> FuseConfig {
     }
     section.finish();
     FuseConfig { dir }
+}
+
+fn nbd_device(mut section: Section<'_>) -> NbdDeviceConfig {
+    let config = NbdDeviceConfig {
+        dead_timeout: section.or("dead_timeout", Duration::from_secs(300)),
+        resend_after: section.or("resend_after", Duration::from_secs(10)),
+    };
+    // A day: what waits longer is forgotten by everybody but the kernel.
+    let fits = |duration: Duration| duration.subsec_nanos() == 0 && (1..=86_400).contains(&duration.as_secs());
+    for (key, value) in [("dead_timeout", config.dead_timeout), ("resend_after", config.resend_after)] {
+        if !fits(value) {
+            section.conflict(key, "must be whole seconds, from 1s to 24h");
+        }
+    }
+    section.finish();
+    config
 }
 
 /// `insecure` and `[tls]` of a listener: exactly one of the two.

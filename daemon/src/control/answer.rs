@@ -98,6 +98,7 @@ fn frontend(frontend: FrontendKind) -> wire::Frontend {
         FrontendKind::Auto => wire::Frontend::Auto,
         FrontendKind::Nbd => wire::Frontend::Nbd,
         FrontendKind::Fuse => wire::Frontend::Fuse,
+        FrontendKind::NbdDevice => wire::Frontend::NbdDevice,
     }
 }
 
@@ -184,13 +185,16 @@ fn counters(counters: &Counters) -> wire::Counters {
 
 pub(super) fn attachment(attachment: Attachment) -> wire::Attachment {
     let connections = attachment.connections;
+    let device = |frontend: wire::Frontend, device: &Path, link: &Path| wire::Attachment {
+        frontend: frontend as i32,
+        device_path: path(device),
+        device_link: path(link),
+        connections,
+        ..Default::default()
+    };
     match attachment.place {
-        Place::Fuse { device } => wire::Attachment {
-            frontend: wire::Frontend::Fuse as i32,
-            device_path: path(&device),
-            connections,
-            ..Default::default()
-        },
+        Place::Fuse { device: path, link } => device(wire::Frontend::Fuse, &path, &link),
+        Place::NbdDevice { device: path, link } => device(wire::Frontend::NbdDevice, &path, &link),
         Place::Nbd { uri, tcp_uri } => wire::Attachment {
             frontend: wire::Frontend::Nbd as i32,
             nbd_uri: uri,

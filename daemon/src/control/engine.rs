@@ -171,6 +171,8 @@ pub enum FrontendKind {
     Nbd,
     /// A FUSE file with a loop device.
     Fuse,
+    /// A device of the kernel's NBD client.
+    NbdDevice,
 }
 
 /// A volume to be made.
@@ -272,6 +274,15 @@ pub enum Place {
     Fuse {
         /// `/dev/loopN`.
         device: PathBuf,
+        /// The name that stays.
+        link: PathBuf,
+    },
+    /// A device of this host's NBD client.
+    NbdDevice {
+        /// `/dev/nbdN`.
+        device: PathBuf,
+        /// The name that stays.
+        link: PathBuf,
     },
     /// An NBD export.
     Nbd {

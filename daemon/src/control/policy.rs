@@ -158,6 +158,7 @@ pub(super) fn frontend(value: i32) -> Result<FrontendKind, Invalid> {
         Ok(wire::Frontend::Unspecified | wire::Frontend::Auto) => Ok(FrontendKind::Auto),
         Ok(wire::Frontend::Nbd) => Ok(FrontendKind::Nbd),
         Ok(wire::Frontend::Fuse) => Ok(FrontendKind::Fuse),
+        Ok(wire::Frontend::NbdDevice) => Ok(FrontendKind::NbdDevice),
         Err(_) => Err(field("frontend", "allowed are auto, nbd, fuse")),
     }
 }

@@ -4,6 +4,9 @@
 #[doc(hidden)]
 #[cfg(feature = "fuse")]
 pub mod fuse_loop;
+pub mod hardening;
+pub mod kernel_nbd;
+mod link;
 pub mod memory;
 pub mod nbd;
 

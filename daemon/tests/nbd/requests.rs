@@ -1,9 +1,11 @@
 //! What one connection may expect, and what it cannot do to others.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
-use tidemark_agent::frontend::memory::Answers;
-use tidemark_agent::frontend::nbd::{BindError, Options, bind_unix, socket_path};
+use tidemark_agent::frontend::memory::{Answers, MemoryTarget};
+use tidemark_agent::frontend::nbd::{BindError, Options, bind_unix, serve_transmission, socket_path};
 use tidemark_core::event::RequestError;
 use tokio::io::AsyncWriteExt;
 
@@ -268,4 +270,40 @@ fn volume_names_are_never_paths() {
         assert!(socket_path(dir, name).is_err(), "{name:?}");
     }
     assert!(socket_path(dir, "pg-data.1").is_ok());
+}
+
+/// What became of a connection that started in the transmission phase.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    Nothing,
+    Over,
+    Settled,
+}
+
+#[test]
+fn a_connection_without_a_handshake_is_over_at_once_and_settled_with_its_last_answer() {
+    on_shard(async || {
+        let target = Rc::new(MemoryTarget::new(64 << 20, Answers::Held));
+        let told = Rc::new(Cell::new(Told::Nothing));
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        for end in [&ours, &theirs] {
+            end.set_nonblocking(true).expect("non-blocking");
+        }
+        let (served, over, settled) = (target.clone(), told.clone(), told.clone());
+        tokio::task::spawn_local(async move {
+            serve_transmission(ours, served, Options::default(), move || over.set(Told::Over)).await;
+            settled.set(Told::Settled);
+        });
+        let mut client = Client { stream: tokio::net::UnixStream::from_std(theirs).expect("stream") };
+        for cookie in [7, 8] {
+            client.write(cookie, cookie * 4096, &[1; 4096]).await;
+        }
+        until(|| target.held() == 2).await;
+        assert!(target.release(true));
+        assert_eq!(client.reply().await.1, 0);
+        drop(client);
+        until(|| told.get() == Told::Over).await;
+        assert!(target.release(true));
+        until(|| told.get() == Told::Settled).await;
+    });
 }

@@ -278,7 +278,7 @@ pub struct Attachment {
     /// A block device of this host; empty for NBD.
     #[prost(string, tag = "2")]
     pub device_path: ::prost::alloc::string::String,
-    /// nbd+unix:///NAME?socket=PATH; empty for FUSE.
+    /// nbd+unix:///NAME?socket=PATH; empty for a block device.
     #[prost(string, tag = "3")]
     pub nbd_uri: ::prost::alloc::string::String,
     /// nbds://ADDRESS/NAME or nbd://ADDRESS/NAME where TCP is configured.
@@ -287,6 +287,9 @@ pub struct Attachment {
     /// Clients connected now (NBD), or users of the device as far as known.
     #[prost(uint32, tag = "5")]
     pub connections: u32,
+    /// The name of the block device that stays the same over restarts and attachments; empty for NBD.
+    #[prost(string, tag = "6")]
+    pub device_link: ::prost::alloc::string::String,
 }
 /// One volume as this agent has it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -538,7 +541,7 @@ pub struct AttachVolumeRequest {
     /// Name or id.
     #[prost(string, tag = "1")]
     pub volume: ::prost::alloc::string::String,
-    /// UNSPECIFIED and AUTO take the policy's frontend, else the best that this host offers.
+    /// UNSPECIFIED and AUTO take the policy's frontend, else the best that this host offers: NBD_DEVICE, else FUSE, else NBD.
     #[prost(enumeration = "Frontend", tag = "2")]
     pub frontend: i32,
 }
@@ -1000,6 +1003,8 @@ pub enum Frontend {
     Nbd = 2,
     /// A FUSE file with a loop device on it.
     Fuse = 3,
+    /// A device of the kernel's NBD client: /dev/nbdN.
+    NbdDevice = 4,
 }
 impl Frontend {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1012,6 +1017,7 @@ impl Frontend {
             Self::Auto => "FRONTEND_AUTO",
             Self::Nbd => "FRONTEND_NBD",
             Self::Fuse => "FRONTEND_FUSE",
+            Self::NbdDevice => "FRONTEND_NBD_DEVICE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1021,6 +1027,7 @@ impl Frontend {
             "FRONTEND_AUTO" => Some(Self::Auto),
             "FRONTEND_NBD" => Some(Self::Nbd),
             "FRONTEND_FUSE" => Some(Self::Fuse),
+            "FRONTEND_NBD_DEVICE" => Some(Self::NbdDevice),
             _ => None,
         }
     }

@@ -39,12 +39,14 @@ pub enum OnPeerLoss {
 /// How a volume becomes a block device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Frontend {
-    /// The best that the host offers
+    /// The best that the host offers: nbd-device, else fuse, else nbd
     Auto,
-    /// An NBD export
+    /// An NBD export, for NBD clients
     Nbd,
-    /// A FUSE file with a loop device on it
+    /// A FUSE file with a loop device on it: works everywhere, slow
     Fuse,
+    /// A device of the kernel's NBD client, /dev/nbdN: waits for an agent that restarts
+    NbdDevice,
 }
 
 impl From<Mode> for pb::Mode {
@@ -82,6 +84,7 @@ impl From<Frontend> for pb::Frontend {
             Frontend::Auto => Self::Auto,
             Frontend::Nbd => Self::Nbd,
             Frontend::Fuse => Self::Fuse,
+            Frontend::NbdDevice => Self::NbdDevice,
         }
     }
 }

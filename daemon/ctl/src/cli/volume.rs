@@ -33,8 +33,8 @@ pub enum Volume {
     Show(Named),
     /// Open a volume as a block device
     ///
-    /// Works where the volume is primary. Prints the device path or the NBD address. Attached already: prints what is
-    /// there.
+    /// Works where the volume is primary. Prints the stable path of the device (a link, the same after every restart and
+    /// attach) or the NBD address. Attached already: prints what is there.
     #[command(
         after_long_help = "Examples:\n  tidemark volume attach db\n  tidemark volume attach db --frontend nbd -o json"
     )]

@@ -16,6 +16,7 @@ use crate::units;
 pub struct Attachment {
     pub frontend: String,
     pub device_path: String,
+    pub device_link: String,
     pub nbd_uri: String,
     pub nbd_tcp_uri: String,
     pub connections: u32,
@@ -26,6 +27,7 @@ impl From<pb::Attachment> for Attachment {
         Self {
             frontend: frontend(attachment.frontend),
             device_path: attachment.device_path,
+            device_link: attachment.device_link,
             nbd_uri: attachment.nbd_uri,
             nbd_tcp_uri: attachment.nbd_tcp_uri,
             connections: attachment.connections,
@@ -34,9 +36,9 @@ impl From<pb::Attachment> for Attachment {
 }
 
 impl Attachment {
-    /// Where the data can be reached: a device, else an address.
+    /// Where the data can be reached: a device by the name that stays, else an address.
     pub fn place(&self) -> &str {
-        let places = [&self.device_path, &self.nbd_uri, &self.nbd_tcp_uri];
+        let places = [&self.device_link, &self.device_path, &self.nbd_uri, &self.nbd_tcp_uri];
         places.into_iter().find(|place| !place.is_empty()).map_or("", String::as_str)
     }
 }

@@ -1,4 +1,4 @@
-//! The system calls of this frontend that have no safe wrapper: the loop driver's ioctls and one `prctl`.
+//! The system calls of this frontend that have no safe wrapper: the loop driver's ioctls.
 //!
 //! Nothing here decides anything. All `unsafe` of the frontend is in this file; every block passes either plain integers or
 //! a pointer to a structure that lives until the call returns and has the layout that `<linux/loop.h>` fixes.
@@ -15,7 +15,6 @@ const LOOP_SET_CAPACITY: libc::c_ulong = 0x4C07;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 const BLKFLSBUF: libc::c_ulong = 0x1261;
-const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
 /// The device goes away when its last user closes it.
 pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -134,11 +133,4 @@ pub(super) fn set_capacity(device: &File) -> io::Result<()> {
 /// Writes out and drops the device's page cache.
 pub(super) fn flush_buffers(device: &File) -> io::Result<()> {
     plain(device, BLKFLSBUF, 0).map(drop)
-}
-
-/// Tells the kernel that this thread, and those it starts, serve a disk: memory reclaim on their behalf must not wait for
-/// that disk.
-pub(super) fn set_io_flusher() -> io::Result<()> {
-    // SAFETY: this option takes four integers and changes flags of the calling thread only.
-    checked(unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1 as libc::c_ulong, 0, 0, 0) }).map(drop)
 }

@@ -15,9 +15,7 @@
 //! When the agent dies the device fails all I/O; [`cleanup_stale`] clears it at the next start.
 
 mod filesystem;
-mod hardening;
 mod ioctl;
-mod link;
 mod loop_device;
 mod mount;
 mod stale;
@@ -35,8 +33,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tidemark_core::event::{ReplyData, Request, RequestError};
 use tidemark_core::types::SECTOR;
 
+use super::hardening::{Hardening, lock_memory};
+use super::link;
 use filesystem::{Shared, VolumeFs};
-pub use hardening::{Hardening, lock_memory, mark_io_flusher};
 use loop_device::LoopDevice;
 pub use loop_device::LoopError;
 use mount::FuseMount;

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::filesystem::VolumeFs;
-use super::hardening;
+use crate::frontend::hardening;
 
 /// File system type and source that the mount table shows.
 pub(super) const FS_TYPE: &str = "fuse.tidemark";

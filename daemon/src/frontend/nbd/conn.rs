@@ -59,15 +59,28 @@ impl Connection {
         }
     }
 
+    /// What is under way, for who outlives the connection.
+    pub fn outbox(&self) -> Rc<Outbox> {
+        self.outbox.clone()
+    }
+
     /// Serves until the client goes away.
     ///
     /// # Errors
     /// The stream broke, or the client broke the protocol.
     pub async fn run(mut self) -> Result<(), ConnectionError> {
-        poll_fn(|cx| self.poll_serve(cx)).await?;
+        self.serve().await?;
         // Whoever is gone for good does not need the answers: this ends early with an error, or with the deadline.
         let drained = tokio::time::timeout(LINGER, poll_fn(|cx| self.poll_drain(cx))).await;
         drained.unwrap_or(Ok(()))
+    }
+
+    /// As [`Connection::run`], and waits for no answers at the end.
+    ///
+    /// # Errors
+    /// The stream broke, or the client broke the protocol.
+    pub async fn serve(&mut self) -> Result<(), ConnectionError> {
+        poll_fn(|cx| self.poll_serve(cx)).await
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {

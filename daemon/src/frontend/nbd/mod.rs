@@ -35,4 +35,6 @@ pub use handover::HandOver;
 pub use handshake::{Handshake, Negotiated, Outcome, TlsRule};
 pub use metrics::NbdMetrics;
 pub use proto::ProtocolError;
-pub use server::{Options, TcpSecurity, bind_unix, serve_handed_over, serve_tcp, serve_unix, socket_path};
+pub use server::{
+    Options, TcpSecurity, bind_unix, serve_handed_over, serve_tcp, serve_transmission, serve_unix, socket_path,
+};

@@ -4,8 +4,9 @@
 //! bounded by [`ROOM`]; the task is woken once for all answers that come before it runs.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tidemark_core::event::{ReplyData, Request, RequestError};
@@ -97,6 +98,28 @@ impl Outbox {
                 target.allocation(range, Box::new(move |result| ticket.end_status(range, one, result)));
             }
         }
+    }
+
+    /// Waits until the volume has answered everything; the answers are for nobody any more.
+    pub async fn settled(&self) {
+        poll_fn(|cx| self.poll_settled(cx)).await;
+    }
+
+    fn poll_settled(&self, cx: &Context<'_>) -> Poll<()> {
+        self.polled(cx);
+        loop {
+            let mut replies = self.replies();
+            if replies.is_empty() {
+                break;
+            }
+            let len = replies.gather(|slices| slices.iter().map(|slice| slice.len()).sum());
+            replies.wrote(len);
+        }
+        if self.is_idle() {
+            return Poll::Ready(());
+        }
+        self.sleep();
+        Poll::Pending
     }
 
     /// Queues a reply; the task is woken once for all that end before it runs.

@@ -20,6 +20,8 @@ use super::conn::Connection;
 use super::error::{BindError, ConnectionError};
 use super::export::{Export, ExportResolver};
 use super::handover::HandOver;
+use super::handshake::Negotiated;
+use super::meta::Contexts;
 use super::metrics::NbdMetrics;
 use super::negotiate::{Ready, negotiate};
 use super::unix::UnixSocket;
@@ -164,6 +166,34 @@ pub async fn serve_handed_over(connection: HandOver, target: Rc<dyn BlockTarget>
         Connection::new(ready, target, &options).run().await
     };
     note_end(&options.metrics, served.await);
+}
+
+/// Serves a unix socket that is in the transmission phase from its first byte: there is no handshake, and replies are simple
+/// ones. To be spawned with [`here::spawn`] on the volume's thread. When the client is gone `over` is told; this ends once the
+/// volume has answered everything that was under way by then.
+pub async fn serve_transmission(
+    stream: std::os::unix::net::UnixStream,
+    target: Rc<dyn BlockTarget>,
+    options: Options,
+    over: impl FnOnce(),
+) {
+    let _open = OpenGuard::new(&options.metrics);
+    options.metrics.accepted.inc();
+    let wire = match UnixSocket::new(stream) {
+        Ok(socket) => Wire::Unix(socket),
+        Err(error) => {
+            over();
+            return note_end(&options.metrics, Err(error.into()));
+        }
+    };
+    let negotiated = Negotiated { export: String::new(), structured: false, contexts: Contexts::default() };
+    let mut connection = Connection::new(Ready { wire, negotiated, leftover: Vec::new() }, target, &options);
+    let under_way = connection.outbox();
+    let end = connection.serve().await;
+    drop(connection);
+    over();
+    note_end(&options.metrics, end);
+    under_way.settled().await;
 }
 
 /// What the connections of one listener share.

@@ -3,12 +3,14 @@
 //! When memory is short the kernel writes dirty pages of the file system above the volume, and the writing ends here. A
 //! serving thread that waits for memory then waits for itself. Two measures help, neither is a condition: the threads are
 //! marked as I/O flushers, and the process's pages are kept in memory. Both need privileges; a refusal is reported only.
+#![allow(unsafe_code)]
+
+use std::io;
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-use super::ioctl;
-
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
 const CAP_IPC_LOCK: u32 = 14;
 
 /// What the kernel permitted. `Err` holds the reason, for status and log.
@@ -20,13 +22,17 @@ pub struct Hardening {
     pub memory: Result<(), String>,
 }
 
-/// Marks the calling thread, and every thread it starts later, as serving a disk. For the FUSE threads this is done by
-/// [`super::FuseLoop::attach`]; the thread that runs the volume should call it too.
+/// Marks the calling thread, and every thread it starts later, as serving a disk. For the threads of the FUSE
+/// frontend its attach does this; the thread that runs the volume should call it too.
 ///
 /// # Errors
 /// The reason of a refusal, as text (usually a missing `CAP_SYS_RESOURCE`). Nothing else changes.
 pub fn mark_io_flusher() -> Result<(), String> {
-    ioctl::set_io_flusher().map_err(|error| format!("PR_SET_IO_FLUSHER: {error}"))
+    // SAFETY: this option takes four integers and changes flags of the calling thread only.
+    match unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1 as libc::c_ulong, 0, 0, 0) } {
+        0.. => Ok(()),
+        _ => Err(format!("PR_SET_IO_FLUSHER: {}", io::Error::last_os_error())),
+    }
 }
 
 /// Keeps every page of the process in memory from its first use on. Doing it twice is harmless.
