@@ -5,6 +5,7 @@ pub mod clients;
 pub mod corruption;
 pub mod demo;
 pub mod dice;
+pub mod kernel;
 pub mod ledger;
 pub mod process;
 pub mod proxy;
