@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::agent::{AcceptStreams, Agent, AgentEngine, HandleControl, Parts, clear_stale, load_tls};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::config::identity::{Identity, IdentityError};
-use crate::config::{Config, Security};
+use crate::config::{Config, Security, ShardsConfig};
 use crate::control::{Control, ControlError, TlsSource};
 use crate::crashsafe;
 use crate::disk::RingOptions;
@@ -23,7 +23,7 @@ use crate::frontend::nbd::TcpSecurity;
 use crate::here;
 use crate::peer::control::serve_control;
 use crate::peer::{PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
-use crate::shard::{self, Shard, ShardHandle, ShardThread};
+use crate::shard::{self, Shard, ShardHandle, ShardOptions, ShardThread};
 use crate::telemetry::{Pages, Telemetry};
 
 /// Why the agent does not start.
@@ -102,9 +102,10 @@ async fn lock_run_dir(config: &Config) -> Result<Flock<File>, AppError> {
     })
 }
 
-fn start_shards(count: u16) -> Result<Vec<ShardThread>, AppError> {
-    (0..count.max(1))
-        .map(|index| shard::start(index, RingOptions::default()).map_err(|source| AppError::Shard { index, source }))
+fn start_shards(config: &ShardsConfig) -> Result<Vec<ShardThread>, AppError> {
+    let options = ShardOptions { ring: RingOptions::default(), poll: config.poll };
+    (0..config.count.max(1))
+        .map(|index| shard::start(index, options).map_err(|source| AppError::Shard { index, source }))
         .collect()
 }
 
@@ -252,7 +253,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let telemetry = Arc::new(Telemetry::new());
     let own = PeerIdentity { site: identity.site, node: identity.node };
     let (transport, tls) = transport(&config, own, Arc::new(telemetry.peers.refusals()))?;
-    let shards = start_shards(config.shards)?;
+    let shards = start_shards(&config.shards)?;
     let handles: Vec<_> = shards.iter().map(|s| s.handle.clone()).collect();
     let mut listeners = Listeners::bind(&config, handles.len()).await?;
     let catalogue = open_catalogue(&config, &telemetry).await?;

@@ -47,8 +47,8 @@ fn peers(config: &Config, root: &Section<'_>) {
 fn peer_ports(config: &Config, root: &Section<'_>) {
     let Some(listener) = &config.peer else { return };
     let port = u32::from(listener.listen.port());
-    if port == 0 || port + u32::from(config.shards) > u32::from(u16::MAX) {
-        let max = u16::MAX - config.shards;
+    if port == 0 || port + u32::from(config.shards.count) > u32::from(u16::MAX) {
+        let max = u16::MAX - config.shards.count;
         root.conflict("peer.listen", format!("allowed is a port from 1 to {max}: each shard listens on one above it"));
     }
 }
@@ -56,7 +56,7 @@ fn peer_ports(config: &Config, root: &Section<'_>) {
 fn listeners(config: &Config, root: &Section<'_>) {
     let mut seen: BTreeMap<SocketAddr, &str> = BTreeMap::new();
     let ports = config.peer.iter().flat_map(|peer| {
-        let data = (1..=config.shards).map(|i| (peer.listen.port().saturating_add(i), "peer.listen of a shard"));
+        let data = (1..=config.shards.count).map(|i| (peer.listen.port().saturating_add(i), "peer.listen of a shard"));
         std::iter::once((peer.listen.port(), "peer.listen"))
             .chain(data)
             .map(|(port, key)| (SocketAddr::new(peer.listen.ip(), port), key))

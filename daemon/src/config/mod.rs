@@ -61,13 +61,22 @@ pub struct Config {
     /// Where `/metrics`, `/healthz` and `/readyz` listen; none: nowhere.
     pub metrics: Option<SocketAddr>,
     /// Serving threads.
-    pub shards: u16,
+    pub shards: ShardsConfig,
     /// What a new volume gets when its request is silent.
     pub defaults: Defaults,
     /// The agent's own log lines.
     pub log: LogConfig,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// `[shards]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardsConfig {
+    /// How many.
+    pub count: u16,
+    /// The most time that one looks for work before it sleeps.
+    pub poll: Duration,
 }
 
 /// `[site]`.

@@ -200,11 +200,12 @@ fn metrics(mut section: Section<'_>) -> Option<SocketAddr> {
     listen
 }
 
-fn shards(mut section: Section<'_>, host: &Host) -> u16 {
+fn shards(mut section: Section<'_>, host: &Host) -> ShardsConfig {
     let max = (host.cpus / 2).clamp(1, MAX_SHARDS) as u32;
-    let count = section.bounded("count", 1, 1, max);
+    let count = section.bounded("count", 1, 1, max) as u16;
+    let poll = Duration::from_micros(section.bounded("poll_us", 100, 0, 1000).into());
     section.finish();
-    count as u16
+    ShardsConfig { count, poll }
 }
 
 fn defaults(mut section: Section<'_>) -> Defaults {

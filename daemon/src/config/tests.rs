@@ -30,7 +30,7 @@ fn the_smallest_file_has_safe_defaults() {
     assert_eq!((config.admin.socket_mode, config.admin.tcp.is_none()), (0o600, true));
     assert_eq!(config.nbd.tcp, None);
     assert_eq!(config.metrics, Some(SocketAddr::from(([127, 0, 0, 1], 9750))));
-    assert_eq!(config.shards, 1);
+    assert_eq!((config.shards.count, config.shards.poll), (1, Duration::from_micros(100)));
     assert_eq!(config.log, LogConfig { format: LogFormat::Text, level: "info".to_owned() });
     assert_eq!(config.limits.stop_timeout, Duration::from_secs(60));
 }
@@ -76,6 +76,7 @@ fn a_full_file_is_read_as_written() {
         listen = "off"
         [shards]
         count = 4
+        poll_us = 0
         [defaults]
         log_size = "512Mi"
         retention = "1h"
@@ -93,7 +94,7 @@ fn a_full_file_is_read_as_written() {
     assert_eq!(config.admin.tcp.unwrap().tls, tls);
     assert_eq!(config.nbd.tcp.unwrap().security, Security::Insecure);
     assert_eq!(config.nbd.unix_dir, Path::new("/r/nbd"));
-    assert_eq!((config.metrics, config.shards), (None, 4));
+    assert_eq!((config.metrics, config.shards.count, config.shards.poll), (None, 4, Duration::ZERO));
     assert_eq!(config.limits.stop_timeout, Duration::from_secs(120));
     let policy = config.defaults.policy();
     assert_eq!((policy.log_bytes, policy.retention_ms), (512 << 20, 3_600_000));
@@ -142,6 +143,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     ("[metrics]\nlisten = false\n", &["metrics.listen = false: allowed is address:port", "\"off\""]),
     ("[shards]\ncount = 5\n", &["shards.count = 5: allowed is a whole number from 1 to 4"]),
+    ("[shards]\npoll_us = 1001\n", &["shards.poll_us = 1001: allowed is a whole number from 0 to 1000"]),
     ("[shards]\ncount = 0\n", &["shards.count = 0: allowed is a whole number from 1 to 4"]),
     ("[log]\nformat = \"xml\"\n", &["log.format = \"xml\": allowed is \"text\" or \"json\""]),
     ("[log]\nlevel = \"loud\"\n", &["log.level = \"loud\": allowed is error, warn, info, debug, trace"]),

@@ -24,6 +24,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, types};
@@ -122,6 +123,13 @@ impl Bell {
     pub async fn rung(&self) -> io::Result<()> {
         // The eventfd is polled by edge and each completion is one: its counter needs no reading.
         self.fd.readable().await.map(|mut guard| guard.clear_ready())
+    }
+
+    /// Forgets that it rang: for who reaps next anyway.
+    pub fn hush(&self) {
+        if let Poll::Ready(Ok(mut guard)) = self.fd.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
+            guard.clear_ready();
+        }
     }
 }
 
@@ -226,6 +234,11 @@ impl Ring {
         self.worker.collect(out);
         out.append(&mut self.ended);
         self.submit()
+    }
+
+    /// True when a submission has ended that was not reaped.
+    pub fn has_completions(&mut self) -> bool {
+        !self.ring.completion().is_empty()
     }
 
     fn reap_completions(&mut self, out: &mut Vec<Completion>) {

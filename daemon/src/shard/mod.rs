@@ -3,21 +3,25 @@
 //!
 //! The driver is one task: it reaps the ring, hands every fact to the cores, carries out what they ask for, and submits to the
 //! kernel once. Connections only hand requests in; the driver runs when they have handed in all that was ready, which is what
-//! makes group commit.
+//! makes group commit. Where waits have been short it looks for the next fact a little before it sleeps (`patience`).
 
+mod patience;
 mod volume;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tidemark_core::types::Nanos;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Sleep;
 
 use crate::disk::{Bell, Completion, Pool, Ring, RingOptions, VolumeKey};
 use crate::here;
+use patience::Patience;
 
 pub use volume::{OpenVolume, Volume, VolumeEvents};
 
@@ -82,8 +86,14 @@ impl ShardThread {
 pub struct Shard {
     start: Instant,
     ring: RefCell<Ring>,
-    /// Rings when a core was handed something outside the driver.
+    /// Rings for a driver that sleeps.
     work: Notify,
+    /// A core was handed something since the driver last ran.
+    roused: Cell<bool>,
+    /// The driver waits for `work` to ring.
+    asleep: Cell<bool>,
+    /// A message that somebody waits for was handed to a peer's stream since the last submission.
+    hurry: Cell<bool>,
     volumes: RefCell<BTreeMap<u32, Rc<Volume>>>,
     next_key: Cell<u32>,
 }
@@ -100,7 +110,10 @@ impl Shard {
     }
 
     fn rouse(&self) {
-        self.work.notify_one();
+        self.roused.set(true);
+        if self.asleep.get() {
+            self.work.notify_one();
+        }
     }
 
     fn new_key(&self) -> VolumeKey {
@@ -122,45 +135,90 @@ impl Shard {
         Ok(())
     }
 
-    /// Carries out what the cores ask for until none asks for more; gives the next moment at which the clock matters.
-    fn drive(&self) -> Result<Option<Nanos>, crate::disk::Error> {
+    /// Carries out what the cores ask for until none asks for more, but for the submission; gives the next moment at which the
+    /// clock matters.
+    fn drive(&self) -> Option<Nanos> {
         let mut timeout: Option<Nanos> = None;
         let volumes: Vec<Rc<Volume>> = self.volumes.borrow().values().cloned().collect();
         let now = self.now();
         for volume in volumes {
-            let next = volume.drive(now, &self.ring);
+            let next = volume.drive(now, self);
             timeout = timeout.into_iter().chain(next).min();
             if volume.is_gone() {
                 self.volumes.borrow_mut().remove(&volume.key().0);
             }
         }
-        self.ring.borrow_mut().submit()?;
-        Ok(timeout)
+        timeout
     }
 
-    async fn run(self: Rc<Self>, bell: Bell) -> Result<(), crate::disk::Error> {
+    async fn run(self: Rc<Self>, bell: Bell, mut patience: Patience) -> Result<(), crate::disk::Error> {
         let mut done = Vec::new();
+        let mut alarm = pin!(tokio::time::sleep(REST));
         loop {
+            self.roused.set(false);
+            bell.hush();
             self.reap(&mut done)?;
-            let wait = match self.drive()? {
-                Some(at) => Duration::from_nanos(at.since(self.now())),
-                None => Duration::from_secs(3600),
-            };
-            tokio::select! {
-                biased;
-                rung = bell.rung() => if rung.is_err() { return Ok(()) },
-                () = self.work.notified() => {}
-                () = tokio::time::sleep(wait) => {}
+            let wait = self.drive().map_or(REST, |at| Duration::from_nanos(at.since(self.now())));
+            if self.hurry.take() {
+                // The way to the peer is the longer one: its message leaves before the local disk is asked.
+                tokio::task::yield_now().await;
             }
+            self.ring.borrow_mut().submit()?;
+            wind(alarm.as_mut(), wait);
+            let began = Instant::now();
+            if !self.look(began, patience.limit()).await {
+                self.asleep.set(true);
+                tokio::select! {
+                    biased;
+                    rung = bell.rung() => if rung.is_err() { return Ok(()) },
+                    () = self.work.notified() => {}
+                    () = &mut alarm => {}
+                }
+                self.asleep.set(false);
+            }
+            patience.waited(began.elapsed());
         }
     }
+
+    /// Lets the other tasks run until there is something for the driver, or for `limit`; false when there was nothing.
+    async fn look(&self, began: Instant, limit: Duration) -> bool {
+        let has_work = || self.roused.get() || self.ring.borrow_mut().has_completions();
+        while !has_work() {
+            if began.elapsed() >= limit {
+                return false;
+            }
+            tokio::task::yield_now().await;
+        }
+        true
+    }
+}
+
+/// How long the driver sleeps when no core wants to look at the clock.
+const REST: Duration = Duration::from_secs(3600);
+
+/// Sees to it that `alarm` goes off no later than in `wait`. One that goes off earlier is left so: the driver then only finds
+/// nothing to do, while each turn of the clock forward costs the runtime a system call and a turn of its loop.
+fn wind(alarm: Pin<&mut Sleep>, wait: Duration) {
+    let at = tokio::time::Instant::now() + wait;
+    if alarm.is_elapsed() || at < alarm.deadline() {
+        alarm.reset(at);
+    }
+}
+
+/// How a shard is set up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ShardOptions {
+    /// Its io_uring.
+    pub ring: RingOptions,
+    /// The most time that it looks for work before it sleeps; zero: none.
+    pub poll: Duration,
 }
 
 /// Starts shard `index`.
 ///
 /// # Errors
 /// The ring cannot be made, or the thread.
-pub fn start(index: u16, options: RingOptions) -> std::io::Result<ShardThread> {
+pub fn start(index: u16, options: ShardOptions) -> std::io::Result<ShardThread> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
@@ -179,11 +237,11 @@ pub fn start(index: u16, options: RingOptions) -> std::io::Result<ShardThread> {
 
 async fn serve(
     index: u16,
-    options: RingOptions,
+    options: ShardOptions,
     mut inbox: mpsc::UnboundedReceiver<Command>,
     ready: std::sync::mpsc::Sender<std::io::Result<()>>,
 ) {
-    let made = Ring::new(Pool::new(), options).and_then(|ring| ring.bell().map(|bell| (ring, bell)));
+    let made = Ring::new(Pool::new(), options.ring).and_then(|ring| ring.bell().map(|bell| (ring, bell)));
     let (ring, bell) = match made {
         Ok(made) => made,
         Err(error) => return drop(ready.send(Err(std::io::Error::other(error)))),
@@ -192,11 +250,14 @@ async fn serve(
         start: Instant::now(),
         ring: RefCell::new(ring),
         work: Notify::new(),
+        roused: Cell::new(false),
+        asleep: Cell::new(false),
+        hurry: Cell::new(false),
         volumes: RefCell::default(),
         next_key: Cell::new(1),
     });
     let _ = ready.send(Ok(()));
-    let driver = here::spawn(shard.clone().run(bell));
+    let driver = here::spawn(shard.clone().run(bell, Patience::new(options.poll)));
     while let Some(command) = inbox.recv().await {
         command(&shard);
         shard.rouse();

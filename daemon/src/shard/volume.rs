@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use tidemark_core::config::AckOn;
 use tidemark_core::event::{
     CloseReason, ConnId, DiskResult, DiskToken, Event, Input, Output, Request, RequestError, RequestId, VerbId,
 };
@@ -16,7 +17,7 @@ use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::{Notify, oneshot};
 
 use super::Shard;
-use crate::disk::{Pool, Ring, VolumeFiles, VolumeKey};
+use crate::disk::{Pool, VolumeFiles, VolumeKey};
 use crate::frontend::{Allocation, AllocationCompletion, BlockTarget, Completion, Geometry};
 use crate::peer::{Outbound, PeerStream};
 use crate::telemetry::{DiskFile, DiskMetrics, DiskVerb};
@@ -202,7 +203,7 @@ impl Volume {
     }
 
     /// Carries out what the core asks for; gives when it wants to look at the clock again.
-    pub(super) fn drive(&self, now: Nanos, ring: &RefCell<Ring>) -> Option<Nanos> {
+    pub(super) fn drive(&self, now: Nanos, shard: &Shard) -> Option<Nanos> {
         let due = self.node.borrow().poll_timeout().is_some_and(|at| at <= now);
         if due {
             self.node.borrow_mut().handle(now, Input::Tick);
@@ -211,10 +212,10 @@ impl Volume {
         loop {
             let output = self.node.borrow_mut().poll_output(now);
             let Some(output) = output else { break };
-            self.carry_out(now, output, ring);
+            self.carry_out(now, output, shard);
         }
         let node = self.node.borrow();
-        self.gone.set(node.is_closed() && ring.borrow().in_flight(self.key) == 0);
+        self.gone.set(node.is_closed() && shard.ring.borrow().in_flight(self.key) == 0);
         if self.gone.get() {
             self.let_go();
         }
@@ -238,12 +239,12 @@ impl Volume {
         *self.closed.borrow_mut() = Some(closed);
     }
 
-    fn carry_out(&self, now: Nanos, output: Output, ring: &RefCell<Ring>) {
+    fn carry_out(&self, now: Nanos, output: Output, shard: &Shard) {
         match output {
             Output::Disk(token, op) => {
                 let (verb, file) = DiskVerb::of(&op);
                 self.disk_ops.borrow_mut().insert(token, (verb, file, now));
-                ring.borrow_mut().queue(self.key, token, op, &self.files);
+                shard.ring.borrow_mut().queue(self.key, token, op, &self.files);
             }
             Output::Reply(id, result) => {
                 let done = self.requests.borrow_mut().remove(&id);
@@ -252,6 +253,7 @@ impl Volume {
                 }
             }
             Output::Send(conn, message) => {
+                shard.hurry.set(shard.hurry.get() || self.is_awaited(&message));
                 if let Some((stream, _)) = self.streams.borrow().get(&conn) {
                     let _ = stream.send(message); // a broken stream reports itself
                 }
@@ -267,6 +269,12 @@ impl Volume {
         }
     }
 
+    /// True for a message whose acknowledgement somebody waits for.
+    fn is_awaited(&self, message: &Message) -> bool {
+        let is_write_through = || self.node.borrow().ack_on() == AckOn::Write;
+        matches!(message, Message::Append(append) if append.sync || is_write_through())
+    }
+
     fn close_stream(&self, conn: ConnId, reason: &CloseReason) {
         let stream = self.streams.borrow_mut().remove(&conn);
         if let Some((_, closed)) = stream {
@@ -279,7 +287,7 @@ impl Volume {
 impl BlockTarget for Volume {
     fn geometry(&self) -> Geometry {
         let node = self.node.borrow();
-        let write_through = node.ack_on() == tidemark_core::config::AckOn::Write;
+        let write_through = node.ack_on() == AckOn::Write;
         Geometry { size: node.size(), write_through, read_only: false }
     }
 
