@@ -1,9 +1,10 @@
 //! The composition root: a configuration becomes a running agent, and a signal ends it in order.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::control::{Control, ControlError, TlsSource};
 use crate::crashsafe;
 use crate::disk::RingOptions;
 use crate::frontend::hardening::mark_io_flusher;
+use crate::frontend::kernel_nbd::{self, DriverError};
 use crate::frontend::nbd::TcpSecurity;
 use crate::here;
 use crate::peer::control::serve_control;
@@ -74,6 +76,9 @@ pub enum AppError {
     /// The admin API cannot be served.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// A device that an agent left stays.
+    #[error(transparent)]
+    Device(#[from] DriverError),
 }
 
 fn make_directories(config: &Config) -> Result<(), AppError> {
@@ -239,6 +244,20 @@ async fn prepare_host(config: &Config, shards: &[ShardHandle]) {
     for shard in shards {
         shard.send(|_| mark_server_thread());
     }
+}
+
+/// Ends the block devices that an agent of this node left in the kernel, whoever uses them: what waits on them fails. The volumes
+/// stay as they are; the next agent serves them as new devices. Gives the devices of the kernel's NBD client that were there.
+///
+/// # Errors
+/// [`AppError`]; in particular while an agent runs, whose volumes are to be detached instead.
+pub async fn end_devices(config: &Config) -> Result<Vec<PathBuf>, AppError> {
+    let Some(identity) = Identity::load(config)? else { return Ok(Vec::new()) };
+    let made = std::fs::create_dir_all(&config.run_dir);
+    made.map_err(|source| AppError::Directory { path: config.run_dir.display().to_string(), source })?;
+    let _alone = lock_run_dir(config).await?;
+    clear_stale(&config.run_dir, &config.fuse.dir);
+    Ok(kernel_nbd::end_leftovers(identity.node, &BTreeSet::new(), &config.fuse.dir)?)
 }
 
 /// Runs the agent until `stop` resolves, then closes every volume in order.

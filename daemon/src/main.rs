@@ -19,6 +19,10 @@ struct Arguments {
     /// Check the configuration file and end: 0 when it is good, 1 with every mistake named.
     #[arg(long)]
     check_config: bool,
+    /// Disconnect the block devices that an agent which is gone left in the kernel, name them, and end: input and output that
+    /// waits there fails, also of file systems that are mounted. Refused while an agent runs.
+    #[arg(long, conflicts_with = "check_config")]
+    end_devices: bool,
 }
 
 fn main() -> std::process::ExitCode {
@@ -48,6 +52,9 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the control runtime")?;
+    if arguments.end_devices {
+        return runtime.block_on(end_devices(&config));
+    }
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
@@ -59,6 +66,15 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         };
         app::run(config, stop).await.context("the agent does not run")
     })
+}
+
+async fn end_devices(config: &Config) -> anyhow::Result<()> {
+    let ended = app::end_devices(config).await.context("devices may be left")?;
+    let mut out = std::io::stdout().lock();
+    for device in ended {
+        std::io::Write::write_fmt(&mut out, format_args!("{}\n", device.display()))?;
+    }
+    Ok(())
 }
 
 /// Breaks the rule that `TIDEMARK_PLANTED` names, so that the tests of whole agents can show that they would notice.

@@ -4,6 +4,7 @@ pub mod agents;
 pub mod clients;
 pub mod corruption;
 pub mod demo;
+pub mod devices;
 pub mod dice;
 pub mod kernel;
 pub mod ledger;

@@ -1,7 +1,7 @@
 //! One directory of one test or demo, and everything that has to be undone when it ends.
 //!
-//! Whatever way it ends (success, error, panic, Ctrl-C), the processes started through it are killed, the mounts and loop
-//! devices under its directory are taken down, and the directory is removed. Only process ids that were recorded at their
+//! Whatever way it ends (success, error, panic, Ctrl-C), the processes started through it are killed, the mounts and
+//! block devices of its agents are taken down, and the directory is removed. Only process ids that were recorded at their
 //! start are ever killed, and only while they still are the same process.
 
 use std::collections::BTreeSet;
@@ -18,9 +18,8 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::mount::{MntFlags, umount2};
 
-use crate::process;
+use crate::{devices, process};
 
 /// File in the stage's directory with one line `PID START` for each process.
 const PIDS: &str = "pids";
@@ -36,14 +35,19 @@ pub struct Stage {
     keep: bool,
 }
 
+/// Where stages are made: in `TIDEMARK_STAGE_DIR`, else in the system's place for temporary files.
+pub fn place() -> PathBuf {
+    std::env::var_os("TIDEMARK_STAGE_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
+}
+
 impl Stage {
-    /// A new directory below `TIDEMARK_STAGE_DIR`, else below the system's place for temporary files.
+    /// A new directory in [`place`].
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn new(name: &str) -> Result<Self> {
         watch_interrupts();
-        let parent = std::env::var_os("TIDEMARK_STAGE_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let parent = place();
         let made = tempfile::Builder::new().prefix(&format!("tidemark-{name}-")).tempdir_in(&parent);
         let dir = made.with_context(|| format!("cannot make a directory in {}", parent.display()))?.keep();
         // PostgreSQL runs as a user of its own and has to get through.
@@ -117,29 +121,21 @@ fn start_time(pid: i32) -> Option<String> {
     process::stat(pid)?.get(19).cloned()
 }
 
-/// Takes down everything of the stage in `dir`: processes, mounts, loop devices. Can be called again and again.
+/// Takes down everything of the stage in `dir`: processes, mounts, devices. Can be called again and again.
 ///
 /// # Errors
 /// When something cannot be taken down; the rest is taken down all the same.
 pub fn sweep(dir: &Path) -> Result<()> {
-    kill_recorded(dir);
-    take_down_devices(dir)
+    let killed = kill_recorded(dir);
+    // Before they are awaited: one that waits for a device whose agent is gone does not end. What that cannot end yet is tried
+    // again below.
+    let _ = devices::end_kernel_devices(dir);
+    wait_gone(&killed, Duration::from_secs(10));
+    devices::take_down(dir)
 }
 
-/// Takes down the mounts below `dir`, the loop devices on files below it, and what is mounted from those, wherever.
-///
-/// # Errors
-/// When something cannot be taken down; the rest is taken down all the same.
-pub fn take_down_devices(dir: &Path) -> Result<()> {
-    let loops = loops_of(dir);
-    let unmounted = unmount_all(dir, &loops);
-    let detached: Vec<Result<String>> = loops.iter().map(|device| detach(device)).collect();
-    unmounted?;
-    detached.into_iter().collect::<Result<Vec<_>>>()?;
-    Ok(())
-}
-
-fn kill_recorded(dir: &Path) {
+/// The processes that ran.
+fn kill_recorded(dir: &Path) -> Vec<i32> {
     let text = fs::read_to_string(dir.join(PIDS)).unwrap_or_default();
     let recorded = text.lines().filter_map(|line| line.split_once(' '));
     let ours = recorded.filter_map(|(pid, start)| {
@@ -148,7 +144,7 @@ fn kill_recorded(dir: &Path) {
     });
     let pids: Vec<i32> = ours.collect();
     pids.iter().for_each(|&pid| process::kill_tree(pid));
-    wait_gone(&pids, Duration::from_secs(10));
+    pids
 }
 
 /// Waits until none of them runs. A zombie that waits for its parent, who may be this thread, counts as gone.
@@ -158,48 +154,6 @@ fn wait_gone(pids: &[i32], patience: Duration) {
     while pids.iter().any(runs) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Loop devices whose file lies under `dir`.
-pub fn loops_of(dir: &Path) -> Vec<PathBuf> {
-    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let ours = devices.filter(|device| {
-        let file = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
-        Path::new(file.trim_end()).starts_with(dir)
-    });
-    ours.map(|device| Path::new("/dev").join(device.file_name())).collect()
-}
-
-/// Unmounts everything below `dir` and everything on `devices`, last mounted first. Lazily: a file system on a device that
-/// is gone cannot be written back.
-fn unmount_all(dir: &Path, devices: &[PathBuf]) -> Result<()> {
-    let mut result = Ok(());
-    for point in mounts_of(dir, devices).iter().rev() {
-        if let Err(error) = umount2(point, MntFlags::MNT_DETACH) {
-            result = Err(error).with_context(|| format!("cannot unmount {}", point.display()));
-        }
-    }
-    result
-}
-
-/// Mount points below `dir` or of `devices`, in order of mounting.
-fn mounts_of(dir: &Path, devices: &[PathBuf]) -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let fields = text.lines().filter_map(|line| {
-        let (front, back) = line.split_once(" - ")?;
-        Some((PathBuf::from(unescaped(front.split(' ').nth(4)?)), PathBuf::from(back.split(' ').nth(1)?)))
-    });
-    let ours = fields.filter(|(point, source)| point.starts_with(dir) || devices.contains(source));
-    ours.map(|(point, _)| point).collect()
-}
-
-/// Blanks in mountinfo are octal.
-fn unescaped(text: &str) -> String {
-    text.replace("\\040", " ")
-}
-
-fn detach(device: &Path) -> Result<String> {
-    process::checked(Command::new("losetup").arg("-d").arg(device))
 }
 
 /// How a test program ends that either held or says why not.

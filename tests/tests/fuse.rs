@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tidemark_tests::agents::{Attachment, NewVolume, Plan, TwoSites};
-use tidemark_tests::stage::loops_of;
+use tidemark_tests::devices::loops_of;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const TEXT: &[u8; 512] = &[0x5a; 512];

@@ -71,11 +71,16 @@ struct Stored {
 impl Identity {
     /// Reads the ids of this agent; at the first start makes and stores them.
     pub fn load_or_create(config: &Config) -> Result<Self, IdentityError> {
-        let path = config.state_dir.join("identity.toml");
-        match read(&path)? {
-            Some(stored) => stored.checked_against(config, &path),
-            None => Self::create(config, &path),
+        match Self::load(config)? {
+            Some(stored) => Ok(stored),
+            None => Self::create(config, &path(config)),
         }
+    }
+
+    /// Reads the ids of this agent; `None` when it was never started.
+    pub fn load(config: &Config) -> Result<Option<Self>, IdentityError> {
+        let path = path(config);
+        read(&path)?.map(|stored| stored.checked_against(config, &path)).transpose()
     }
 
     fn create(config: &Config, path: &Path) -> Result<Self, IdentityError> {
@@ -102,6 +107,10 @@ impl Identity {
         same("node.id", config.node.id.map(|id| id.to_string()), self.node.to_string())?;
         Ok(self)
     }
+}
+
+fn path(config: &Config) -> PathBuf {
+    config.state_dir.join("identity.toml")
 }
 
 fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {

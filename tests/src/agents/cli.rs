@@ -106,7 +106,7 @@ impl Cli {
         Ok(VolumeView(self.json(&["volume", "show", volume])?))
     }
 
-    /// `volume attach`; `frontend` is `nbd`, `fuse` or `auto`.
+    /// `volume attach`; `frontend` is `nbd`, `nbd-device`, `fuse` or `auto`.
     ///
     /// # Errors
     /// As [`Cli::json`].

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -84,9 +85,12 @@ impl Site {
         self.uuid("0000-4000-8000-000000000001")
     }
 
-    /// Its node's identity.
+    /// Its node's identity: another one in each stage, as the devices of the host's kernel are told apart by it.
     pub fn node_id(&self) -> String {
-        self.uuid("0000-4000-8000-000000000002")
+        let mut hasher = DefaultHasher::new();
+        self.dir.hash(&mut hasher);
+        let number = hasher.finish();
+        self.uuid(&format!("{:04x}-4000-8000-{:012x}", number >> 48, number & ((1 << 48) - 1)))
     }
 
     fn uuid(&self, rest: &str) -> String {

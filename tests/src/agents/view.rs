@@ -99,6 +99,8 @@ impl VolumeView {
 /// An open frontend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attachment {
+    /// Its kind as the command line writes it: `nbd`, `nbd-device` or `fuse`.
+    pub frontend: String,
     /// The block device; `None` for NBD.
     pub device: Option<PathBuf>,
     /// The NBD export's URI; `None` for a block device.
@@ -111,7 +113,11 @@ impl Attachment {
             let found = ["", "/attachment"].iter().find_map(|prefix| printed.pointer(&format!("{prefix}/{field}")));
             found.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
         };
-        let attachment = Self { device: text("devicePath").map(PathBuf::from), nbd_uri: text("nbdUri") };
+        let attachment = Self {
+            frontend: text("frontend").unwrap_or_default(),
+            device: text("devicePath").map(PathBuf::from),
+            nbd_uri: text("nbdUri"),
+        };
         let any = attachment.device.is_some() || attachment.nbd_uri.is_some();
         any.then_some(attachment).with_context(|| format!("an attachment without device and without URI: {printed}"))
     }

@@ -96,8 +96,8 @@ pub struct Options {
     /// Size of the volume
     #[arg(long, default_value = "1Gi")]
     pub size: String,
-    /// How the volume becomes a block device
-    #[arg(long, default_value = "fuse")]
+    /// How the volume becomes a block device: auto, nbd-device, fuse
+    #[arg(long, default_value = "auto")]
     pub frontend: String,
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table")]
@@ -142,7 +142,7 @@ impl Options {
 /// # Errors
 /// When something is missing, or a round cannot be brought to its end; what did not hold is in the report instead.
 pub fn run(options: &Options) -> Result<Report> {
-    let host = Host::check()?;
+    let host = Host::check(&options.frontend)?;
     let seed = options.seed.unwrap_or_else(Dice::fresh_seed);
     eprintln!("seed {seed}");
     let mut report = Report::new(seed);

@@ -19,6 +19,8 @@ pub struct Outcome {
     pub round: u32,
     /// What failed, and where the volume was opened.
     pub disaster: Disaster,
+    /// What the database's device was at A: `nbd-device` or `fuse`.
+    pub frontend: String,
     /// Why the database could not be had back; then nothing of it was compared.
     pub broken: Option<String>,
     /// The comparison.
@@ -58,7 +60,13 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Audit { committed, found, lost, .. } = self.audit;
-        write!(f, "{}, {}: committed {committed}, found {found}, lost {lost}", self.mode, self.disaster.name())?;
+        write!(
+            f,
+            "{}, {}, {}: committed {committed}, found {found}, lost {lost}",
+            self.mode,
+            self.disaster.name(),
+            self.frontend
+        )?;
         write!(f, ", RPO {} ms, RTO {} ms", ms(self.rpo), ms(self.rto))?;
         self.verdict().or_else(|reason| write!(f, ": NOT HELD: {reason}"))
     }
@@ -88,7 +96,8 @@ impl Report {
     /// The table: a line for each round, or with `by_mode` one for each mode with sums of transactions and maxima of times.
     pub fn table(&self, by_mode: bool) -> String {
         let mut lines = vec![line(
-            ["mode", "rounds", "committed", "found", "lost", "RPO ms", "reported ms", "RTO ms"].map(str::to_owned),
+            ["mode", "frontend", "rounds", "committed", "found", "lost", "RPO ms", "reported ms", "RTO ms"]
+                .map(str::to_owned),
         )];
         if by_mode {
             lines.extend(self.modes().values().map(|rounds| cells(rounds)).map(line));
@@ -113,6 +122,7 @@ impl Report {
         let round = |outcome: &Outcome| {
             json!({
                 "mode": outcome.mode, "round": outcome.round, "disaster": outcome.disaster.name(),
+                "frontend": outcome.frontend,
                 "committed": outcome.audit.committed, "found": outcome.audit.found, "lost": outcome.audit.lost,
                 "unacknowledged": outcome.audit.unacknowledged,
                 "rpoMs": ms(outcome.rpo), "reportedRpoMs": outcome.reported_rpo.map(ms), "rtoMs": ms(outcome.rto),
@@ -127,13 +137,14 @@ fn ms(span: Duration) -> u64 {
     span.as_micros().div_ceil(1000) as u64
 }
 
-fn cells(rounds: &[&Outcome]) -> [String; 8] {
+fn cells(rounds: &[&Outcome]) -> [String; 9] {
     let sum = |count: fn(&Audit) -> u64| rounds.iter().map(|outcome| count(&outcome.audit)).sum::<u64>().to_string();
     let max = |span: fn(&Outcome) -> Option<Duration>| {
         rounds.iter().filter_map(|outcome| span(outcome)).max().map_or("-".to_owned(), |span| ms(span).to_string())
     };
     [
         rounds.first().map_or("-", |outcome| outcome.mode).to_owned(),
+        rounds.first().map_or("-", |outcome| &outcome.frontend).to_owned(),
         rounds.len().to_string(),
         sum(|audit| audit.committed),
         sum(|audit| audit.found),
@@ -144,10 +155,10 @@ fn cells(rounds: &[&Outcome]) -> [String; 8] {
     ]
 }
 
-fn line(cells: [String; 8]) -> String {
-    let [mode, numbers @ ..] = cells;
+fn line(cells: [String; 9]) -> String {
+    let [mode, frontend, numbers @ ..] = cells;
     let numbers = numbers.map(|cell| format!("{cell:>13}"));
-    format!("{mode:<6}{}", numbers.concat())
+    format!("{mode:<6}{frontend:<11}{}", numbers.concat())
 }
 
 #[cfg(test)]
@@ -158,7 +169,8 @@ mod tests {
         let audit = Audit { committed: 10, found: 10 - lost, lost, ..Audit::default() };
         let reported_rpo = reported.map(Duration::from_millis);
         let (rpo, rto) = (Duration::from_millis(rpo), Duration::from_secs(1));
-        Outcome { mode, round: 1, disaster: Disaster::ALost, broken: None, audit, rpo, reported_rpo, rto }
+        let (disaster, frontend) = (Disaster::ALost, "fuse".to_owned());
+        Outcome { mode, round: 1, disaster, frontend, broken: None, audit, rpo, reported_rpo, rto }
     }
 
     #[test]
@@ -199,7 +211,7 @@ mod tests {
         report.add(outcome("async", 2, 9, Some(20)));
         let table = report.table(true);
         let cells: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(cells, ["async", "2", "20", "17", "3", "9", "30", "1000"]);
+        assert_eq!(cells, ["async", "fuse", "2", "20", "17", "3", "9", "30", "1000"]);
         assert!(report.held());
     }
 }

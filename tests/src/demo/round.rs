@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::agents::{Cli, NewVolume, TwoSites};
 use crate::dice::Dice;
 use crate::ledger::{Audit, Ledger, Load, audit};
-use crate::{process, stage};
+use crate::{devices, process};
 
 use super::database::Database;
 use super::host::Host;
@@ -30,6 +30,8 @@ pub(super) struct Round<'a> {
     number: u32,
     disaster: Disaster,
     dice: Dice,
+    /// What the device is, once there is one.
+    frontend: String,
 }
 
 /// The end of site A.
@@ -43,7 +45,7 @@ impl<'a> Round<'a> {
     pub fn new(options: &'a Options, host: &'a Host, mode: Mode, number: u32, mut dice: Dice) -> Self {
         let disasters = options.disasters();
         let disaster = disasters[dice.below(disasters.len() as u64) as usize];
-        Self { options, host, mode, number, disaster, dice }
+        Self { options, host, mode, number, disaster, dice, frontend: String::new() }
     }
 
     pub fn play(mut self, sites: &mut TwoSites) -> Result<Outcome> {
@@ -75,7 +77,8 @@ impl<'a> Round<'a> {
         let lost_after = audit.oldest_lost.map(|acknowledged| killed.ledger.start + acknowledged);
         let rpo = lost_after.map_or(Duration::ZERO, |oldest| killed.at.saturating_duration_since(oldest));
         let (mode, round, disaster, reported_rpo) = (self.mode.name(), self.number, self.disaster, killed.reported_rpo);
-        Outcome { mode, round, disaster, broken, audit, rpo, reported_rpo, rto }
+        let frontend = self.frontend.clone();
+        Outcome { mode, round, disaster, frontend, broken, audit, rpo, reported_rpo, rto }
     }
 
     fn say(&self, what: &str) {
@@ -85,13 +88,15 @@ impl<'a> Round<'a> {
     }
 
     /// A volume at A with its copy at B, a file system and a database on it.
-    fn set_up(&self, sites: &TwoSites) -> Result<Database> {
+    fn set_up(&mut self, sites: &TwoSites) -> Result<Database> {
         self.say("creating the volume, a file system and a database on it");
         let options = vec!["--log-size", "1Gi"];
         sites.create(&NewVolume { name: VOLUME, size: &self.options.size, mode: self.mode.name(), options })?;
         let cli = sites.a.cli();
         let attachment = cli.attach(VOLUME, &self.options.frontend)?;
         let device = attachment.block_device()?;
+        self.say(&format!("the volume is {}, a device of frontend {}", device.display(), attachment.frontend));
+        self.frontend.clone_from(&attachment.frontend);
         let database = Database::create(&sites.stage, &self.host.postgres, "a", device, self.options.writers)?;
         // A kill before the peer has the empty database would show nothing about transactions.
         cli.wait_for(VOLUME, "peer that has all of it", PATIENCE, |view| view.backlog_bytes() == 0)?;
@@ -135,7 +140,7 @@ impl<'a> Round<'a> {
                 site.cut_disk(self.dice.number())?;
             }
         }
-        let at = self.kill_site(sites, database);
+        let at = self.kill_site(sites, database)?;
         if b_fails {
             sites.b.kill();
         }
@@ -143,7 +148,7 @@ impl<'a> Round<'a> {
     }
 
     /// Either the agent or the database goes first: the dice say which. What is on the way to B dies with A's uplink.
-    fn kill_site(&mut self, sites: &mut TwoSites, database: &mut Database) -> Instant {
+    fn kill_site(&mut self, sites: &mut TwoSites, database: &mut Database) -> Result<Instant> {
         let (mut first, second) = (process::tree(sites.a.pid()), database.server.pids());
         if self.dice.happens(0.5) {
             first.splice(0..0, second);
@@ -156,8 +161,10 @@ impl<'a> Round<'a> {
         process::kill_all(&first);
         let at = Instant::now();
         sites.a.kill();
+        // A device of the kernel outlives its agent, and the processes that wait for it outlive their SIGKILL.
+        devices::end_kernel_devices(sites.a.dir())?;
         database.server.kill();
-        at
+        Ok(at)
     }
 
     /// Promote, attach, mount, recover; returns when the database answers, and how long it took since `killed`.
@@ -176,14 +183,14 @@ impl<'a> Round<'a> {
         let database = self.open_database(sites, &sites.b.cli(), "b")?;
         let rto = killed.elapsed();
         // What is left of A's device would only fill the kernel's log with errors.
-        stage::take_down_devices(sites.a.dir())?;
+        devices::take_down(sites.a.dir())?;
         Ok((database, rto))
     }
 
     /// The same at A, after its restart.
     fn open_at_a(&self, sites: &mut TwoSites, killed: Instant) -> Result<(Database, Duration)> {
         self.say("only site A has power again; opening the volume there");
-        stage::take_down_devices(sites.a.dir())?;
+        devices::take_down(sites.a.dir())?;
         sites.a.start(&sites.stage)?;
         let cli = sites.a.cli();
         if self.mode == Mode::Sync {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -10,38 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Boot;
-use super::archive::Archive;
-use crate::agents::Programs;
+use super::guest::{RESULT, fill};
 use crate::process;
 use crate::stage::Stage;
 
 const QEMU: &str = "qemu-system-x86_64";
-/// Programs of this host that are run in the machine.
-const PROGRAMS: [&str; 10] =
-    ["sh", "mount", "umount", "ip", "modprobe", "losetup", "mkfs.ext4", "resize2fs", "e2fsck", "truncate"];
-/// Modules that are loaded there, and those that may be part of the kernel instead.
-const MODULES: [&str; 2] = ["nbd", "loop"];
-const OPTIONAL_MODULES: [&str; 5] = ["ext4", "jbd2", "mbcache", "crc32c_generic", "crc16"];
-/// What the machine says with its last line.
-const RESULT: &str = "TIDEMARK-RESULT ";
-
-/// The first process. It never ends: the kernel is told to switch off.
-const INIT: &str = r#"#!/bin/sh
-export PATH=/bin:/sbin HOME=/ TIDEMARK_BIN_DIR=/bin TIDEMARK_STAGE_DIR=/stage
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-mount -t tmpfs -o size=1400m tmp /tmp
-ip link set lo up
-modprobe loop
-truncate -s 1300M /tmp/disk
-mkfs.ext4 -q /tmp/disk
-mount -t ext4 -o loop /tmp/disk /stage
-/bin/kernel play
-echo "TIDEMARK-RESULT $?"
-echo o >/proc/sysrq-trigger
-while :; do read -r nothing </dev/kmsg; done
-"#;
+/// Room for what is played, in bytes; the file has holes.
+const DISK_BYTES: u64 = 8 << 30;
 
 /// Boots the machine and waits for its result.
 ///
@@ -52,12 +27,16 @@ pub fn boot(options: &Boot) -> Result<()> {
     let version = version_in(&options.kernel)?;
     let initial = stage.dir().join("initial.cpio");
     fill(&stage, options, &version, &initial)?;
+    let disk = stage.dir().join("disk");
+    File::create(&disk)?.set_len(DISK_BYTES)?;
     eprintln!("booting Linux {version}");
     let kernel = options.kernel.join("boot").join(format!("vmlinuz-{version}"));
     let mut command = Command::new(QEMU);
     command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3G", "-no-reboot"]);
     command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-append", "console=ttyS0 panic=-1 quiet"]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(&initial);
+    command.arg("-drive").arg(format!("if=none,id=disk,format=raw,cache=unsafe,file={}", disk.display()));
+    command.args(["-device", "nvme,serial=disk,drive=disk"]);
     let errors = File::create(stage.dir().join("qemu.log"))?;
     let child = stage.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors))?;
     let status = watch(child, Duration::from_secs(options.patience));
@@ -71,64 +50,6 @@ fn version_in(package: &Path) -> Result<String> {
     let found = fs::read_dir(&modules).with_context(|| format!("no kernel in {}", package.display()))?.flatten().next();
     let name = found.map(|entry| entry.file_name().to_string_lossy().into_owned());
     name.with_context(|| format!("{} is empty", modules.display()))
-}
-
-/// The machine's initial file system: the binaries under test without their debugging information, programs, modules.
-fn fill(stage: &Stage, options: &Boot, version: &str, to: &Path) -> Result<()> {
-    let mut archive = Archive::create(to)?;
-    for dir in ["/proc", "/sys", "/dev", "/tmp", "/stage", "/run", "/etc"] {
-        archive.directory(Path::new(dir))?;
-    }
-    archive.file(Path::new("/init"), 0o755, INIT.as_bytes())?;
-    let Programs { agent, cli } = Programs::find()?;
-    for (name, program) in [("tidemark-agent", agent), ("tidemark", cli), ("kernel", std::env::current_exe()?)] {
-        let stripped = stage.dir().join(name);
-        process::checked(Command::new("objcopy").arg("--strip-debug").arg(program).arg(&stripped))?;
-        archive.program(&stripped, &Path::new("/bin").join(name))?;
-    }
-    for name in PROGRAMS {
-        archive.program(&on_path(name)?, &Path::new("/bin").join(name))?;
-    }
-    add_modules(&mut archive, &stage.subdir("modules")?, &options.kernel, version)?;
-    archive.finish()
-}
-
-/// The modules with a list of what needs what, as `modprobe` reads them.
-fn add_modules(archive: &mut Archive, root: &Path, package: &Path, version: &str) -> Result<()> {
-    let below = Path::new("lib/modules").join(version);
-    let (from, to) = (package.join(&below), root.join(&below));
-    fs::create_dir_all(&to)?;
-    let mut left: Vec<&str> = MODULES.to_vec();
-    let mut dirs = vec![from.join("kernel")];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
-            let path = entry?.path();
-            if path.is_dir() {
-                dirs.push(path);
-                continue;
-            }
-            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let module = file.split('.').next().unwrap_or_default();
-            left.retain(|wanted| *wanted != module);
-            if MODULES.contains(&module) || OPTIONAL_MODULES.contains(&module) {
-                fs::copy(&path, to.join(&file))?;
-            }
-        }
-    }
-    ensure!(left.is_empty(), "Linux {version} has no module {}", left.join(", "));
-    for list in ["modules.builtin", "modules.order", "modules.builtin.modinfo"] {
-        if from.join(list).exists() {
-            fs::copy(from.join(list), to.join(list))?;
-        }
-    }
-    process::checked(Command::new("depmod").arg("-b").arg(root).arg(version))?;
-    archive.tree(&to, &Path::new("/").join(&below))
-}
-
-fn on_path(name: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    dirs.find_map(|dir| fs::canonicalize(dir.join(name)).ok()).with_context(|| format!("{name}: run hack/setup --test"))
 }
 
 /// Shows what the machine says and returns its result.

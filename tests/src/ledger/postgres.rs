@@ -56,6 +56,11 @@ impl Programs {
         Ok(Self { bin, user })
     }
 
+    /// The directory of the programs.
+    pub fn directory(&self) -> &Path {
+        &self.bin
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
         if let Some(user) = &self.user {
