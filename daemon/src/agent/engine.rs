@@ -148,8 +148,23 @@ impl Agent {
     }
 
     async fn do_policy(&self, id: VolumeId, shard: u16, patch: PolicyPatch) -> Result<(), EngineError> {
-        let policy: Policy = patch.applied_to(self.status_of(id, shard).await?.policy);
-        self.verb_on(id, shard, Verb::SetPolicy(policy)).await?;
+        if patch.changes_policy() {
+            let policy: Policy = patch.applied_to(self.status_of(id, shard).await?.policy);
+            self.verb_on(id, shard, Verb::SetPolicy(policy)).await?;
+        }
+        match patch.frontend {
+            Some(kind) => self.set_frontend(id, kind).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What an attach takes that names no frontend. It is this site's matter: a copy of any role has it, and one that is attached
+    /// stays so as it is.
+    async fn set_frontend(&self, id: VolumeId, kind: FrontendKind) -> Result<(), EngineError> {
+        self.keep(move |catalogue| catalogue.set_frontend(id, kind)).await?;
+        if let Some(entry) = self.state().volumes.get_mut(&id) {
+            entry.frontend = kind;
+        }
         Ok(())
     }
 

@@ -205,12 +205,24 @@ impl Catalogue {
     /// # Errors
     /// When the volume's file cannot be written; what was kept before stays.
     pub fn set_attached(&mut self, id: VolumeId, kind: Option<FrontendKind>) -> Result<(), CatalogueError> {
-        let known = self.volumes.get(&id).filter(|entry| entry.fault.is_none());
-        let mut entry = known.cloned().ok_or(CatalogueError::NoVolume(id))?;
-        if entry.record.attached == kind {
+        self.change_record(id, |record| record.attached = kind)
+    }
+
+    /// Keeps what an attach with `auto` takes.
+    ///
+    /// # Errors
+    /// As [`set_attached`](Self::set_attached).
+    pub fn set_frontend(&mut self, id: VolumeId, kind: FrontendKind) -> Result<(), CatalogueError> {
+        self.change_record(id, |record| record.frontend = kind)
+    }
+
+    fn change_record(&mut self, id: VolumeId, change: impl FnOnce(&mut VolumeRecord)) -> Result<(), CatalogueError> {
+        let known = self.volumes.get(&id).filter(|entry| entry.fault.is_none()).ok_or(CatalogueError::NoVolume(id))?;
+        let mut entry = known.clone();
+        change(&mut entry.record);
+        if entry == *known {
             return Ok(());
         }
-        entry.record.attached = kind;
         let file = entry.dir.join(VOLUME_FILE);
         crashsafe::replace(&file, &[entry.record.to_text()?]).map_err(io_at(&file))?;
         self.put(&volume_key(id), &indexed(&entry)?);

@@ -167,6 +167,18 @@ fn any_damaged_file_of_the_index_is_survived() {
     }
 }
 
+#[test]
+fn a_frontend_that_was_set_is_there_again_and_what_is_attached_stays() {
+    let (world, _, _) = World::filled();
+    let mut catalogue = world.open();
+    catalogue.set_frontend(id(2), FrontendKind::NbdDevice).unwrap();
+    drop(catalogue);
+    let catalogue = world.open();
+    let record = &named(&catalogue, "logs").record;
+    assert_eq!((record.frontend, record.attached), (FrontendKind::NbdDevice, Some(FrontendKind::Fuse)));
+    assert_eq!(catalogue.findings(), []);
+}
+
 #[cfg(feature = "rocksdb")]
 #[test]
 fn a_file_in_the_place_of_the_index_is_replaced() {

@@ -48,6 +48,11 @@ impl PolicyPatch {
         }
     }
 
+    /// True when a field of the core's policy was named.
+    pub fn changes_policy(&self) -> bool {
+        !Self { frontend: None, ..*self }.is_empty()
+    }
+
     /// True when no field was named.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -159,7 +164,7 @@ pub(super) fn frontend(value: i32) -> Result<FrontendKind, Invalid> {
         Ok(wire::Frontend::Nbd) => Ok(FrontendKind::Nbd),
         Ok(wire::Frontend::Fuse) => Ok(FrontendKind::Fuse),
         Ok(wire::Frontend::NbdDevice) => Ok(FrontendKind::NbdDevice),
-        Err(_) => Err(field("frontend", "allowed are auto, nbd, fuse")),
+        Err(_) => Err(field("frontend", "allowed are auto, nbd, nbd-device, fuse")),
     }
 }
 
@@ -239,7 +244,7 @@ mod tests {
             (wire::Policy { disk_timeout_ms: Some(1), ..none() }, "diskTimeout", "allowed are 1000 to"),
             (wire::Policy { bandwidth_bytes: Some(100), ..none() }, "bandwidth", "allowed are 0 (unlimited) and from"),
             (wire::Policy { index_ranges: Some(1), ..none() }, "indexRanges", "allowed are 1024 to"),
-            (wire::Policy { frontend: Some(9), ..none() }, "frontend", "auto, nbd, fuse"),
+            (wire::Policy { frontend: Some(9), ..none() }, "frontend", "auto, nbd, nbd-device, fuse"),
             (wire::Policy { pool: Some("x".to_owned()), ..none() }, "pool", "fixed at creation"),
             (wire::Policy { peer_site: Some("x".to_owned()), ..none() }, "peerSite", "SetPeer"),
             (none(), "policy", "names no field"),

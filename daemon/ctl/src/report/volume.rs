@@ -124,9 +124,16 @@ impl Volume {
         format!("{}{kind}", self.base_path)
     }
 
+    /// The frontend of the policy while another one is open: the policy speaks of the next attach.
+    fn next_frontend(&self, open: &Attachment) -> Option<&str> {
+        self.policy.frontend.as_deref().filter(|wanted| *wanted != "auto" && *wanted != open.frontend)
+    }
+
     fn place_fields(&self) -> Vec<(&'static str, String)> {
         let attached = |attachment: &Attachment| {
-            format!("{} ({}, {} connections)", attachment.place(), attachment.frontend, attachment.connections)
+            let next = self.next_frontend(attachment).map(|next| format!("; {next} from the next attach on"));
+            let Attachment { frontend, connections, .. } = attachment;
+            format!("{} ({frontend}, {connections} connections){}", attachment.place(), next.unwrap_or_default())
         };
         vec![
             ("volume", self.name.clone()),
@@ -261,6 +268,29 @@ impl Report for Deleted {
         match self.trash_path.as_str() {
             "" => "deleted".to_owned(),
             path => format!("deleted; its files are in {path}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attached_line(open: pb::Frontend, wanted: pb::Frontend) -> String {
+        let attachment =
+            pb::Attachment { frontend: open.into(), nbd_uri: "nbd+unix:x".to_owned(), ..Default::default() };
+        let policy = pb::Policy { frontend: Some(wanted.into()), ..Default::default() };
+        let volume = pb::Volume { attachment: Some(attachment), policy: Some(policy), ..Default::default() };
+        let shown = Volume::from(volume).table(Paint(false));
+        shown.lines().find(|line| line.starts_with("attached")).unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn another_frontend_than_the_open_one_is_said_to_come_with_the_next_attach() {
+        let changed = attached_line(pb::Frontend::Nbd, pb::Frontend::Fuse);
+        assert!(changed.ends_with("(nbd, 0 connections); fuse from the next attach on"), "{changed}");
+        for wanted in [pb::Frontend::Nbd, pb::Frontend::Auto] {
+            assert!(attached_line(pb::Frontend::Nbd, wanted).ends_with("(nbd, 0 connections)"));
         }
     }
 }
