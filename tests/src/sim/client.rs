@@ -12,7 +12,7 @@ use crate::sim::faults::Fault;
 use crate::sim::model::{LineId, ReadCheck, Seq};
 use crate::sim::pattern::{self, OpId, Value};
 use crate::sim::rng::Rng;
-use crate::sim::site::{Site, Terms, owing};
+use crate::sim::site::{Terms, owing};
 use crate::sim::world::{Ev, MS, World, name, note};
 
 const SCAN_SECTORS: u64 = 256;
@@ -260,21 +260,22 @@ impl<C: Copy> World<C> {
 
     pub(super) fn terms(&self, site: usize) -> Option<Terms> {
         let node = self.sites[site].node.as_ref()?;
-        let ids = [self.sites[0].id, self.sites[1].id];
-        Some(Site::<C>::terms(&node.status(self.local(site)), ids))
+        let (config, ack_on) = node.terms();
+        Some(Terms::of(config, ack_on, [self.sites[0].id, self.sites[1].id]))
     }
 
     fn issue_write(&mut self, site: usize, line: LineId) {
         let (first, sectors) = self.range();
         let fua = self.rng.percent(self.client.mix.fua);
         let at = self.model.mark();
-        let (mut ops, mut data, mut from) = (Vec::new(), BytesMut::new(), first);
+        let (mut ops, mut from) = (Vec::new(), first);
+        let mut data = BytesMut::with_capacity(sectors as usize * SECTOR);
         // A write larger than a record is cut where the core cuts it: each record is there or not by itself.
         let record = self.operator.record_sectors();
         while from < first + sectors {
             let end = (first / 8 * 8 + (ops.len() as u64 + 1) * record).min(first + sectors);
             let op = self.model.issue_write(line, from, end - from);
-            data.extend_from_slice(&pattern::payload(op, from, end - from));
+            pattern::append_payload(&mut data, op, from, end - from);
             ops.push(op);
             from = end;
         }

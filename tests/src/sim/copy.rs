@@ -1,9 +1,10 @@
 //! The seam between the world and what it tests: one copy of a volume, driven by inputs.
 
+use tidemark_core::config::{AckOn, Config};
 use tidemark_core::event::{Input, Output};
 use tidemark_core::node::{CreateParams, NewVolume, Node, OpenParams};
 use tidemark_core::status::Status;
-use tidemark_core::types::Nanos;
+use tidemark_core::types::{Lsn, Nanos, Position};
 
 /// A copy of a volume as the world drives it.
 pub trait Copy: Sized {
@@ -19,6 +20,12 @@ pub trait Copy: Sized {
     fn poll_timeout(&self) -> Option<Nanos>;
     /// How it is.
     fn status(&self, now: Nanos) -> Status;
+    /// K and what an acknowledgement waits for, as in the status: asked at every request.
+    fn terms(&self) -> (&Config, AckOn);
+    /// The end of what is written, as in the status.
+    fn appended(&self) -> Position;
+    /// What is durable, as in the status.
+    fn durable(&self) -> Lsn;
     /// Panics when an invariant is broken.
     fn check(&self);
 }
@@ -46,6 +53,18 @@ impl Copy for Node {
 
     fn status(&self, now: Nanos) -> Status {
         Node::status(self, now)
+    }
+
+    fn terms(&self) -> (&Config, AckOn) {
+        (self.config(), self.ack_on())
+    }
+
+    fn appended(&self) -> Position {
+        Node::appended(self)
+    }
+
+    fn durable(&self) -> Lsn {
+        Node::durable(self)
     }
 
     fn check(&self) {

@@ -399,11 +399,16 @@ impl Disk {
 
     fn read(&mut self, op: &DiskOp) -> DiskResult {
         let DiskOp::Read { file, offset, len } = op else { return Err(DiskError::Io) };
-        let f = self.files.get(file).ok_or(DiskError::Missing)?;
+        let f = self.files.get_mut(file).ok_or(DiskError::Missing)?;
         if offset + u64::from(*len) > f.seen.len() {
             return Err(DiskError::Short);
         }
-        Ok(DiskDone::Read(f.seen.read_with(*offset, *len as usize, &mut self.spares)))
+        let (seen, len, spares) = (&mut f.seen, *len as usize, &mut self.spares);
+        // The beginning of the base is read at each advance of the floor, and forgotten at once.
+        Ok(DiskDone::Read(match file {
+            FileRef::Base if len > 256 << 10 => seen.read_flat(*offset, len, spares),
+            _ => seen.read_with(*offset, len, spares),
+        }))
     }
 
     fn map(&self, range: ByteRange, rng: &mut Rng) -> Vec<ByteRange> {

@@ -1,6 +1,6 @@
 //! One site: its disks, its clock, and the process that runs on it, which comes and goes.
 
-use tidemark_core::config::Mode;
+use tidemark_core::config::{AckOn, Config, Mode};
 use tidemark_core::event::Input;
 use tidemark_core::status::{Role, Status};
 use tidemark_core::types::{BootId, Epoch, GenId, Incarnation, Lsn, Nanos, NodeId, Nonce, SiteId};
@@ -116,16 +116,18 @@ impl<C> Site<C> {
     pub fn is_primary(&self) -> bool {
         self.role() == Some(Role::Primary)
     }
+}
 
-    /// The terms of a status.
-    pub fn terms(status: &Status, ids: [SiteId; 2]) -> Terms {
-        let bit = |i: usize| u8::from(status.config.has(ids[i])) << i;
-        Terms {
-            epoch: status.config.epoch,
-            nonce: status.config.nonce,
-            mode: status.config.mode,
+impl Terms {
+    /// What K and the policy say.
+    pub fn of(config: &Config, ack_on: AckOn, ids: [SiteId; 2]) -> Self {
+        let bit = |i: usize| u8::from(config.has(ids[i])) << i;
+        Self {
+            epoch: config.epoch,
+            nonce: config.nonce,
+            mode: config.mode,
             sites: bit(0) | bit(1),
-            ack_on_write: status.policy.ack_on == tidemark_core::config::AckOn::Write,
+            ack_on_write: ack_on == AckOn::Write,
         }
     }
 }

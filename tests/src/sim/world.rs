@@ -9,7 +9,7 @@ use tidemark_core::event::{ConnId, Event, Input, Output, VerbId};
 use tidemark_core::node::OpenParams;
 use tidemark_core::ship::Message;
 use tidemark_core::status::{Role, SuspendReason};
-use tidemark_core::types::{BootId, GenId, Incarnation, Nanos, NodeId, Secret, SiteId, VolumeId, WallMs};
+use tidemark_core::types::{BootId, GenId, Incarnation, NodeId, Secret, SiteId, VolumeId, WallMs};
 
 use crate::sim::client::Client;
 use crate::sim::copy::Copy;
@@ -466,11 +466,10 @@ impl<C: Copy> World<C> {
 
     /// The history that the site's log follows, as far as it is known.
     pub(super) fn refresh_line(&mut self, site: usize) {
-        let now = self.now;
         let s = &mut self.sites[site];
         let Some(node) = &s.node else { return };
-        let status = node.status(s.clock.at(now));
-        let key = (status.appended.generation, status.appended.incarnation);
+        let appended = node.appended();
+        let key = (appended.generation, appended.incarnation);
         if let Some(line) = self.lines.get(&key) {
             s.line = Some(*line);
             s.key = Some(key);
@@ -664,9 +663,9 @@ impl<C: Copy> World<C> {
                 self.sites[1 - site].asked_to_join = Some((config.epoch, config.nonce, tail.position.lsn));
             }
             Message::ConfigAnswer { epoch, nonce, result: Ok(()) } => {
-                let (local, s) = (self.local(site), &self.sites[site]);
+                let s = &self.sites[site];
                 let asked = s.asked_to_join.filter(|asked| (asked.0, asked.1) == (*epoch, *nonce) && !s.tainted);
-                let durable = s.node.as_ref().map(|node| node.status(local).durable);
+                let durable = s.node.as_ref().map(|node| node.durable());
                 if let (Some((_, _, tail)), Some(durable)) = (asked, durable)
                     && durable < tail
                 {
@@ -699,10 +698,10 @@ impl<C: Copy> World<C> {
     /// A peer whose medium lied may claim a floor that never was here: its word is kept, and missed from then on.
     fn heed(&mut self, site: usize, message: &Message) {
         let Message::Hello(hello) = message else { return };
-        let (tainted, local) = (self.sites[1 - site].tainted, self.local(site));
+        let tainted = self.sites[1 - site].tainted;
         let s = &mut self.sites[site];
         if let Some(node) = s.node.as_ref().filter(|_| tainted) {
-            s.misled |= hello.floor.position.lsn > node.status(local).appended.lsn;
+            s.misled |= hello.floor.position.lsn > node.appended().lsn;
         }
     }
 
@@ -786,11 +785,6 @@ impl<C: Copy> World<C> {
                 c.stall(to, until);
             }
         }
-    }
-
-    /// A site's clock now.
-    pub(super) fn local(&self, site: usize) -> Nanos {
-        self.sites[site].clock.at(self.now)
     }
 
     /// True when a site's copy is up and, as last seen, in that role.

@@ -14,6 +14,8 @@
 //! A frame's own keyed hash tells a frame of this volume from anything else; its chain tells the successor of the last good
 //! frame from a stale one in a reused slot.
 
+use bytes::{Buf, Bytes};
+
 use crate::event::{DiskDone, DiskOp, DiskResult, FileRef, Slot};
 use crate::format::block_crcs;
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind};
@@ -92,7 +94,7 @@ pub struct Recovery {
     found: Vec<(Slot, SegmentHeader)>,
     live: Vec<Segment>,
     phase: Phase,
-    buf: Vec<u8>,
+    buf: Bytes,
     /// Offset in the slot of `buf[0]`.
     base: u64,
     end: Boundary,
@@ -116,7 +118,7 @@ impl Recovery {
             found: Vec::new(),
             live: Vec::new(),
             phase: Phase::Headers { next: 0 },
-            buf: Vec::new(),
+            buf: Bytes::new(),
             base: 0,
             end,
             damage: None,
@@ -218,7 +220,7 @@ impl Recovery {
                 self.next_header(now, out)
             }
             Phase::Segment { at } => {
-                self.buf.extend_from_slice(&bytes);
+                self.take_in(bytes);
                 let placed = self.parse(at);
                 if self.is_foreign {
                     return Some(Step::Failed("the log holds a record of a kind that this version does not know"));
@@ -226,6 +228,11 @@ impl Recovery {
                 Some(self.go_on(now, at, placed, out))
             }
         }
+    }
+
+    /// Usually nothing is left of what was read before, and nothing is copied.
+    fn take_in(&mut self, bytes: Bytes) {
+        self.buf = if self.buf.is_empty() { bytes } else { [&self.buf[..], &bytes].concat().into() };
     }
 
     fn go_on(&mut self, now: Nanos, at: usize, placed: Vec<Placed>, out: &mut Outbox) -> Step {
@@ -270,7 +277,7 @@ impl Recovery {
                 }
             }
         }
-        self.buf.drain(..used);
+        self.buf.advance(used);
         self.base += used as u64;
         placed
     }
@@ -349,7 +356,7 @@ impl Recovery {
         if !self.broken {
             self.on_broken("no frame continues the log");
         }
-        if self.buf[used..used + BLOCK].iter().any(|b| *b != 0) {
+        if self.buf[used..used + BLOCK] != [0; BLOCK] {
             self.cut_bytes += BLOCK as u64;
         }
         Parsed::Skip
@@ -457,8 +464,6 @@ const _: () = assert!(FIXED_BYTES < BLOCK);
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-
-    use bytes::Bytes;
 
     use super::*;
     use crate::event::Output;

@@ -324,18 +324,12 @@ fn edges_to_fill(request: &Request) -> Vec<BlockRange> {
     }
 }
 
-/// The whole blocks of a partial write: `data` over the present edges.
+/// The whole blocks of a partial write: `data` between the beginning of the first edge and the end of the last one, which are
+/// one block where the range lies in one.
 fn merge(range: ByteRange, data: &[u8], fill: &[u8]) -> Bytes {
-    let start = range.first_block() * BLOCK as u64;
-    let len = (range.end_block() * BLOCK as u64 - start) as usize;
-    let mut out = BytesMut::zeroed(len);
-    for (i, edge) in edges_of(range).into_iter().enumerate() {
-        let at = ((edge.start() * BLOCK as u64) - start) as usize;
-        out[at..at + BLOCK].copy_from_slice(&fill[i * BLOCK..(i + 1) * BLOCK]);
-    }
-    let at = (range.offset - start) as usize;
-    out[at..at + data.len()].copy_from_slice(data);
-    out.freeze()
+    let before = (range.offset - range.first_block() * BLOCK as u64) as usize;
+    let after = (range.end_block() * BLOCK as u64 - range.end()) as usize;
+    [&fill[..before], data, &fill[fill.len() - after..]].concat().into()
 }
 
 /// An edge block with the part that the range covers set to zeros.

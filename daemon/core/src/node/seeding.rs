@@ -8,7 +8,7 @@ use crate::format::superblock::CopyFlag;
 use crate::format::{block_crcs, crc32};
 use crate::node::Node;
 use crate::node::meta::AfterSuperblock;
-use crate::node::volume_reads::Purpose;
+use crate::node::volume_reads::{Purpose, joined};
 use crate::outbox::Route;
 use crate::planted::{Planted, planted};
 use crate::ship::seed::{BlockSet, CHUNK_BYTES, MAP_BYTES, Seeded, Seeder};
@@ -145,7 +145,7 @@ impl Node {
         seeder.done_bytes += range.bytes();
         let first_pass = seeder.pass == 1;
         let Some(data) = data else { return self.fail_copy("the volume cannot be read for seeding") };
-        let data = Bytes::from(data.concat());
+        let data = joined(data);
         for (at, blocks, is_zero) in runs(&data) {
             let range = BlockRange::new(range.start() + at as u64, blocks as u32);
             let piece = data.slice(at * BLOCK..(at + blocks) * BLOCK);
@@ -471,7 +471,7 @@ impl Node {
 fn runs(data: &[u8]) -> Vec<(usize, usize, bool)> {
     let mut out: Vec<(usize, usize, bool)> = Vec::new();
     for (i, block) in data.chunks_exact(BLOCK).enumerate() {
-        let is_zero = block.iter().all(|b| *b == 0);
+        let is_zero = block == [0; BLOCK];
         match out.last_mut() {
             Some((_, n, zero)) if *zero == is_zero => *n += 1,
             _ => out.push((i, 1, is_zero)),

@@ -1,11 +1,11 @@
 //! The status of a copy: derived, never stored.
 
-use crate::config::{AckOn, Mode};
+use crate::config::{AckOn, Config, Mode};
 use crate::format::superblock::CopyFlag;
 use crate::node::{Node, Stage};
 use crate::ship::sender::Source;
 use crate::status::{CopyState, Counters, LinkState, Role, Status, SuspendReason};
-use crate::types::{Lsn, Nanos};
+use crate::types::{Lsn, Nanos, Position};
 
 impl Node {
     /// Everything that there is to say about this copy now.
@@ -27,7 +27,7 @@ impl Node {
             floor: self.floor.at().position.lsn,
             committed: self.committed,
             durable: self.log.durable(),
-            appended: self.history.position(self.log.appended()).unwrap_or_default(),
+            appended: self.appended(),
             peer_durable: self.link.as_ref().map_or(Lsn::ZERO, |l| l.sender.durable()),
             backlog_bytes,
             rpo_ms,
@@ -57,6 +57,21 @@ impl Node {
     /// What an acknowledgement waits for; as [`Node::size`].
     pub fn ack_on(&self) -> AckOn {
         self.superblock.policy.ack_on
+    }
+
+    /// K as this copy holds it; as [`Node::size`].
+    pub fn config(&self) -> &Config {
+        &self.k
+    }
+
+    /// The end of what is written without a gap; as [`Node::size`].
+    pub fn appended(&self) -> Position {
+        self.history.position(self.log.appended()).unwrap_or_default()
+    }
+
+    /// What is durable here without a gap; as [`Node::size`].
+    pub fn durable(&self) -> Lsn {
+        self.log.durable()
     }
 
     /// What the log knows of the blocks of a range, in order: `(first, count, Some(true))` zeros, `Some(false)` data, `None`

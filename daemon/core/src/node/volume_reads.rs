@@ -228,6 +228,14 @@ fn crcs_match(data: &Bytes, crcs: &Crcs) -> bool {
     data.chunks_exact(BLOCK).enumerate().all(|(i, block)| crc32(block) == crcs.at(i as u32))
 }
 
+/// The pieces as one; a single one is not copied.
+pub(super) fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    match &mut pieces[..] {
+        [one] => std::mem::take(one),
+        several => several.concat().into(),
+    }
+}
+
 /// The bytes `[skip, skip + len)` of the pieces.
 pub(super) fn trim(pieces: Vec<Bytes>, mut skip: usize, mut len: usize) -> Vec<Bytes> {
     let mut out = Vec::with_capacity(pieces.len());
