@@ -6,7 +6,8 @@ use crate::format::config::{mode_code, mode_of};
 use crate::format::twin::TwinKind;
 use crate::ship::{ChainEntry, Remembered};
 use crate::types::{
-    BootId, Boundary, Epoch, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs,
+    BootId, Boundary, Epoch, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Position, Secret, SiteId, VolumeId,
+    WallMs,
 };
 use crate::verb::Assertion;
 
@@ -52,6 +53,16 @@ pub struct Sample {
     pub hash: [u8; 16],
 }
 
+/// Where the log was cut: what a segment older than `sequence` holds beyond `at` was sealed, and is no part of the log. The cut
+/// stays true for as long as such a segment may be found, and segments get numbers from `sequence` on whatever is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// The last record that stayed: the end of a frame.
+    pub at: Position,
+    /// The first segment that may hold what comes after it.
+    pub sequence: u64,
+}
+
 /// The superblock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Superblock {
@@ -94,6 +105,8 @@ pub struct Superblock {
     /// Epoch of a newer K that was seen to name another primary; zero when none was. Until a K at least as new is persisted
     /// here this copy does not serve, restarts or not.
     pub fenced: Epoch,
+    /// The last cut of the log, if any since it last started over.
+    pub cut: Option<Cut>,
     /// Sealed suffixes so far (files `branch-N`).
     pub branches: u32,
     /// Policy.
@@ -195,7 +208,10 @@ impl Superblock {
         encode_policy(&self.policy, &mut w);
         w.u32(self.fenced.major);
         w.u32(self.fenced.minor);
-        w.zeros(56);
+        let cut = self.cut.unwrap_or(Cut { at: Position::default(), sequence: 0 });
+        w.position(cut.at);
+        w.u64(cut.sequence);
+        w.zeros(20);
         self.encode_lists(&mut w);
         w.buf
     }
@@ -249,7 +265,8 @@ impl Superblock {
         let remembered = Remembered { position: r.position()?, boot: BootId(r.array()?) };
         let policy = decode_policy(&mut r)?;
         let fenced = Epoch { major: r.u32()?, minor: r.u32()? };
-        r.skip(56)?;
+        let cut = Cut { at: r.position()?, sequence: r.u64()? };
+        r.skip(20)?;
         let (history, forced, samples) = decode_lists(&mut r)?;
         Ok(Self {
             volume,
@@ -271,6 +288,7 @@ impl Superblock {
             history,
             remembered: has_remembered.then_some(remembered),
             fenced,
+            cut: (cut.sequence != 0).then_some(cut),
             branches,
             policy,
             forced,
@@ -304,7 +322,7 @@ fn decode_lists(r: &mut Reader<'_>) -> Result<Lists, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Chain, Position};
+    use crate::types::Chain;
 
     fn superblock() -> Superblock {
         Superblock {
@@ -327,6 +345,7 @@ mod tests {
             history: vec![ChainEntry { generation: GenId([13; 16]), incarnation: Incarnation(1), fork: Lsn(0) }],
             remembered: Some(Remembered { position: Position::default(), boot: BootId([1; 16]) }),
             fenced: Epoch { major: 3, minor: 1 },
+            cut: Some(Cut { at: Position { lsn: Lsn(8), ..Position::default() }, sequence: 4 }),
             branches: 2,
             policy: Policy::default(),
             forced: vec![Assertion { who: "op".into(), why: "site burnt down".into(), at: WallMs(5) }],

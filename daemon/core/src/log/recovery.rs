@@ -10,6 +10,7 @@
 //! | the segment that holds the floor does not contain it | damaged |
 //! | a good frame of the log holds a record of a kind that is not known here and may not be skipped | refuse: a newer version wrote it |
 //! | a later segment begins inside an earlier one | the earlier one is cut there (a sealed suffix) |
+//! | the superblock names a cut | as if such a segment began there, also while there is none |
 //!
 //! A frame's own keyed hash tells a frame of this volume from anything else; its chain tells the successor of the last good
 //! frame from a stale one in a reused slot.
@@ -20,6 +21,7 @@ use crate::event::{DiskDone, DiskOp, DiskResult, FileRef, Slot};
 use crate::format::block_crcs;
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
+use crate::format::superblock::Cut;
 use crate::log::Placed;
 use crate::log::segments::{FrameRef, Segment, Segments};
 use crate::outbox::{Outbox, Route};
@@ -48,8 +50,8 @@ pub struct Start {
     pub durable: Lsn,
     /// Ignore all segments: the copy is being seeded and starts over.
     pub discard: bool,
-    /// End the log at this boundary although it goes on: what lies beyond was sealed.
-    pub cut: Option<Boundary>,
+    /// Where the log was cut: what older segments hold beyond was sealed.
+    pub cut: Option<Cut>,
 }
 
 /// A log as it was found.
@@ -148,7 +150,9 @@ impl Recovery {
 
     /// Picks the live segments: backwards by sequence, each beginning before its successor, until one holds the floor.
     fn choose(&mut self) {
-        self.next_sequence = self.found.iter().map(|(_, h)| h.sequence + 1).max().unwrap_or(1);
+        // No segment gets the number of one that was cut off, also when none of those is left.
+        let cut = self.start.cut.map_or(1, |cut| cut.sequence);
+        self.next_sequence = self.found.iter().map(|(_, h)| h.sequence + 1).fold(cut, u64::max);
         self.found.sort_by_key(|(_, h)| h.sequence);
         let mut limit = Lsn(u64::MAX);
         let mut chosen = Vec::new();
@@ -157,7 +161,7 @@ impl Recovery {
             if self.start.discard || limit <= floor {
                 break;
             }
-            if header.start.position.lsn < limit {
+            if header.start.position.lsn < limit && !self.is_cut_off(header) {
                 limit = header.start.position.lsn;
                 chosen.push(Segment {
                     slot: *slot,
@@ -243,7 +247,7 @@ impl Recovery {
             read(now, self.live[at].slot, read_to, len, out);
             return Step::More(placed);
         }
-        if at + 1 < self.live.len() && self.start.cut.is_none_or(|cut| cut != self.end) {
+        if at + 1 < self.live.len() {
             let Step::More(mut rest) = self.open_segment(now, at + 1, out) else {
                 unreachable!("there is a next segment")
             };
@@ -254,9 +258,9 @@ impl Recovery {
         self.finish(placed)
     }
 
-    /// The next segment begins where this one got to: nothing further in it belongs to the log.
+    /// The next segment begins where this one got to, or it was cut there: nothing further in it belongs to the log.
     fn segment_ended(&self, at: usize) -> bool {
-        if self.start.cut.is_some_and(|cut| cut == self.end) {
+        if self.start.cut.is_some_and(|cut| self.live[at].sequence < cut.sequence && cut.at == self.end.position) {
             return true;
         }
         !self.broken && self.live.get(at + 1).is_some_and(|next| next.start == self.end)
@@ -366,9 +370,20 @@ impl Recovery {
     fn note_evidence(&mut self, at: usize, header: &FrameHeader) {
         if self.is_of_this_log(at, header) {
             let wrote = self.start.writes == Some(header.generation);
-            self.required = self.required.max(header.durable_at(self.start.site, wrote));
-            self.beyond = self.beyond.max(header.boundary().position.lsn);
+            let upto = self.upto(self.live[at].sequence);
+            self.required = self.required.max(header.durable_at(self.start.site, wrote).min(upto));
+            self.beyond = self.beyond.max(header.boundary().position.lsn.min(upto));
         }
+    }
+
+    /// The last record of the log that a segment may hold: what comes after it was sealed when the log was cut.
+    fn upto(&self, sequence: u64) -> Lsn {
+        self.start.cut.filter(|cut| sequence < cut.sequence).map_or(Lsn(u64::MAX), |cut| cut.at.lsn)
+    }
+
+    /// All that the segment holds was sealed when the log was cut.
+    fn is_cut_off(&self, header: &SegmentHeader) -> bool {
+        header.start.position.lsn >= self.upto(header.sequence)
     }
 
     /// A reused slot may have older frames left over, and a slot that was cut newer ones that were sealed: a frame counts where
@@ -403,9 +418,6 @@ impl Recovery {
             .filter(|(slot, len)| *len == self.start.slot_bytes && !live.iter().any(|s| s.slot == *slot))
             .map(|(slot, _)| *slot)
             .collect();
-        if self.start.cut.is_some() {
-            self.required = self.required.min(end.position.lsn);
-        }
         let damaged = self.required > end.position.lsn;
         let sealed: Vec<Slot> = self.beyond_cut(&ready);
         let mut segments = Segments::new(self.start.slot_bytes, live, ready, self.next_sequence);
@@ -425,8 +437,7 @@ impl Recovery {
 
     /// Slots that hold nothing but what was sealed.
     fn beyond_cut(&self, ready: &[Slot]) -> Vec<Slot> {
-        let Some(cut) = self.start.cut else { return Vec::new() };
-        let beyond = self.found.iter().filter(|(_, h)| h.start.position.lsn >= cut.position.lsn);
+        let beyond = self.found.iter().filter(|(_, h)| self.is_cut_off(h));
         beyond.map(|(slot, _)| *slot).filter(|slot| ready.contains(slot)).collect()
     }
 
@@ -481,6 +492,7 @@ mod tests {
         secret: Secret,
         end: Boundary,
         slots: Vec<Vec<u8>>,
+        cut: Option<Cut>,
     }
 
     impl Disks {
@@ -488,7 +500,7 @@ mod tests {
             let mut end = Boundary::default();
             end.position.generation = WRITTEN;
             end.position.incarnation = Incarnation(1);
-            Self { secret: Secret([4; 32]), end, slots: Vec::new() }
+            Self { secret: Secret([4; 32]), end, slots: Vec::new(), cut: None }
         }
 
         /// A segment with one record a frame; each says how far the writer was durable.
@@ -537,7 +549,7 @@ mod tests {
                 floor: Disks::new().end,
                 durable: Lsn::ZERO,
                 discard: false,
-                cut: None,
+                cut: self.cut,
             };
             let (now, mut out) = (Nanos::default(), Outbox::default());
             let slots = (1..=self.slots.len() as u64).map(|n| (Slot(n as _), SLOT_BYTES)).collect();
@@ -600,6 +612,49 @@ mod tests {
         disks.lose(0);
         let found = disks.recover(Some(WRITTEN));
         assert!(found.damage.is_some() && found.required == Lsn(2), "{found:?}");
+    }
+
+    /// Two segments, of which all beyond the first record is cut off.
+    fn cut_after_the_first(durable: u64) -> (Disks, Boundary) {
+        let mut disks = Disks::new();
+        disks.segment(&[0]);
+        let at = disks.end;
+        (disks.end, disks.slots) = (Disks::new().end, Vec::new());
+        disks.segment(&[0, durable, durable]);
+        disks.segment(&[durable]);
+        disks.cut = Some(Cut { at: at.position, sequence: 3 });
+        (disks, at)
+    }
+
+    #[test]
+    fn what_was_cut_is_neither_found_nor_missed_and_its_slots_are_made_anew() {
+        let (mut disks, at) = cut_after_the_first(1);
+        let found = disks.recover(Some(WRITTEN));
+        assert_eq!((found.end, found.damage, found.segments.live().count()), (at, None, 1));
+        assert_eq!((found.segments.ready(), found.segments.is_clearing()), (0, true));
+        disks.slots.pop();
+        assert_eq!(disks.recover(Some(WRITTEN)).segments.next_sequence(), 3, "a number is not used twice");
+    }
+
+    #[test]
+    fn a_log_goes_on_behind_its_cut() {
+        let (mut disks, at) = cut_after_the_first(1);
+        disks.end = at;
+        disks.segment(&[0, 1]);
+        let found = disks.recover(Some(WRITTEN));
+        assert_eq!((found.end, found.damage), (disks.end, None));
+        assert_eq!(found.segments.live().count(), 2);
+    }
+
+    #[test]
+    fn what_was_cut_proves_that_what_came_before_it_was_durable_and_nothing_of_itself() {
+        for (durable, required) in [(0, 0), (1, 1), (3, 1)] {
+            let (mut disks, _) = cut_after_the_first(durable);
+            disks.slots[0][HEADER_BYTES] ^= 1;
+            let found = disks.recover(Some(WRITTEN));
+            assert_eq!((found.end.position.lsn, found.required), (Lsn::ZERO, Lsn(required)), "{durable}");
+            assert_eq!(found.damage.is_some(), required > 0);
+        }
     }
 
     #[test]

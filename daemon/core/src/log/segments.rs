@@ -142,6 +142,11 @@ impl Segments {
         self.slots.len()
     }
 
+    /// The number that the next segment gets.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
     /// Live segments, oldest first.
     pub fn live(&self) -> impl DoubleEndedIterator<Item = &Segment> + '_ {
         self.live.iter()

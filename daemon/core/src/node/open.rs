@@ -96,6 +96,7 @@ impl Node {
             history: Vec::new(),
             remembered: None,
             fenced: Epoch::default(),
+            cut: None,
             branches: 0,
             policy: params.policy,
             forced: Vec::new(),
@@ -127,7 +128,7 @@ impl Node {
             floor: sb.floor,
             durable: if discard { Lsn::ZERO } else { sb.durable },
             discard,
-            cut: None,
+            cut: sb.cut,
         };
         let (recovery, step) = Recovery::begin(now, start, params.slots.clone(), &mut out);
         let segments = Segments::new(sb.slot_bytes, Vec::new(), Vec::new(), 1);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::event::{DiskDone, DiskOp, DiskResult, FileRef, Slot};
 use crate::format::branch::{BranchClass, BranchHead};
 use crate::format::frame::FrameHeader;
-use crate::format::superblock::CopyFlag;
+use crate::format::superblock::{CopyFlag, Cut};
 use crate::group;
 use crate::log::recovery::{Recovery, Start};
 use crate::log::segments::FrameRef;
@@ -32,8 +32,8 @@ enum Phase {
     Saving,
     /// The log is being recovered up to the cut.
     Cutting,
-    /// What was sealed is being removed. Until then the own K says who wrote it: a process that dies here finds the suffix again
-    /// and seals it once more.
+    /// What was sealed is being removed. A process that dies here, or before the log goes on, finds the cut in the superblock and
+    /// does not take for its log what is still there.
     Clearing,
 }
 
@@ -128,10 +128,11 @@ impl Node {
             && self.catch_up.is_none()
             && !self.log.segments.is_clearing()
             && self.superblock_file.is_idle();
-        let cleared = !self.log.segments.is_clearing();
+        let (cleared, durable) = (!self.log.segments.is_clearing(), self.log.durable());
         let Some(sealing) = &mut self.sealing else { return };
         match sealing.phase {
-            Phase::Quiet if quiet => {
+            // What stays is durable before the cut is: an earlier cut ends where the segment that followed it begins.
+            Phase::Quiet if quiet && durable >= sealing.from.position.lsn => {
                 sealing.phase = Phase::Reading;
                 self.read_suffix(now);
             }
@@ -201,6 +202,7 @@ impl Node {
         }
         sealing.phase = Phase::Saving;
         self.superblock.branches += 1;
+        self.superblock.cut = Some(Cut { at: sealing.from.position, sequence: self.log.segments.next_sequence() });
         if self.superblock.flag == CopyFlag::Diverged {
             self.superblock.flag = CopyFlag::Complete;
         }
@@ -215,7 +217,6 @@ impl Node {
     pub(super) fn on_cut_saved(&mut self, now: Nanos) {
         let Some(sealing) = &mut self.sealing else { return };
         sealing.phase = Phase::Cutting;
-        let cut = sealing.from;
         let start = Start {
             volume: self.superblock.volume,
             site: self.site,
@@ -225,7 +226,7 @@ impl Node {
             floor: self.superblock.floor,
             durable: self.superblock.floor.position.lsn,
             discard: false,
-            cut: Some(cut),
+            cut: self.superblock.cut,
         };
         let slots = self.log.segments.all_slots();
         let bytes = self.superblock.slot_bytes;

@@ -301,6 +301,7 @@ impl Node {
         self.superblock.floor_target = at.position.lsn;
         self.superblock.samples.clear();
         self.superblock.visible_at = Lsn::ZERO;
+        self.superblock.cut = None;
         self.history = History::new(match at.position.lsn {
             Lsn::ZERO => Vec::new(),
             lsn => vec![ChainEntry {

@@ -79,3 +79,18 @@ fn a_process_that_dies_after_a_seeding_does_not_leave_the_log_that_this_replaced
         restart_and_follow(pair);
     }
 }
+
+#[test]
+fn what_was_cut_is_not_found_again_by_a_process_that_dies_before_the_log_goes_on() {
+    // The suffix is sealed and cut, and nothing of the newer history gets as far as the disk.
+    let mut pair = parted(Mode::Sync, |op| if is_of_the_log(op) { Fate::Hangs } else { Fate::Done });
+    pair.pass(1_000);
+    let (had, ends) = (pair.status(A).branches, pair.status(B).appended);
+    assert_eq!(had, 1, "{:?}", pair.status(A));
+    pair.kill(A);
+    pair.start(A);
+    let found = pair.status(A);
+    assert!(found.appended.lsn < ends.lsn, "it ends where the histories part: {:?} {ends:?}", found.appended);
+    pair.copies[A].fate = |_| Fate::Done;
+    restart_and_follow(pair);
+}

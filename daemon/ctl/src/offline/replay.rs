@@ -90,7 +90,7 @@ fn start(copy: &VolumeCopy) -> Start {
         floor: superblock.floor,
         durable: if discard { Lsn::ZERO } else { superblock.durable },
         discard,
-        cut: None,
+        cut: superblock.cut,
     }
 }
 
