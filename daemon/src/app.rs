@@ -306,9 +306,17 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     agent.open_all().await;
     is_ready.send_replace(true);
     tracing::info!(site = %identity.site, node = %identity.node, "agent ready");
-    let served = control.serve(engine, verb_timeout, telemetry.admin.clone(), stop).await;
-    is_ready.send_replace(false);
-    tracing::info!("agent stopping");
+    let released = {
+        let agent = agent.clone();
+        async move {
+            stop.await;
+            is_ready.send_replace(false);
+            tracing::info!("agent stopping");
+            agent.release_devices().await;
+        }
+    };
+    // Verbs are answered until then: an operator may force what keeps the agent.
+    let served = control.serve(engine, verb_timeout, telemetry.admin.clone(), released).await;
     agent.close_all().await;
     stop_now.send_replace(true);
     drop(handles);

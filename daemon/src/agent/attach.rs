@@ -39,9 +39,12 @@ impl Agent {
     async fn do_attach(self: &Arc<Self>, id: VolumeId, kind: FrontendKind) -> Result<Attachment, EngineError> {
         let (name, shard, wish) = {
             let mut state = self.state();
+            if state.stopping {
+                return Err(EngineError::Stopping);
+            }
             let entry = state.volumes.get_mut(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
             if let Some(open) = &entry.open {
-                return Ok(Attachment { place: open.place.clone(), connections: 0 });
+                return Ok(Attachment { place: open.place().clone(), connections: 0 });
             }
             if std::mem::replace(&mut entry.attaching, true) {
                 let text = "the volume is being attached".into();
@@ -67,26 +70,34 @@ impl Agent {
             FrontendKind::NbdDevice => self.open_nbd_device(id, &name, shard, status.size).await?,
             FrontendKind::Fuse | FrontendKind::Auto => self.open_fuse(id, &name, shard, status.size).await?,
         };
-        let place = open.place.clone();
+        let place = open.place().clone();
         if let Some(entry) = self.state().volumes.get_mut(&id) {
-            entry.open = Some(open);
+            entry.open = Some(Arc::new(open));
         }
         self.remember_attached(id, Some(kind)).await;
         Ok(Attachment { place, connections: 0 })
     }
 
+    pub(super) fn open_frontend(&self, id: VolumeId) -> Option<Arc<Open>> {
+        self.state().volumes.get(&id)?.open.clone()
+    }
+
     /// Closes the frontend on request. Not open: success.
     pub(super) async fn detach_volume(&self, id: VolumeId, force: bool) -> Result<(), EngineError> {
-        let open = self.state().volumes.get_mut(&id).and_then(|v| v.open.take());
-        let Some(open) = open else { return self.forget_attachment(id, force).await };
-        let task = tokio::task::spawn_blocking(move || detached(open, force));
-        if let Err((open, text)) = task.await.map_err(failed)? {
-            if let Some(entry) = self.state().volumes.get_mut(&id) {
-                entry.open = Some(*open);
-            }
-            return Err(EngineError::Refused { reason: "in-use", text });
+        match self.open_frontend(id) {
+            Some(open) => self.close_open(id, open, force).await?,
+            None => return self.forget_attachment(id, force).await,
         }
         self.remember_attached(id, None).await;
+        Ok(())
+    }
+
+    /// Ends `open` and takes it from its volume. In use, it stays there as it is.
+    pub(super) async fn close_open(&self, id: VolumeId, open: Arc<Open>, force: bool) -> Result<(), EngineError> {
+        let closing = open.clone();
+        let closed = tokio::task::spawn_blocking(move || closing.detach(force)).await.map_err(failed)?;
+        closed.map_err(|text| EngineError::Refused { reason: "in-use", text })?;
+        self.state().volumes.get_mut(&id).and_then(|entry| entry.open.take_if(|now| Arc::ptr_eq(now, &open)));
         Ok(())
     }
 
@@ -104,17 +115,6 @@ impl Agent {
     /// The frontend that is to be open.
     fn attachment_wanted(&self, id: VolumeId) -> Option<FrontendKind> {
         lock(&self.catalogue).volumes().find(|entry| entry.record.id == id)?.record.attached
-    }
-
-    /// Closes the frontend for a stop; it is reopened at the next start. A device of the kernel's NBD client stays and waits.
-    pub(super) async fn close_frontend(&self, id: VolumeId) {
-        let open = self.state().volumes.get_mut(&id).and_then(|v| v.open.take());
-        if let Some(Open { fuse: Some(mut fuse), .. }) = open {
-            let detached = tokio::task::spawn_blocking(move || fuse.detach(false).or_else(|_| fuse.detach(true))).await;
-            if !matches!(detached, Ok(Ok(()))) {
-                tracing::warn!(%id, "the device could not be removed");
-            }
-        }
     }
 
     /// Opens the frontend again after a restart, as soon as the volume serves.
@@ -140,13 +140,4 @@ impl Agent {
 async fn best() -> Result<FrontendKind, EngineError> {
     let is_ready = tokio::task::spawn_blocking(kernel_nbd::is_ready).await.map_err(failed)?;
     Ok(if is_ready { FrontendKind::NbdDevice } else { fuse::AUTO })
-}
-
-/// Closes a frontend; gives it back with the reason when it is in use. Blocks.
-fn detached(mut open: Open, force: bool) -> Result<(), (Box<Open>, String)> {
-    let of_fuse = open.fuse.as_mut().map_or(Ok(()), |fuse| fuse.detach(force).map_err(|error| error.to_string()));
-    let of_kernel = |open: &Open| {
-        open.device.as_ref().map_or(Ok(()), |device| device.detach(force).map_err(|error| error.to_string()))
-    };
-    of_fuse.and_then(|()| of_kernel(&open)).map_err(|reason| (Box::new(open), reason))
 }

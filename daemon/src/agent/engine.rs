@@ -61,7 +61,7 @@ impl Agent {
             peer,
             peer_site,
             frontend: entry.frontend,
-            attachment: entry.open.as_ref().map(|o| Attachment { place: o.place.clone(), connections: 0 }),
+            attachment: entry.open.as_ref().map(|o| Attachment { place: o.place().clone(), connections: 0 }),
             status,
         })
     }
@@ -86,16 +86,8 @@ impl Agent {
     }
 
     async fn resize_frontend(&self, id: VolumeId, size: u64) -> Result<(), EngineError> {
-        let device = self.state().volumes.get(&id).and_then(|v| Some(v.open.as_ref()?.device.as_ref()?.resize()));
-        if let Some(resize) = device {
-            tokio::task::spawn_blocking(move || resize(size)).await.map_err(failed)?.map_err(failed)?;
-        }
-        let state = self.state();
-        let Some(open) = state.volumes.get(&id).and_then(|v| v.open.as_ref()) else { return Ok(()) };
-        if let Some(export) = &open.nbd {
-            export.send_replace(size);
-        }
-        open.fuse.as_ref().map_or(Ok(()), |fuse| fuse.resize(size).map_err(failed))
+        let Some(open) = self.open_frontend(id) else { return Ok(()) };
+        tokio::task::spawn_blocking(move || open.resize(size)).await.map_err(failed)?.map_err(failed)
     }
 
     async fn do_release(&self, id: VolumeId, shard: u16) -> Result<PathBuf, EngineError> {

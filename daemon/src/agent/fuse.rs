@@ -1,15 +1,16 @@
 //! The FUSE + loop frontend of a volume, where it is built in.
 
 use std::path::Path;
+use std::sync::Mutex;
 
 use tidemark_core::event::{Request, RequestError};
 use tidemark_core::types::VolumeId;
 
 use super::volumes::failed;
-use super::{Agent, Open};
+use super::{Agent, Door, Open};
 use crate::control::{EngineError, FrontendKind, Place};
 use crate::frontend::BlockTarget;
-pub(super) use crate::frontend::fuse_loop::FuseLoop;
+pub(super) use crate::frontend::fuse_loop::{Abort, FuseLoop};
 use crate::frontend::fuse_loop::{AttachParams, Cleanup, Remote, RemoteCompletion, cleanup_stale};
 use crate::shard::ShardHandle;
 
@@ -70,6 +71,7 @@ impl Agent {
         let attached = tokio::task::spawn_blocking(move || FuseLoop::attach(params)).await.map_err(failed)?;
         let fuse = attached.map_err(failed)?;
         let place = Place::Fuse { device: fuse.device().to_owned(), link: fuse.link().to_owned() };
-        Ok(Open { place, fuse: Some(fuse), nbd: None, device: None })
+        let abort = fuse.abort();
+        Ok(Open::new(place, Door::Fuse { device: Box::new(Mutex::new(fuse)), abort }))
     }
 }

@@ -10,7 +10,9 @@ mod fuse;
 mod fuse;
 mod nbd;
 mod nbd_device;
+mod open;
 mod peers;
+mod stop;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -20,19 +22,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tidemark_core::types::{BootId, GroupId, NodeId, SiteId, VolumeId, WallMs};
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::catalogue::{Bases, Catalogue, CatalogueError};
 use crate::config::{Config, HostPort, Name};
-use crate::control::{EngineError, FrontendKind, Place};
+use crate::control::{EngineError, FrontendKind};
 use crate::frontend::nbd::NbdMetrics;
 use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
 use crate::shard::ShardHandle;
 use crate::telemetry::DiskMetrics;
-use fuse::FuseLoop;
 pub(crate) use fuse::clear_stale;
-use nbd_device::NbdDevice;
+use open::{Door, Open};
 
 pub use engine::AgentEngine;
 pub use peers::{AcceptStreams, HandleControl, load_tls};
@@ -53,18 +53,9 @@ pub struct Entry {
     peer_site: Option<SiteId>,
     /// Why it is not open.
     closed: Option<String>,
-    open: Option<Open>,
+    open: Option<Arc<Open>>,
     /// A frontend is being opened.
     attaching: bool,
-}
-
-/// An open frontend.
-struct Open {
-    place: Place,
-    fuse: Option<FuseLoop>,
-    device: Option<NbdDevice>,
-    /// The size of the NBD export in bytes; dropped, it ends the listener and every connection.
-    nbd: Option<watch::Sender<u64>>,
 }
 
 /// Another site.

@@ -11,7 +11,7 @@ use tidemark_core::types::VolumeId;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{Agent, Entry, Open};
+use super::{Agent, Door, Entry, Open};
 use crate::config::Security;
 use crate::control::{EngineError, Place};
 use crate::frontend::BlockTarget;
@@ -42,12 +42,7 @@ impl Agent {
         });
         opened.await.map_err(|_| EngineError::Stopping)?.map_err(EngineError::Failed)?;
         let uri = format!("nbd+unix:///{name}?socket={}", path.display());
-        Ok(Open {
-            place: Place::Nbd { uri, tcp_uri: self.nbd_tcp_uri(name) },
-            fuse: None,
-            nbd: Some(export),
-            device: None,
-        })
+        Ok(Open::new(Place::Nbd { uri, tcp_uri: self.nbd_tcp_uri(name) }, Door::Nbd(export)))
     }
 
     fn nbd_tcp_uri(&self, name: &str) -> Option<String> {
@@ -123,7 +118,7 @@ impl ExportResolver for AttachedExports {
         let mut named = state
             .volumes
             .values()
-            .filter_map(|entry| Some((entry, entry.open.as_ref()?.nbd.as_ref()?)))
+            .filter_map(|entry| Some((entry, entry.open.as_ref()?.export()?)))
             .filter(|(entry, _)| name.is_empty() || entry.name.as_str() == name);
         let (entry, size) = named.next()?;
         // The empty name is for the only export.
@@ -133,7 +128,7 @@ impl ExportResolver for AttachedExports {
     fn list(&self) -> Vec<String> {
         let state = self.agent.state();
         let attached =
-            state.volumes.values().filter(|entry| entry.open.as_ref().is_some_and(|open| open.nbd.is_some()));
+            state.volumes.values().filter(|entry| entry.open.as_ref().is_some_and(|open| open.export().is_some()));
         attached.map(|entry| entry.name.to_string()).collect()
     }
 }

@@ -17,7 +17,7 @@ use tidemark_core::types::VolumeId;
 use tokio::sync::{oneshot, watch};
 
 use super::volumes::failed;
-use super::{Agent, Open, lock};
+use super::{Agent, Door, Open, lock};
 use crate::control::{EngineError, FrontendKind, Place};
 use crate::frontend::BlockTarget;
 use crate::frontend::hardening::lock_memory;
@@ -38,10 +38,9 @@ pub(super) struct NbdDevice {
 }
 
 impl NbdDevice {
-    /// As [`KernelNbd::resize`].
-    pub(super) fn resize(&self) -> impl FnOnce(u64) -> Result<(), DriverError> + Send + use<> {
-        let device = self.device.clone();
-        move |size| device.resize(size)
+    /// As [`KernelNbd::resize`]. Blocks.
+    pub(super) fn resize(&self, size: u64) -> Result<(), DriverError> {
+        self.device.resize(size)
     }
 
     /// As [`KernelNbd::detach`]. Blocks; the connection is served until this value is dropped.
@@ -104,7 +103,7 @@ impl Agent {
         let first = served.connect(stream, None);
         served.set_size(size).await;
         self.runtime.spawn(served.keep(first));
-        Ok(Open { place, fuse: None, nbd: None, device: Some(NbdDevice { device, _attached: keep }) })
+        Ok(Open::new(place, Door::Device(NbdDevice { device, _attached: keep })))
     }
 
     /// Ends devices of volumes that are no more, or that are to be attached otherwise. To be called when all volumes are known.
@@ -191,11 +190,11 @@ impl Served {
             let try_it = move || (!device.is_gone()).then(|| device.reconnect(true));
             match tokio::task::spawn_blocking(try_it).await {
                 Ok(Some(Ok(stream))) => return Some(stream),
-                Ok(Some(Err(error))) => tracing::warn!(id = %self.id, %error, "the device is not connected"),
-                Ok(None) => {
+                Ok(None | Some(Err(AttachError::Driver(DriverError::Disconnected)))) => {
                     self.lost().await;
                     return None;
                 }
+                Ok(Some(Err(error))) => tracing::warn!(id = %self.id, %error, "the device is not connected"),
                 Err(_) => return None, // a panic was logged by the hook
             }
         }

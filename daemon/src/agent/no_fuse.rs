@@ -34,6 +34,15 @@ impl FuseLoop {
     }
 }
 
+/// Of none.
+pub(super) enum Abort {}
+
+impl Abort {
+    pub(super) fn abort(&self) {
+        match *self {}
+    }
+}
+
 impl Agent {
     pub(super) async fn open_fuse(
         &self,

@@ -293,9 +293,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Closes everything in order, the catalogue last; for a stop of the agent.
+    /// Closes everything in order, the catalogue last; for a stop of the agent, after [`Agent::release_devices`].
     pub async fn close_all(&self) {
-        self.state().stopping = true;
         let all: Vec<(VolumeId, u16)> = self.state().volumes.values().map(|v| (v.id, v.shard)).collect();
         for (id, shard) in &all {
             self.close_frontend(*id).await;

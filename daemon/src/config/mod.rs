@@ -197,6 +197,8 @@ pub struct NbdTcp {
 pub struct FuseConfig {
     /// Directory of the links to the devices, one per attached volume, by its name; also those of the kernel's NBD client.
     pub dir: PathBuf,
+    /// How long a graceful stop waits for devices that are mounted or open.
+    pub unmount_wait: Duration,
 }
 
 /// `[nbd_device]`; whole seconds, as the kernel counts.

@@ -150,8 +150,12 @@ fn fuse(mut section: Section<'_>, run_dir: &Path) -> FuseConfig {
     if dir == run_dir.join("fuse") {
         section.conflict("dir", "is where the agent mounts; name another directory");
     }
+    let unmount_wait = section.or("unmount_wait", Duration::from_secs(30));
+    if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&unmount_wait) {
+        section.conflict("unmount_wait", "must be from 1s to 1h");
+    }
     section.finish();
-    FuseConfig { dir }
+    FuseConfig { dir, unmount_wait }
 }
 
 fn nbd_device(mut section: Section<'_>) -> NbdDeviceConfig {

@@ -9,6 +9,7 @@ pub mod kernel_nbd;
 mod link;
 pub mod memory;
 pub mod nbd;
+pub(crate) mod users;
 
 use tidemark_core::event::{ReplyData, Request, RequestError};
 use tidemark_core::types::ByteRange;

@@ -160,6 +160,17 @@ pub enum DetachError {
     },
 }
 
+/// Ends all input and output of an attached volume, also while another thread is at work with its [`FuseLoop`].
+#[derive(Clone, Debug)]
+pub struct Abort(PathBuf);
+
+impl Abort {
+    /// Fails every request that is under way and all later ones; the volume is to be detached with `force` afterwards.
+    pub fn abort(&self) {
+        mount::abort_at(&self.0);
+    }
+}
+
 /// An attached volume.
 ///
 /// Dropping it without [`FuseLoop::detach`] is a forced detach: whatever was not flushed by then is lost to the file system
@@ -216,6 +227,11 @@ impl FuseLoop {
         &self.link
     }
 
+    /// A way to end it while it is in use.
+    pub fn abort(&self) -> Abort {
+        Abort(self.mount.dir().to_owned())
+    }
+
     /// What the kernel permitted of the measures against waiting for ourselves.
     pub fn hardening(&self) -> &Hardening {
         &self.hardening
@@ -247,7 +263,7 @@ impl FuseLoop {
             return Ok(());
         }
         if force {
-            self.abort()?
+            self.cut_off()?
         } else {
             self.release()?
         }
@@ -263,7 +279,7 @@ impl FuseLoop {
         removed.map_err(|source| DetachError::Unmount { path: self.mount.dir().to_owned(), source })
     }
 
-    fn abort(&mut self) -> Result<(), DetachError> {
+    fn cut_off(&mut self) -> Result<(), DetachError> {
         self.unlink()?;
         // First the abort: the kernel writes out a device's cache when it is closed, and that must fail instead of waiting.
         self.mount.abort();

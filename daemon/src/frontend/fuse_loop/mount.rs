@@ -18,6 +18,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::filesystem::VolumeFs;
 use crate::frontend::hardening;
+use crate::frontend::users::unescaped;
 
 /// File system type and source that the mount table shows.
 pub(super) const FS_TYPE: &str = "fuse.tidemark";
@@ -152,22 +153,6 @@ fn parse_mounts(mountinfo: &str, dir: &Path) -> Vec<PathBuf> {
         (kind.split(' ').next() == Some(FS_TYPE) && point.starts_with(dir)).then_some(point)
     };
     mountinfo.lines().filter_map(parse).collect()
-}
-
-/// The mount table writes blanks and backslashes as three octal digits.
-fn unescaped(field: &str) -> String {
-    let mut parts = field.split('\\');
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                text.push(char::from(byte));
-                text.push_str(&part[3..]);
-            }
-            None => text.push_str(part),
-        }
-    }
-    text
 }
 
 #[cfg(test)]

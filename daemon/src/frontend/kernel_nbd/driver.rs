@@ -52,6 +52,10 @@ pub enum DriverError {
         /// What was asked for.
         operation: &'static str,
     },
+    /// The device was disconnected, or is another's by now. It may still be there for those who have it in use; it comes to no
+    /// life again.
+    #[error("the device is disconnected")]
+    Disconnected,
     /// Every device is taken and the kernel makes no further one.
     #[error("the kernel has no free NBD device: {0}")]
     NoDevice(#[source] io::Error),
@@ -147,7 +151,7 @@ impl Driver {
     /// kernel without a word.
     ///
     /// # Errors
-    /// [`DriverError`]; in particular when the device is not that of `identifier` any more.
+    /// [`DriverError`]; in particular [`DriverError::Disconnected`], also when the device is not that of `identifier` any more.
     pub fn reconnect(
         &mut self,
         index: u32,
@@ -157,7 +161,7 @@ impl Driver {
     ) -> Result<(), DriverError> {
         let request = with_timeouts(self.reconfigure(index, identifier), timeouts);
         let request = with_socket(request, socket.as_raw_fd() as u32);
-        self.told("reconnect the device", request)
+        self.changed("reconnect the device", request)
     }
 
     /// Changes what the kernel waits for.
@@ -166,7 +170,7 @@ impl Driver {
     /// [`DriverError`].
     pub fn set_timeouts(&mut self, index: u32, identifier: &str, timeouts: Timeouts) -> Result<(), DriverError> {
         let request = with_timeouts(self.reconfigure(index, identifier), timeouts);
-        self.told("change its timeouts", request)
+        self.changed("change its timeouts", request)
     }
 
     /// Changes the size of a connected device, in bytes. May wait until requests under way are answered.
@@ -175,7 +179,7 @@ impl Driver {
     /// [`DriverError`].
     pub fn resize(&mut self, index: u32, identifier: &str, size: u64) -> Result<(), DriverError> {
         let request = self.reconfigure(index, identifier).with_u64(attribute::SIZE_BYTES, size);
-        self.told("resize the device", request)
+        self.changed("resize the device", request)
     }
 
     /// Ends a device: its requests fail, and its number is free when its last user has closed it.
@@ -191,6 +195,14 @@ impl Driver {
         Request::new(self.family, command::RECONFIGURE, VERSION)
             .with_u32(attribute::INDEX, index)
             .with_text(attribute::BACKEND_IDENTIFIER, identifier)
+    }
+
+    fn changed(&mut self, operation: &'static str, request: Request) -> Result<(), DriverError> {
+        self.netlink.call(request, |_| Ok(())).map_err(|source| match system(&source) {
+            // There is no request of ours that it could find wrong otherwise.
+            Some(libc::EINVAL) => DriverError::Disconnected,
+            _ => refused(operation, source),
+        })
     }
 
     fn told(&mut self, operation: &'static str, request: Request) -> Result<(), DriverError> {

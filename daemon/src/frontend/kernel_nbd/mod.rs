@@ -16,7 +16,6 @@
 mod driver;
 mod message;
 mod netlink;
-mod users;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -30,7 +29,8 @@ use tidemark_core::types::{NodeId, SECTOR, VolumeId};
 
 use super::link;
 use super::nbd::ExportInfo;
-use driver::{Driver, NewDevice};
+use super::users;
+use driver::{Driver, Found, NewDevice};
 pub use driver::{DriverError, Timeouts};
 
 /// What to attach and where.
@@ -128,12 +128,18 @@ impl KernelNbd {
         let mut driver = Driver::open()?;
         let (ours, kernels) = socket_pair()?;
         let left = driver::devices().into_iter().find(|device| device.identifier == identifier);
-        let index = match &left {
-            Some(device) => {
-                driver.reconnect(device.index, &identifier, timeouts, kernels.as_fd()).map(|()| device.index)
-            }
-            None => driver.connect(&new_device(&identifier, &export, timeouts), kernels.as_fd()),
-        }?;
+        let left = match left {
+            Some(Found { index, .. }) => match driver.reconnect(index, &identifier, timeouts, kernels.as_fd()) {
+                // Ended, and still in use by somebody who has not noticed.
+                Err(DriverError::Disconnected) => None,
+                other => Some(other.map(|()| index)?),
+            },
+            None => None,
+        };
+        let index = match left {
+            Some(index) => index,
+            None => driver.connect(&new_device(&identifier, &export, timeouts), kernels.as_fd())?,
+        };
         let (path, link) = (driver::path_of(index), dev_dir.join(&export.name));
         if let Err(source) = link::place(&link, &path) {
             if left.is_none() {
@@ -170,7 +176,7 @@ impl KernelNbd {
     /// not answered.
     ///
     /// # Errors
-    /// [`AttachError`].
+    /// [`AttachError`]; [`DriverError::Disconnected`] when there is no device any more.
     pub fn reconnect(&self, answers_late: bool) -> Result<UnixStream, AttachError> {
         let (ours, kernels) = socket_pair()?;
         let timeouts = self.timeouts_for(answers_late);

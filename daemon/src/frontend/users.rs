@@ -1,5 +1,5 @@
 //! Who uses a block device, as far as the kernel tells. The NBD driver lets a device go while it is in use, so this is asked
-//! before.
+//! before; a device that goes with its agent is asked for, too.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -54,20 +54,54 @@ fn has_open(pid: u32, device: &Path, number: u64) -> bool {
 /// True while a file system that this process sees is mounted from the device, or another block device lies on it. Does not
 /// open it: one without a connection would make the caller wait.
 pub fn is_mounted(device: &Path) -> bool {
-    let sysfs = Path::new("/sys/block").join(device.file_name().unwrap_or_default());
-    let number = fs::read_to_string(sysfs.join("dev")).unwrap_or_default();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let has_holder = fs::read_dir(sysfs.join("holders")).is_ok_and(|mut holders| holders.next().is_some());
-    has_holder || names(&mounts, number.trim(), device)
+    let has_holder = fs::read_dir(sysfs(device).join("holders")).is_ok_and(|mut holders| holders.next().is_some());
+    has_holder || !mount_points(device).is_empty()
 }
 
-fn names(mounts: &str, number: &str, device: &Path) -> bool {
-    let fields = mounts.lines().map(|line| line.split(' '));
-    fields.into_iter().any(|mut line| {
-        let of_number = !number.is_empty() && line.clone().nth(2) == Some(number);
-        let source = line.by_ref().skip_while(|field| *field != "-").nth(2).map(PathBuf::from);
-        of_number || source.is_some_and(|source| source == device)
-    })
+/// Where file systems on the device are mounted, as far as this process sees them. Does not open the device.
+pub fn mount_points(device: &Path) -> Vec<PathBuf> {
+    let number = fs::read_to_string(sysfs(device).join("dev")).unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    points(&mounts, number.trim(), device)
+}
+
+/// Has every file system that is mounted from the device write out what it holds. Waits for the device.
+///
+/// # Errors
+/// One could not; the others are not asked any more.
+pub fn sync_mounted(device: &Path) -> io::Result<()> {
+    mount_points(device).iter().try_for_each(|point| Ok(nix::unistd::syncfs(File::open(point)?)?))
+}
+
+fn sysfs(device: &Path) -> PathBuf {
+    Path::new("/sys/block").join(device.file_name().unwrap_or_default())
+}
+
+fn points(mounts: &str, number: &str, device: &Path) -> Vec<PathBuf> {
+    let of_device = |line: &str| {
+        let mut fields = line.split(' ');
+        let of_number = !number.is_empty() && fields.clone().nth(2) == Some(number);
+        let point = PathBuf::from(unescaped(fields.clone().nth(4)?));
+        let source = fields.by_ref().skip_while(|field| *field != "-").nth(2).map(PathBuf::from);
+        (of_number || source.is_some_and(|source| source == device)).then_some(point)
+    };
+    mounts.lines().filter_map(of_device).collect()
+}
+
+/// The mount table writes blanks and backslashes as three octal digits.
+pub(super) fn unescaped(field: &str) -> String {
+    let mut parts = field.split('\\');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                text.push(char::from(byte));
+                text.push_str(&part[3..]);
+            }
+            None => text.push_str(part),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -76,11 +110,14 @@ mod tests {
 
     #[test]
     fn a_mount_is_found_by_number_and_by_name() {
-        let mounts =
-            "36 35 43:64 / /mnt rw,noatime shared:1 - ext4 /dev/nbd2 rw\n37 35 0:40 / /b rw - btrfs /dev/nbd3 rw\n";
-        assert!(names(mounts, "43:64", Path::new("/dev/nbd2")));
-        assert!(names(mounts, "43:96", Path::new("/dev/nbd3")), "btrfs has a number of its own");
-        assert!(!names(mounts, "43:0", Path::new("/dev/nbd0")));
+        let mounts = "36 35 43:64 / /mnt rw,noatime shared:1 - ext4 /dev/nbd2 rw\n37 35 0:40 / /b\\040c rw - btrfs /dev/nbd3 rw\n";
+        assert_eq!(points(mounts, "43:64", Path::new("/dev/nbd2")), [Path::new("/mnt")]);
+        assert_eq!(
+            points(mounts, "43:96", Path::new("/dev/nbd3")),
+            [Path::new("/b c")],
+            "btrfs has a number of its own"
+        );
+        assert!(points(mounts, "43:0", Path::new("/dev/nbd0")).is_empty());
     }
 
     #[test]
