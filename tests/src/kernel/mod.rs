@@ -38,6 +38,6 @@ pub struct Boot {
     #[arg(long, value_enum, default_value = "scenario")]
     pub play: Piece,
     /// Seconds after which it is stuck
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 1200)]
     pub patience: u64,
 }
