@@ -1,12 +1,12 @@
 //! A graceful stop and the devices that die with the agent (FUSE + loop): closed at once where nobody uses them, waited for where
 //! somebody does, taken away when that lasts. The agent serves everything meanwhile.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_core::types::VolumeId;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Agent, Open};
@@ -21,24 +21,23 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 impl Agent {
     /// Begins a stop: nothing is attached or made any more, and the devices that would die under a file system are waited for, for
     /// `fuse.unmount_wait` at most.
-    pub async fn release_devices(&self) {
+    pub async fn release_devices(self: &Arc<Self>) {
         self.state().stopping = true;
         let deadline = Instant::now() + self.config.fuse.unmount_wait;
-        let mut told = BTreeSet::new();
-        while !self.try_release(deadline, &mut told).await && Instant::now() < deadline {
-            sleep(POLL).await;
+        // Each on its own: one that waits for its volume keeps no other from being closed in order.
+        let mut releases = JoinSet::new();
+        for (id, open) in self.mortal_devices() {
+            let agent = self.clone();
+            releases.spawn(async move { timeout_at(deadline, agent.release(id, open)).await });
         }
+        while releases.join_next().await.is_some() {}
     }
 
-    /// Detaches what nobody uses; true when nothing is left. Who keeps a device is told once.
-    async fn try_release(&self, deadline: Instant, told: &mut BTreeSet<VolumeId>) -> bool {
-        let mut left = false;
-        for (id, open) in self.mortal_devices() {
-            // One that waits for its volume until then is forced afterwards.
-            let closed = timeout_at(deadline, self.close_open(id, open.clone(), false)).await;
-            let Ok(Err(error)) = closed else { continue };
-            left = true;
-            if told.insert(id) {
+    /// Detaches a device as soon as nobody uses it. Who keeps it is told once.
+    async fn release(&self, id: VolumeId, open: Arc<Open>) {
+        let mut told = false;
+        while let Err(error) = self.close_open(id, open.clone(), false).await {
+            if !std::mem::replace(&mut told, true) {
                 let (device, wait) = (device_of(&open), self.config.fuse.unmount_wait);
                 let mounted = users::mount_points(&device);
                 tracing::warn!(
@@ -46,8 +45,8 @@ impl Agent {
                     "the agent stops when this device is unmounted and closed, or after the wait: then its input and output fails"
                 );
             }
+            sleep(POLL).await;
         }
-        !left
     }
 
     fn mortal_devices(&self) -> Vec<(VolumeId, Arc<Open>)> {
