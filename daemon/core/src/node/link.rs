@@ -199,11 +199,11 @@ impl Node {
                 self.on_committed(now, epoch, committed, appended, at);
             }
             Message::FetchTail { from } => self.on_fetch_tail(now, from),
-            Message::SeedAck { resync, pass, bytes, done } => self.on_seed_ack(resync, pass, bytes, done),
+            Message::SeedAck { resync, pass, bytes, done } => self.on_seed_ack(now, resync, pass, bytes, done),
             Message::Expand { config, tail } => self.on_expand(now, config, tail),
             Message::Adopt { config, step, tail } => self.on_adopt(now, config, step, tail),
             Message::ConfigAnswer { epoch, nonce, result } => self.on_config_answer(now, epoch, nonce, result),
-            Message::Refused(why) => self.on_refused(why),
+            Message::Refused(why) => self.on_refused(now, why),
             Message::Fenced(config) => self.on_fenced(now, &config),
             Message::Policy(policy) => self.on_peer_policy(now, policy),
             Message::Grow { size } => self.on_grow(now, size),
@@ -253,7 +253,7 @@ impl Node {
             }
             Contact::AdoptTheirs => self.yield_to_none(now, &hello),
             Contact::Same | Contact::MineIsNewer => match self.k.primary {
-                Some(site) if site == self.site => self.lead(&hello),
+                Some(site) if site == self.site => self.lead(now, &hello),
                 Some(_) => self.follow(now, &hello, false),
                 None => self.tell_k(&hello),
             },
@@ -272,7 +272,7 @@ impl Node {
     }
 
     /// Brings the peer's greeting up to what has flowed since: what it acknowledged, or what was taken from it.
-    fn refresh_hello(&mut self) {
+    pub(super) fn refresh_hello(&mut self) {
         let acked = self.link.as_ref().filter(|l| l.sender.source != Source::Probe).map(|l| l.sender.appended());
         let boundary = acked.and_then(|lsn| self.boundary_at(lsn));
         let Some(link) = &mut self.link else { return };
@@ -299,7 +299,7 @@ impl Node {
     fn win(&mut self, now: Nanos, hello: &Hello) {
         self.no_longer_diverged(now);
         match self.k.epoch > hello.config.epoch {
-            true if self.k.primary.is_some() => self.lead(hello),
+            true if self.k.primary.is_some() => self.lead(now, hello),
             true => self.tell_k(hello),
             false => self.outdo(now, &hello.config),
         }
@@ -354,7 +354,7 @@ impl Node {
     }
 
     /// The primary's side.
-    fn lead(&mut self, hello: &Hello) {
+    fn lead(&mut self, now: Nanos, hello: &Hello) {
         if self.role == Role::Suspended(SuspendReason::Restart) {
             if hello.is_primary {
                 return self.refuse(Refusal::SplitBrain);
@@ -362,7 +362,7 @@ impl Node {
             self.begin_opening();
         }
         if hello.needs_seed {
-            return self.want_seeding(hello);
+            return self.want_seeding(now, hello);
         }
         if hello.is_suspect {
             return self.refuse(Refusal::Suspect);
@@ -370,7 +370,7 @@ impl Node {
         match self.relation(hello) {
             Relation::Unrelated => self.refuse(Refusal::Unrelated),
             Relation::Common { common, theirs_has_more: true, .. } => self.peer_has_more(common.lsn, hello.floor),
-            Relation::Common { common, .. } => self.continue_peer(hello, common.lsn),
+            Relation::Common { common, .. } => self.continue_peer(now, hello, common.lsn),
         }
     }
 
@@ -393,9 +393,9 @@ impl Node {
     }
 
     /// The peer's log is a prefix of this one: go on from its end.
-    fn continue_peer(&mut self, hello: &Hello, common: Lsn) {
+    fn continue_peer(&mut self, now: Nanos, hello: &Hello, common: Lsn) {
         let Some(boundary) = self.boundary_at(common) else {
-            return self.want_seeding(hello);
+            return self.want_seeding(now, hello);
         };
         if boundary != hello.tail {
             return self.refuse(Refusal::Chain);
@@ -508,8 +508,11 @@ impl Node {
         self.match_peer(now);
     }
 
-    fn on_refused(&mut self, why: Refusal) {
+    fn on_refused(&mut self, now: Nanos, why: Refusal) {
         self.counters.refusals += 1;
+        if why == Refusal::Storage && self.seeder.take().is_some() {
+            self.seeding_failed(now, "the peer has no room for it, or cannot write it");
+        }
         self.link_refused = Some(format!("by the peer: {why}"));
         self.fetch_refused();
         self.out.push(Output::Event(Event::Link { state: format!("refused by the peer: {why}") }));

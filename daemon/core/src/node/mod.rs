@@ -38,7 +38,7 @@ use crate::rng::Rng;
 use crate::ship::seed::{Seeded, Seeder};
 use crate::status::{Counters, Role};
 use crate::timeline::History;
-use crate::types::{BootId, GenId, GroupId, Lsn, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs};
+use crate::types::{BootId, Boundary, GenId, GroupId, Lsn, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs};
 use crate::verb::VerbError;
 use crate::volume::ack::Acks;
 use crate::volume::index::Index;
@@ -225,11 +225,14 @@ pub struct Node {
     catch_up: Option<sending::CatchUp>,
     link_refused: Option<String>,
     seeder: Option<Seeder>,
+    seedings: seeding::Seedings,
     seeded: Option<Seeded>,
     /// Base operations of a seeding (of this one or of one that was given up) that have not ended.
     seed_ops: u32,
     change: Option<changes::Change>,
     sealing: Option<seal::Sealing>,
+    /// The log was sealed up to its end here, for a seeding.
+    sealed_upto: Option<Boundary>,
     verify: Option<verify::Verify>,
     verbs: Vec<verbs::PendingVerb>,
     /// An operator gave this copy up. Not remembered over a restart: nothing is lost by that, the copy is then again what its files
@@ -306,6 +309,7 @@ impl Node {
             return self.pump_closing(now);
         }
         self.pump_tell(now);
+        self.pump_seed_again(now);
         self.pump_log(now);
         self.pump_change(now);
         self.pump_opening(now);
@@ -341,6 +345,7 @@ impl Node {
             self.full_since.map(|at| at.after_ms(requests::FULL_MS)),
             self.retention_due(),
             self.floor.timeout(),
+            self.seeding_timeout(),
         ];
         times.into_iter().flatten().filter(|at| *at > self.looked_at).min()
     }
@@ -352,7 +357,9 @@ impl Node {
             Route::Frame => self.on_frame_written(now, token, result.err()),
             Route::LogSync => self.on_log_synced(token, ok),
             Route::Prepare => self.log.on_prepared(now, ok),
-            Route::Remove { slot } => self.log.segments.on_removed(slot),
+            Route::Remove { slot } if ok => self.log.segments.on_removed(slot),
+            // Its records may be found again: nothing is built on a log that cannot be cleared.
+            Route::Remove { .. } => self.fail_copy("a slot of the log cannot be removed"),
             Route::Recovery => self.on_recovery_read(now, result),
             Route::Read { job, part } => self.on_read_part(now, job, part, result),
             Route::CatchUp => self.on_catch_up_read(now, result),

@@ -2,6 +2,8 @@
 //!
 //! The suffix is read and checked, written whole to a branch file, and only then is the log cut: the index is built anew from
 //! the segments, because it remembers only the newest place of each block.
+//!
+//! A copy that an operator gave up is sealed too, before a seeding takes its log apart, whatever may have been acknowledged in it.
 
 use bytes::Bytes;
 
@@ -16,6 +18,7 @@ use crate::node::meta::AfterSuperblock;
 use crate::node::{Node, Stage};
 use crate::outbox::Route;
 use crate::ship::{Hello, Refusal};
+use crate::timeline::Relation;
 use crate::types::{BLOCK, Boundary, Lsn, Nanos};
 use crate::volume::index::Index;
 
@@ -37,13 +40,23 @@ enum Phase {
     Clearing,
 }
 
+/// What a sealing is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Then {
+    /// The log goes back to where the histories part.
+    Cut,
+    /// The copy was given up and is seeded anew. What is longer than one branch becomes several.
+    Seed,
+}
+
 /// A sealing under way.
 #[derive(Debug)]
 pub(super) struct Sealing {
     from: Boundary,
+    /// What was read reaches to here.
+    upto: Boundary,
     class: BranchClass,
-    /// The operator gave the suffix up, whatever its class.
-    given_up: bool,
+    then: Then,
     phase: Phase,
     todo: Vec<(Slot, Vec<FrameRef>)>,
     data: Vec<Bytes>,
@@ -53,7 +66,7 @@ pub(super) struct Sealing {
 impl Node {
     /// The peer's newer history parts from this one at `common`.
     pub(super) fn begin_sealing(&mut self, hello: &Hello, common: Lsn) {
-        if self.diverged.is_some() && !self.reseed_wanted {
+        if self.diverged.is_some() {
             return self.refuse(Refusal::Diverged);
         }
         let Some(from) = self.boundary_at(common) else {
@@ -66,22 +79,54 @@ impl Node {
         if lost {
             return self.diverge("the primary came back without records that it had reported as durable");
         }
-        let unacked = !self.was_primary() || group::suffix_is_unacked(hello.site, &self.k, &hello.config);
-        let class = if unacked { BranchClass::Unacked } else { BranchClass::Acked };
         let todo = self.suffix(common);
         let bytes: u64 = todo.iter().flat_map(|(_, f)| f).map(|f| u64::from(f.blocks) * BLOCK as u64).sum();
         if bytes > MAX_BRANCH_BYTES {
             return self.diverge("the suffix is too long to be sealed by itself");
         }
-        self.sealing = Some(Sealing {
-            from,
-            class,
-            given_up: self.reseed_wanted,
-            phase: Phase::Quiet,
-            todo,
-            data: Vec::new(),
-            has_data: false,
-        });
+        self.seal(hello, from, todo, Then::Cut);
+    }
+
+    fn seal(&mut self, hello: &Hello, from: Boundary, todo: Vec<(Slot, Vec<FrameRef>)>, then: Then) {
+        let unacked = !self.was_primary() || group::suffix_is_unacked(hello.site, &self.k, &hello.config);
+        let class = match then {
+            _ if !unacked || self.superblock.flag == CopyFlag::Diverged => BranchClass::Acked,
+            Then::Cut => BranchClass::Unacked,
+            // A copy that was given up may have taken the newer K already, which does not say who wrote the suffix.
+            Then::Seed => BranchClass::Unknown,
+        };
+        let (phase, data) = (Phase::Quiet, Vec::new());
+        self.sealing = Some(Sealing { from, upto: from, class, then, phase, todo, data, has_data: false });
+    }
+
+    /// Seals what a seeding would throw away: the records of this log that the peer's history lacks (R13). True while that goes
+    /// on. What the base holds of them is not sealed, and an alarm says so.
+    pub(super) fn seals_before_seeding(&mut self) -> bool {
+        self.refresh_hello();
+        let end = self.log.end();
+        let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) else { return false };
+        let common = match self.relation(&hello) {
+            _ if self.sealed_upto == Some(end) || matches!(self.superblock.flag, CopyFlag::Seeding(_)) => return false,
+            Relation::Common { mine_has_more: false, .. } => return false,
+            Relation::Common { common, .. } => common.lsn,
+            Relation::Unrelated => Lsn::ZERO,
+        };
+        let floor = self.floor.at();
+        let start = common.max(floor.position.lsn);
+        let todo = self.suffix(start);
+        if floor.position.lsn > common {
+            self.alarm(
+                "branch_incomplete",
+                "what the base holds of the records that the newer history lacks is not sealed",
+            );
+        }
+        if todo.is_empty() {
+            return false;
+        }
+        let below = || self.log.segments.boundary_below(start);
+        let from = self.boundary_at(start).or_else(below).unwrap_or(floor);
+        self.seal(&hello, from, todo, Then::Seed);
+        true
     }
 
     /// This copy wrote its newest records itself.
@@ -132,7 +177,7 @@ impl Node {
         let Some(sealing) = &mut self.sealing else { return };
         match sealing.phase {
             // What stays is durable before the cut is: an earlier cut ends where the segment that followed it begins.
-            Phase::Quiet if quiet && durable >= sealing.from.position.lsn => {
+            Phase::Quiet if quiet && (durable >= sealing.from.position.lsn || sealing.then == Then::Seed) => {
                 sealing.phase = Phase::Reading;
                 self.read_suffix(now);
             }
@@ -149,35 +194,48 @@ impl Node {
 
     fn read_suffix(&mut self, now: Nanos) {
         let Some(sealing) = &mut self.sealing else { return };
-        let Some((slot, frames)) = sealing.todo.first() else { return self.write_branch(now) };
+        let is_long = sealing.data.iter().map(|d| d.len() as u64).sum::<u64>() >= MAX_BRANCH_BYTES;
+        let Some((slot, frames)) = sealing.todo.first().filter(|_| !is_long) else { return self.write_branch(now) };
         let blocks: u32 = frames.iter().map(|f| f.blocks).sum();
         let (file, offset) = (FileRef::Log(*slot), u64::from(frames[0].block) * BLOCK as u64);
         self.out.disk(now, Route::BranchRead, DiskOp::Read { file, offset, len: blocks * BLOCK as u32 });
     }
 
     pub(super) fn on_branch_read(&mut self, now: Nanos, result: DiskResult) {
-        let Ok(DiskDone::Read(data)) = result else {
-            self.sealing = None;
-            return self.fail_copy("the suffix cannot be read");
-        };
+        let Ok(DiskDone::Read(data)) = result else { return self.on_suffix_unreadable(now) };
         let secret = self.superblock.secret.clone();
         let Some(sealing) = &mut self.sealing else { return };
         let (_, frames) = sealing.todo.remove(0);
         let mut at = 0;
         for frame in frames {
-            if let Ok(header) = FrameHeader::decode(&data[at..], &secret) {
-                sealing.has_data |= header.records.iter().any(|r| r.kind.is_data());
-            }
+            let header = FrameHeader::decode(&data[at..], &secret);
+            sealing.has_data |= header.map_or(true, |h| h.records.iter().any(|r| r.kind.is_data()));
             at += frame.blocks as usize * BLOCK;
+            sealing.upto = frame.boundary();
         }
         sealing.data.push(data);
         self.read_suffix(now);
     }
 
-    fn write_branch(&mut self, now: Nanos) {
-        let (volume, tail, sealed_at) = (self.superblock.volume, self.log.end(), self.wall_at(now));
+    /// A copy that was given up may be so just because its device does not read: what it does read of its suffix is sealed.
+    fn on_suffix_unreadable(&mut self, now: Nanos) {
         let Some(sealing) = &mut self.sealing else { return };
-        if sealing.class != BranchClass::Unacked && sealing.has_data && !sealing.given_up {
+        if sealing.then == Then::Cut {
+            self.sealing = None;
+            return self.fail_copy("the suffix cannot be read");
+        }
+        sealing.todo.clear();
+        self.alarm("branch_incomplete", "what follows in the suffix cannot be read and is not sealed");
+        self.write_branch(now);
+    }
+
+    fn write_branch(&mut self, now: Nanos) {
+        let (volume, sealed_at) = (self.superblock.volume, self.wall_at(now));
+        let Some(sealing) = &mut self.sealing else { return };
+        if sealing.then == Then::Seed && (!sealing.has_data || sealing.data.is_empty()) {
+            return self.on_sealed_for_seeding(now);
+        }
+        if sealing.class != BranchClass::Unacked && sealing.has_data && sealing.then == Then::Cut {
             self.sealing = None;
             self.superblock.flag = CopyFlag::Diverged;
             self.save_superblock(now);
@@ -185,7 +243,8 @@ impl Node {
         }
         sealing.phase = Phase::Writing;
         let bytes = sealing.data.iter().map(|d| d.len() as u64).sum();
-        let head = BranchHead { volume, class: sealing.class, from: sealing.from, tail, bytes, sealed_at };
+        let (class, from, tail) = (sealing.class, sealing.from, sealing.upto);
+        let head = BranchHead { volume, class, from, tail, bytes, sealed_at };
         let mut data = vec![head.encode()];
         data.append(&mut sealing.data);
         let file = FileRef::Branch(self.superblock.branches + 1);
@@ -200,8 +259,12 @@ impl Node {
             self.alarm("branch_not_sealed", "the suffix could not be sealed; it stays where it is");
             return self.hang_up(Refusal::Storage);
         }
-        sealing.phase = Phase::Saving;
         self.superblock.branches += 1;
+        if sealing.then == Then::Seed {
+            sealing.from = sealing.upto;
+            return self.read_suffix(now);
+        }
+        sealing.phase = Phase::Saving;
         self.superblock.cut = Some(Cut { at: sealing.from.position, sequence: self.log.segments.next_sequence() });
         if self.superblock.flag == CopyFlag::Diverged {
             self.superblock.flag = CopyFlag::Complete;
@@ -211,6 +274,13 @@ impl Node {
         self.required = self.required.min(sealing.from.position.lsn);
         self.log.forget_durable_above(sealing.from.position.lsn);
         self.after_superblock(now, AfterSuperblock::Cut);
+    }
+
+    /// All that could be sealed is: the superblock says so when the seeding has begun, and until then the same is sealed again.
+    fn on_sealed_for_seeding(&mut self, now: Nanos) {
+        self.sealing = None;
+        self.sealed_upto = Some(self.log.end());
+        self.match_peer(now);
     }
 
     /// The branch is safe and the superblock says so: the log is recovered up to the cut.

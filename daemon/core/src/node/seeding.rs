@@ -18,14 +18,55 @@ use crate::status::Role;
 use crate::timeline::History;
 use crate::types::{BLOCK, BlockRange, Boundary, ByteRange, Lsn, Nanos, Nonce, Position};
 
+/// A log that is being seeded waits this long for room: a slot may be on its way.
+const ROOM_MS: u64 = 5_000;
 /// Base writes of a seeding under way at once.
 const WRITES_IN_FLIGHT: usize = 16;
+
+/// A seeding that failed, or led nowhere, is followed by the next one after this time, then after twice that, and so on ...
+const RETRY_MS: u64 = 1_000;
+/// ... up to this.
+const MAX_RETRY_MS: u64 = 60_000;
+/// A peer that was out of reach of the log again within this time was seeded to no end.
+const HELD_MS: u64 = 60_000;
+/// After so many in a row an alarm says so, each time.
+const ALARM_AFTER: u32 = 3;
+
+/// How the seedings of the peer went: each begins with nothing, so that they must not follow each other without end.
+#[derive(Debug, Default)]
+pub(super) struct Seedings {
+    /// In a row to no end.
+    failed: u32,
+    why: &'static str,
+    not_before: Option<Nanos>,
+    /// A peer waits for that time.
+    again_at: Option<Nanos>,
+    ended_at: Option<Nanos>,
+}
+
+impl Seedings {
+    /// Forgets what went wrong before a seeding that held.
+    fn look_back(&mut self, now: Nanos) {
+        if self.ended_at.is_some_and(|at| now >= at.after_ms(HELD_MS)) {
+            *self = Self::default();
+        }
+    }
+
+    /// One more to no end; gives the milliseconds until the next one.
+    fn fail(&mut self, now: Nanos, why: &'static str) -> u64 {
+        self.look_back(now);
+        let wait_ms = (RETRY_MS << self.failed.min(16)).min(MAX_RETRY_MS);
+        let (failed, not_before) = (self.failed + 1, Some(now.after_ms(wait_ms)));
+        *self = Self { failed, why, not_before, again_at: None, ended_at: None };
+        wait_ms
+    }
+}
 
 impl Node {
     // ---- the primary --------------------------------------------------------------------------------------------------
 
     /// The peer needs its first content, or lies beyond the reach of the log.
-    pub(super) fn want_seeding(&mut self, hello: &Hello) {
+    pub(super) fn want_seeding(&mut self, now: Nanos, hello: &Hello) {
         if self.role != Role::Primary || !self.tell_k_first(hello) {
             return;
         }
@@ -40,6 +81,9 @@ impl Node {
         if self.k.has(hello.site) {
             // A member of S that lost its content: nothing may be acknowledged against it, and nobody else may decide.
             return self.refuse(Refusal::Suspect);
+        }
+        if self.waits_to_seed(now) {
+            return;
         }
         self.link_refused = None;
         let resync = self.new_nonce();
@@ -62,15 +106,47 @@ impl Node {
         self.seeder = Some(seeder);
     }
 
+    /// A seeding failed not long ago: the next one has its time.
+    fn waits_to_seed(&mut self, now: Nanos) -> bool {
+        self.seedings.look_back(now);
+        let Seedings { failed, why, not_before, .. } = self.seedings;
+        let Some(at) = not_before.filter(|at| now < *at) else { return false };
+        self.link_refused = Some(format!("seeded {failed} times in a row to no end: {why}"));
+        self.seedings.again_at = Some(at);
+        true
+    }
+
+    /// The time of a seeding that had to wait has come.
+    pub(super) fn pump_seed_again(&mut self, now: Nanos) {
+        if self.seedings.again_at.take_if(|at| now >= *at).is_some() {
+            self.match_peer(now);
+        }
+    }
+
+    /// The seeding under way, or the one that ended just now, led nowhere.
+    pub(super) fn seeding_failed(&mut self, now: Nanos, why: &'static str) {
+        let wait_ms = self.seedings.fail(now, why);
+        let failed = self.seedings.failed;
+        if failed >= ALARM_AFTER {
+            let detail =
+                format!("the peer was seeded {failed} times in a row to no end: {why}; the next in {wait_ms} ms");
+            self.alarm("seeding_fails", detail);
+        }
+    }
+
     /// The log no longer reaches back to where the peer is.
-    pub(super) fn peer_out_of_reach(&mut self) {
+    pub(super) fn peer_out_of_reach(&mut self, now: Nanos) {
+        let just_seeded = self.seedings.ended_at.is_some_and(|at| now < at.after_ms(HELD_MS));
+        if self.seeder.is_some() || just_seeded {
+            self.seeding_failed(now, "the log was too small for what was written meanwhile");
+        }
         if let Some(link) = &mut self.link {
             link.sender.source = Source::Probe;
         }
         // Also a seeding whose live frames are gone before they left: what it sent so far leads nowhere.
         self.seeder = None;
         if let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) {
-            self.want_seeding(&hello);
+            self.want_seeding(now, &hello);
         }
     }
 
@@ -177,7 +253,7 @@ impl Node {
         self.send(Message::SeedEnd { resync, pass, visible_at, history });
     }
 
-    pub(super) fn on_seed_ack(&mut self, resync: Nonce, pass: u32, bytes: u64, done: bool) {
+    pub(super) fn on_seed_ack(&mut self, now: Nanos, resync: Nonce, pass: u32, bytes: u64, done: bool) {
         let end = self.log.end();
         let Some(seeder) = self.seeder.as_mut().filter(|s| s.resync == resync && s.pass == pass) else { return };
         seeder.acked_bytes = bytes.min(seeder.sent_bytes);
@@ -185,7 +261,7 @@ impl Node {
             return;
         }
         if seeder.is_last {
-            return self.on_peer_seeded();
+            return self.on_peer_seeded(now);
         }
         seeder.next_pass(end);
         let (pass, total_bytes, last) = (seeder.pass, seeder.total_bytes, seeder.is_last);
@@ -195,8 +271,9 @@ impl Node {
         }
     }
 
-    fn on_peer_seeded(&mut self) {
+    fn on_peer_seeded(&mut self, now: Nanos) {
         self.seeder = None;
+        self.seedings.ended_at = Some(now);
         if let Some(hello) = self.link.as_mut().and_then(|l| l.hello.as_mut()) {
             hello.needs_seed = false;
         }
@@ -243,7 +320,7 @@ impl Node {
         if !quiet || !self.superblock_file.is_idle() || self.sealing.is_some() {
             return Some(again);
         }
-        if !self.fits_base(now) {
+        if !self.fits_base(now) || (pass == 1 && self.seals_before_seeding()) {
             return Some(again);
         }
         self.link_refused = None;
@@ -282,7 +359,7 @@ impl Node {
         let secret = self.superblock.secret.clone();
         let origin = Boundary { position: Position::default(), chain: chain_origin(&secret, self.superblock.volume) };
         self.superblock.flag = CopyFlag::Seeding(resync);
-        self.reseed_wanted = false;
+        (self.reseed_wanted, self.sealed_upto) = (false, None);
         self.diverged = None;
         self.damage = None;
         self.take_size();
@@ -412,8 +489,35 @@ impl Node {
         }
     }
 
+    /// The live frames of a last pass found no room in the log, and there is none to be had before the pass ends: it would wait
+    /// for ever.
+    fn give_up_without_room(&mut self, now: Nanos) {
+        let waits = self.takes_live_frames()
+            && !self.log.segments.is_clearing()
+            && self.link.as_ref().is_some_and(|l| match l.backlog.front() {
+                Some(Message::Append(append)) => !self.log.has_room(append.frame_bytes()),
+                _ => false,
+            });
+        let Some(seeded) = self.seeded.as_mut().filter(|s| !s.saving) else { return };
+        if !waits {
+            seeded.full_since = None;
+            return;
+        }
+        if now >= seeded.full_since.get_or_insert(now).after_ms(ROOM_MS) {
+            self.seeded = None;
+            self.alarm("log_full", "the log has no room for what is written while this copy is seeded");
+            self.hang_up(Refusal::Storage);
+        }
+    }
+
+    pub(super) fn seeding_timeout(&self) -> Option<Nanos> {
+        let gives_up = self.seeded.as_ref().and_then(|s| s.full_since).map(|at| at.after_ms(ROOM_MS));
+        [gives_up, self.seedings.again_at].into_iter().flatten().min()
+    }
+
     /// The receiver's side between messages: sync at the end of a pass, and the moment when the copy becomes visible.
     fn pump_seeded(&mut self, now: Nanos) {
+        self.give_up_without_room(now);
         let Some(seeded) = self.seeded.as_mut().filter(|s| s.ready && s.writing.is_empty()) else { return };
         let Some(end) = seeded.end else { return };
         if !seeded.syncing && !seeded.synced {

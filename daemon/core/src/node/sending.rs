@@ -120,7 +120,7 @@ impl Node {
             }
         } else {
             // The log no longer reaches back to the peer: it has to be seeded again.
-            self.peer_out_of_reach();
+            self.peer_out_of_reach(now);
         }
     }
 

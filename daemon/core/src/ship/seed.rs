@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::types::{BlockRange, Boundary, Lsn, Nonce};
+use crate::types::{BlockRange, Boundary, Lsn, Nanos, Nonce};
 
 /// Bytes of one question to the base ("what may hold data here?").
 pub const MAP_BYTES: u64 = 64 << 20;
@@ -199,6 +199,8 @@ pub struct Seeded {
     pub ready: bool,
     /// The superblock is being saved with the copy complete.
     pub saving: bool,
+    /// Since when a live frame has found no room in the log.
+    pub full_since: Option<Nanos>,
 }
 
 impl Seeded {
@@ -216,6 +218,7 @@ impl Seeded {
             synced: false,
             ready,
             saving: false,
+            full_since: None,
         }
     }
 }

@@ -350,13 +350,20 @@ impl Pair {
                 self.tell(site, Input::Disk(token, result));
             }
             Output::Send(conn, message) => self.send(site, conn, message),
-            Output::Close(..) => self.connected = false,
+            Output::Close(conn, _) => self.closed(site, conn),
             Output::Verb(id, result) => self.copies[site].ended.push((id, result)),
             Output::Reply(id, _) => self.copies[site].replies.push(id),
             Output::Event(Event::Alarm { code, .. }) => self.copies[site].alarms.push(code),
             Output::Event(_) => {}
         }
         true
+    }
+
+    /// One end closed a stream: the other learns of it, unless it is an old one.
+    fn closed(&mut self, site: usize, conn: ConnId) {
+        if conn.0 == self.streams && std::mem::take(&mut self.connected) {
+            self.tell(1 - site, Input::PeerDown(conn));
+        }
     }
 
     fn send(&mut self, site: usize, conn: ConnId, message: Message) {

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use tidemark_core::config::Mode;
 use tidemark_core::event::{DiskOp, FileRef, Slot};
-use tidemark_core::status::CopyState;
+use tidemark_core::format::branch::{BranchClass, BranchHead};
+use tidemark_core::status::{CopyState, LinkState};
 use tidemark_core::types::BLOCK;
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
@@ -103,6 +104,80 @@ fn a_log_that_starts_over_syncs_none_of_the_slots_that_are_being_removed() {
         pair.do_late(B);
     }
     assert!(pair.copies[B].alarms.is_empty(), "{:?}", pair.copies[B].alarms);
+}
+
+#[test]
+fn what_a_copy_had_alone_is_sealed_before_it_is_seeded_anew() {
+    let mut pair = parted(Mode::Async, |_| Fate::Done);
+    let had = pair.status(A).appended;
+    assert!(matches!(pair.status(A).copy, CopyState::Diverged { .. }), "{:?}", pair.status(A).copy);
+    assert_eq!(pair.status(A).branches, 0);
+    pair.verb(A, Verb::Reseed);
+    pair.pass(1_000);
+    assert!(matches!(pair.status(A).copy, CopyState::Current), "{:?}", pair.status(A).copy);
+    assert_eq!(pair.status(A).branches, 1);
+    let branch = &pair.copies[A].files[&FileRef::Branch(1)];
+    let head = BranchHead::decode(branch).unwrap();
+    assert_eq!((head.class, head.tail.position, head.bytes), (BranchClass::Acked, had, (branch.len() - BLOCK) as u64));
+    assert_eq!(branch.iter().filter(|byte| **byte == 2).count() / BLOCK, 60, "all that it wrote alone is there");
+}
+
+#[test]
+fn a_copy_whose_suffix_finds_no_room_is_not_seeded_before_it_does() {
+    let mut pair = parted(Mode::Async, |_| Fate::Done);
+    let had = pair.status(A).appended;
+    pair.copies[A].fate = |op| {
+        if matches!(op, DiskOp::Replace { file: FileRef::Branch(_), .. }) { Fate::FindsNoSpace } else { Fate::Done }
+    };
+    pair.verb(A, Verb::Reseed);
+    pair.pass(1_000);
+    assert_eq!((pair.status(A).appended, pair.status(A).branches), (had, 0));
+    assert!(pair.copies[A].alarms.contains(&"branch_not_sealed"), "{:?}", pair.copies[A].alarms);
+    pair.copies[A].fate = |_| Fate::Done;
+    pair.pass(60_000);
+    pair.connect();
+    pair.pass(1_000);
+    assert!(matches!(pair.status(A).copy, CopyState::Current), "{:?}", pair.status(A).copy);
+    assert_eq!(pair.status(A).branches, 1);
+}
+
+#[test]
+fn a_copy_that_has_nothing_of_its_own_is_seeded_anew_without_a_branch() {
+    let mut pair = Pair::new();
+    pair.write(A, 0, 1);
+    pair.verb(B, Verb::Reseed);
+    pair.write(A, 1, 1);
+    pair.pass(1_000);
+    assert_eq!((pair.status(B).appended, pair.status(B).branches), (pair.status(A).appended, 0));
+}
+
+#[test]
+fn seedings_that_fail_come_at_growing_intervals_and_an_alarm_says_so() {
+    let mut pair = Pair::new();
+    pair.write(A, 0, 1);
+    pair.copies[B].fate =
+        |op| if matches!(op, DiskOp::Zero { file: FileRef::Base, .. }) { Fate::FindsNoSpace } else { Fate::Done };
+    pair.verb(B, Verb::Reseed);
+    let mut failed = Vec::new();
+    for second in 0..120 {
+        pair.pass(1_000);
+        pair.connect();
+        let alarms = pair.copies[B].alarms.iter().filter(|code| **code == "base_write_failed").count();
+        failed.resize(alarms, second);
+    }
+    assert!((6..=9).contains(&failed.len()), "{failed:?}");
+    assert!(pair.copies[A].alarms.contains(&"seeding_fails"), "{:?}", pair.copies[A].alarms);
+    assert!(
+        matches!(&pair.status(A).link, LinkState::Refused(why) if why.contains("to no end")),
+        "{:?}",
+        pair.status(A)
+    );
+
+    pair.copies[B].fate = |_| Fate::Done;
+    pair.pass(60_000);
+    pair.connect();
+    pair.pass(1_000);
+    assert!(matches!(pair.status(B).copy, CopyState::Current), "{:?}", pair.status(B).copy);
 }
 
 #[test]

@@ -70,6 +70,14 @@ fn a_process_that_dies_while_sealed_slots_are_removed_leaves_no_gap_that_reads_a
 }
 
 #[test]
+fn a_slot_that_cannot_be_removed_fails_the_copy_until_a_restart_removes_it() {
+    let mut pair = parted(Mode::Sync, |op| if matches!(op, DiskOp::Remove { .. }) { Fate::Fails } else { Fate::Done });
+    pair.pass(1_000);
+    assert!(matches!(pair.status(A).copy, CopyState::Failed { .. }), "{:?}", pair.status(A).copy);
+    restart_and_follow(pair);
+}
+
+#[test]
 fn a_process_that_dies_after_a_seeding_does_not_leave_the_log_that_this_replaced() {
     for fate in SOME_STAY {
         let mut pair = parted(Mode::Async, fate);
