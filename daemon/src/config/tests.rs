@@ -104,6 +104,7 @@ fn a_full_file_is_read_as_written() {
 /// What the file adds to the smallest one, and what the message has to say.
 const WRONG: &[(&str, &[&str])] = &[
     ("[nbd]\nlisen = \"x\"\n", &["agent.toml: unknown key nbd.lisen: did you mean nbd.listen?"]),
+    ("[fuse]\nunmount_wait = \"0s\"\n", &["fuse.unmount_wait: must be from 1s to 1h"]),
     ("[nbd_device]\ndead_timeout = \"0s\"\n", &["nbd_device.dead_timeout: must be whole seconds, from 1s to 24h"]),
     ("[nbd_device]\nresend_after = \"1500ms\"\n", &["nbd_device.resend_after: must be whole seconds, from 1s to 24h"]),
     ("[colour]\n", &["unknown key colour: allowed here are admin, defaults, fuse, limits"]),
