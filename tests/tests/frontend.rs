@@ -56,3 +56,19 @@ fn the_frontend_of_a_secondary_can_be_set_and_is_its_own() -> Result<()> {
     ensure!(sites.b.cli().attach("disk", "auto")?.frontend == "nbd");
     Ok(())
 }
+
+#[test]
+fn attaches_at_the_same_time_all_get_the_one_frontend() -> Result<()> {
+    let mut sites = TwoSites::new(&Plan { name: "frontend".to_owned(), ..Plan::default() })?;
+    sites.start()?;
+    sites.create(&NewVolume { name: "disk", size: "16Mi", mode: "sync", options: vec!["--log-size", "16Mi"] })?;
+    let attach = || {
+        let cli = sites.a.cli();
+        std::thread::spawn(move || cli.attach("disk", "fuse"))
+    };
+    let asked: Vec<_> = (0..4).map(|_| attach()).collect();
+    let answers: Vec<_> =
+        asked.into_iter().map(|thread| thread.join().ok().context("a panic")?).collect::<Result<_>>()?;
+    ensure!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    sites.a.cli().detach("disk")
+}

@@ -10,20 +10,6 @@ use super::{Agent, Open, fuse, lock};
 use crate::control::{Attachment, EngineError, FrontendKind};
 use crate::frontend::kernel_nbd;
 
-/// A volume that is being attached; nobody else attaches it meanwhile.
-struct Attaching {
-    agent: Arc<Agent>,
-    id: VolumeId,
-}
-
-impl Drop for Attaching {
-    fn drop(&mut self) {
-        if let Some(entry) = self.agent.state().volumes.get_mut(&self.id) {
-            entry.attaching = false;
-        }
-    }
-}
-
 impl Agent {
     /// Opens a frontend; open already: answers with what is there. Goes on to its end when nobody waits for it any more.
     pub(super) async fn attach_volume(
@@ -37,22 +23,21 @@ impl Agent {
     }
 
     async fn do_attach(self: &Arc<Self>, id: VolumeId, kind: FrontendKind) -> Result<Attachment, EngineError> {
+        let no_volume = || EngineError::NoVolume(id.to_string());
+        let turn = self.state().volumes.get(&id).map(|entry| entry.attaching.clone()).ok_or_else(no_volume)?;
+        // Whoever comes meanwhile, such as a user while the agent attaches by itself after a restart, gets what then is there.
+        let _turn = turn.lock_owned().await;
         let (name, shard, wish) = {
-            let mut state = self.state();
+            let state = self.state();
             if state.stopping {
                 return Err(EngineError::Stopping);
             }
-            let entry = state.volumes.get_mut(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
+            let entry = state.volumes.get(&id).ok_or_else(no_volume)?;
             if let Some(open) = &entry.open {
                 return Ok(Attachment { place: open.place().clone(), connections: 0 });
             }
-            if std::mem::replace(&mut entry.attaching, true) {
-                let text = "the volume is being attached".into();
-                return Err(EngineError::Refused { reason: "in-use", text });
-            }
             (entry.name.to_string(), entry.shard, entry.frontend)
         };
-        let _attaching = Attaching { agent: self.clone(), id };
         let status = self.status_of(id, shard).await?;
         if !matches!(status.role, Role::Primary | Role::Suspended(_)) {
             return Err(EngineError::Refused {

@@ -54,8 +54,8 @@ pub struct Entry {
     /// Why it is not open.
     closed: Option<String>,
     open: Option<Arc<Open>>,
-    /// A frontend is being opened.
-    attaching: bool,
+    /// Held by who opens a frontend.
+    attaching: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Another site.

@@ -84,7 +84,7 @@ impl Agent {
             peer_site: None,
             closed: known.fault.clone(),
             open: None,
-            attaching: false,
+            attaching: Arc::default(),
         };
         state.volumes.insert(entry.id, entry);
     }
