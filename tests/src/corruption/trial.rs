@@ -144,7 +144,9 @@ fn repair_b(sites: &TwoSites) -> Result<()> {
 /// The same for A, after B has taken over. B may have been promoted with all that A lost: then A is made whole unasked.
 fn repair_a(sites: &mut TwoSites) -> Result<()> {
     sites.a.start(&sites.stage)?;
-    let is_settled = |view: &VolumeView| view.copy() == "suspect" || view.is_streaming();
+    // Until it has heard B it takes itself for the primary, and a primary is not given up.
+    let is_given_way = |view: &VolumeView| view.copy() == "suspect" && !view.role().starts_with("suspended");
+    let is_settled = |view: &VolumeView| is_given_way(view) || view.is_streaming();
     let view = sites.a.cli().wait_for(VOLUME, "damage remembered or made good", PATIENCE, is_settled)?;
     if view.copy() == "suspect" {
         sites.a.cli().json(&["reseed", VOLUME, "--yes"])?;
