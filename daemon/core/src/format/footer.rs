@@ -1,4 +1,4 @@
-//! The footer of a sealed segment: which blocks it changed. Reserved: nothing writes it yet (`docs/decisions/0006`). It is to be
+//! The footer of a sealed segment: which blocks it changed. Reserved: nothing writes it yet (`docs/decisions/0007`). It is to be
 //! written when the segment is sealed and kept after its slot was reused, so that "what changed since" outlives the log. An
 //! unreadable footer counts as "everything changed".
 
