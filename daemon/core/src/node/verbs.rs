@@ -496,6 +496,12 @@ impl Node {
                 return None;
             }
             Pending::Release => return self.step_release(now, verb),
+            // Its number may come to be that of another record.
+            Pending::Resized { .. } if matches!(self.role, Role::Fenced(_)) => {
+                let why = "another site is primary: whether the volume was resized shows there";
+                self.end_verb(verb.id, Err(VerbError::Interrupted(why.into())));
+                return None;
+            }
             Pending::Resized { lsn } if self.log.durable() >= *lsn => {
                 self.finish_verb(now, verb.id);
                 return None;

@@ -1,10 +1,10 @@
 //! Verbs, at moments at which they cannot do what they are for.
 
-use tidemark_core::event::DiskOp;
+use tidemark_core::event::{DiskOp, FileRef};
 use tidemark_core::status::{CopyState, Role};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Fate, Pair, is_log_sync, promote_anyway};
+use crate::bench::{A, B, Fate, Pair, SIZE, is_log_sync, promote_anyway};
 
 fn no_sync_of_the_log(op: &DiskOp) -> Fate {
     if is_log_sync(op) { Fate::Fails } else { Fate::Done }
@@ -76,4 +76,26 @@ fn a_drain_ends_when_the_copy_is_drained() {
         assert!(pair.copies[site].end_of(drain).is_some_and(Result::is_ok));
         assert_eq!(pair.status(site).floor, pair.status(site).appended.lsn);
     }
+}
+
+#[test]
+fn a_resize_that_is_not_durable_when_its_site_is_fenced_is_not_reported_as_done() {
+    let mut pair = Pair::new();
+    for copy in &mut pair.copies {
+        copy.files.get_mut(&FileRef::Base).unwrap().resize(2 * SIZE as usize, 0);
+    }
+    pair.copies[A].fate =
+        |op| if matches!(op, DiskOp::Write { file: FileRef::Log(_), .. }) { Fate::Later } else { Fate::Done };
+    let resize = pair.verb(A, Verb::Resize { size: 2 * SIZE });
+    pair.disconnect();
+    assert_eq!(pair.copies[A].end_of(resize), None);
+    pair.verb(B, promote_anyway());
+    pair.write(B, 0, 1);
+    pair.connect();
+    pair.copies[A].fate = |_| Fate::Done;
+    pair.do_late(A);
+    pair.pass(1_000);
+    assert!(matches!(pair.status(A).role, Role::Fenced(_)), "{:?}", pair.status(A).role);
+    let end = pair.copies[A].end_of(resize);
+    assert!(matches!(end, Some(Err(VerbError::Interrupted(_)))), "{end:?}");
 }
