@@ -17,6 +17,7 @@ mod requests;
 mod role;
 mod seal;
 mod seeding;
+mod seedings;
 mod sending;
 mod state;
 mod verbs;
@@ -225,7 +226,7 @@ pub struct Node {
     catch_up: Option<sending::CatchUp>,
     link_refused: Option<String>,
     seeder: Option<Seeder>,
-    seedings: seeding::Seedings,
+    seedings: seedings::Seedings,
     seeded: Option<Seeded>,
     /// Base operations of a seeding (of this one or of one that was given up) that have not ended.
     seed_ops: u32,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::config::Config;
 use crate::event::{DiskDone, DiskOp, DiskResult, Event, FileRef};
 use crate::floor::{self, Floor};
 use crate::format::FormatError;
@@ -19,7 +20,7 @@ use crate::outbox::{Outbox, Route};
 use crate::rng::Rng;
 use crate::status::{Counters, Role, SuspendReason};
 use crate::timeline::History;
-use crate::types::{BLOCK, BootId, Boundary, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, VolumeId};
+use crate::types::{BLOCK, BootId, Boundary, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, SiteId, VolumeId};
 use crate::volume::ack::Acks;
 use crate::volume::index::Index;
 use crate::volume::order::Order;
@@ -43,7 +44,7 @@ pub enum OpenError {
     },
     /// The files belong to another site.
     #[error("the files belong to another site's copy: {0}")]
-    WrongSite(crate::types::SiteId),
+    WrongSite(SiteId),
     /// The base is smaller than the volume.
     #[error("the base image has {found} bytes, the volume {expected}")]
     BaseTooSmall {
@@ -110,30 +111,25 @@ impl Node {
 
     /// Opens a copy: decodes the small files and begins recovery of the log. The copy serves nothing before it is recovered.
     pub fn open(now: Nanos, params: OpenParams) -> Result<Self, OpenError> {
-        let twin = superblock::FILE.decode(&params.superblock).map_err(OpenError::Superblock)?;
-        let sb = Superblock::decode(twin.content).map_err(OpenError::Superblock)?;
-        let k_twin = k_format::FILE.decode(&params.config).map_err(OpenError::Config)?;
-        let k = k_format::decode_file(k_twin.content).map_err(OpenError::Config)?;
-        check_identity(&params, &sb)?;
+        let files = SmallFiles::decode(&params)?;
         let mut out = Outbox::default();
-        settle(now, superblock::FILE, FileRef::Superblock, twin.counter, &params.superblock, &mut out);
-        settle(now, k_format::FILE, FileRef::Config, k_twin.counter, &params.config, &mut out);
-        let discard = matches!(sb.flag, CopyFlag::Seeding(_));
-        let start = Start {
-            volume: sb.volume,
-            site: params.site,
-            writes: k.written_by(params.site),
-            secret: sb.secret.clone(),
-            slot_bytes: sb.slot_bytes,
-            floor: sb.floor,
-            durable: if discard { Lsn::ZERO } else { sb.durable },
-            discard,
-            cut: sb.cut,
-        };
+        settle(now, superblock::FILE, FileRef::Superblock, files.superblock_counter, &params.superblock, &mut out);
+        settle(now, k_format::FILE, FileRef::Config, files.k_counter, &params.config, &mut out);
+        let start = files.log_start(params.site);
         let (recovery, step) = Recovery::begin(now, start, params.slots.clone(), &mut out);
+        let mut node = Self::opening(now, params, files, recovery, out);
+        if let Some(step) = step {
+            node.on_recovery_step(now, step);
+        }
+        Ok(node)
+    }
+
+    /// A copy of which nothing is known but its small files.
+    fn opening(now: Nanos, params: OpenParams, files: SmallFiles, recovery: Recovery, out: Outbox) -> Self {
+        let (sb, k) = (files.superblock, files.k);
         let segments = Segments::new(sb.slot_bytes, Vec::new(), Vec::new(), 1);
         let log = Log::new(sb.volume, sb.secret.clone(), segments, sb.floor, params.tail_bytes);
-        let mut node = Self {
+        Self {
             out,
             rng: Rng::new(params.rng_seed),
             site: params.site,
@@ -148,13 +144,13 @@ impl Node {
             pumped: false,
             looked_at: now,
             pump_again: false,
-            superblock_file: TwinFile::new(twin.counter),
+            superblock_file: TwinFile::new(files.superblock_counter),
             settling: 3,
             failed: false,
             after_superblock: Vec::new(),
             k,
             k_next: None,
-            k_file: TwinFile::new(k_twin.counter),
+            k_file: TwinFile::new(files.k_counter),
             after_k: Vec::new(),
             role: Role::Secondary,
             opening: None,
@@ -205,11 +201,7 @@ impl Node {
             appended_bytes: 0,
             counters: Counters::default(),
             superblock: sb,
-        };
-        if let Some(step) = step {
-            node.on_recovery_step(now, step);
         }
-        Ok(node)
     }
 
     pub(super) fn on_recovery_read(&mut self, now: Nanos, result: DiskResult) {
@@ -430,6 +422,42 @@ impl Node {
         let fresh = self.history.entries().is_empty() && self.log.end().position.lsn == Lsn::ZERO;
         if alone && (local || fresh || self.k.mode == crate::config::Mode::Async) {
             self.begin_opening();
+        }
+    }
+}
+
+/// The two small files as they were found.
+struct SmallFiles {
+    superblock: Superblock,
+    superblock_counter: u64,
+    k: Config,
+    k_counter: u64,
+}
+
+impl SmallFiles {
+    fn decode(params: &OpenParams) -> Result<Self, OpenError> {
+        let twin = superblock::FILE.decode(&params.superblock).map_err(OpenError::Superblock)?;
+        let superblock = Superblock::decode(twin.content).map_err(OpenError::Superblock)?;
+        let k_twin = k_format::FILE.decode(&params.config).map_err(OpenError::Config)?;
+        let k = k_format::decode_file(k_twin.content).map_err(OpenError::Config)?;
+        check_identity(params, &superblock)?;
+        Ok(Self { superblock, superblock_counter: twin.counter, k, k_counter: k_twin.counter })
+    }
+
+    /// What recovery of the log starts from.
+    fn log_start(&self, site: SiteId) -> Start {
+        let sb = &self.superblock;
+        let discard = matches!(sb.flag, CopyFlag::Seeding(_));
+        Start {
+            volume: sb.volume,
+            site,
+            writes: self.k.written_by(site),
+            secret: sb.secret.clone(),
+            slot_bytes: sb.slot_bytes,
+            floor: sb.floor,
+            durable: if discard { Lsn::ZERO } else { sb.durable },
+            discard,
+            cut: sb.cut,
         }
     }
 }
