@@ -15,6 +15,9 @@ use super::view::{Attachment, VolumeView};
 /// Exit code of a verb that the state does not allow.
 const REFUSED: i32 = 3;
 
+/// The kernel tells an agent at once that its peer's process died; the agent may be busy.
+const NOTICE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Exit code of a comparison that found a difference.
 const DIFFERENT: i32 = 1;
 
@@ -130,12 +133,22 @@ impl Cli {
         self.json(&["promote", volume])
     }
 
-    /// `promote --assert-peer-fenced`: the other site is down, says the caller. `options` bound an accepted loss.
+    /// `promote --assert-peer-fenced`: the other site is down, says the caller. `options` bound an accepted loss. An agent that
+    /// has not noticed yet that its peer died is asked again.
     ///
     /// # Errors
     /// As [`Cli::json`].
     pub fn promote_fenced(&self, volume: &str, reason: &str, options: &[&str]) -> Result<Value> {
-        self.json(&[&["promote", volume, "--assert-peer-fenced", "--reason", reason], options].concat())
+        let args = [&["promote", volume, "--assert-peer-fenced", "--reason", reason], options].concat();
+        let deadline = Instant::now() + NOTICE_PATIENCE;
+        loop {
+            match self.json(&args) {
+                Err(error) if error.to_string().contains("peer-is-primary") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
     }
 
     /// `verify`: true when both copies are equal.
