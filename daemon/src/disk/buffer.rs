@@ -21,6 +21,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use tidemark_core::floor::BATCH_BYTES;
 
 /// Alignment of every buffer in memory, and the granule of its capacity: a page, which satisfies every device.
 pub const ALIGN: usize = 4096;
@@ -34,10 +35,13 @@ const CACHE_BYTES: usize = 4 << 20;
 const COPY_BYTES: usize = 64 << 10;
 /// Blocks kept per class at least, so that eight large writes in flight and their copies do not allocate either.
 const CACHE_BLOCKS_MIN: usize = 16;
+/// Blocks kept of the largest class: the floor reads the log by them, and lets go of all that an advance took at once.
+const CACHE_BLOCKS_LARGEST: usize = (BATCH_BYTES >> 20) as usize + 4;
 
 /// How many free blocks a class keeps.
 fn cache_limit(class: usize) -> usize {
-    (CACHE_BYTES / class_bytes(class)).max(CACHE_BLOCKS_MIN)
+    let least = if class + 1 < CLASSES { CACHE_BLOCKS_MIN } else { CACHE_BLOCKS_LARGEST };
+    (CACHE_BYTES / class_bytes(class)).max(least)
 }
 
 /// Capacity of a class.
@@ -326,11 +330,11 @@ mod tests {
     #[test]
     fn the_free_lists_are_bounded() {
         let pool = Pool::new();
-        let many: Vec<_> = (0..40).map(|_| pool.take(CLASS_MAX_BYTES)).collect();
+        let many: Vec<_> = (0..80).map(|_| pool.take(CLASS_MAX_BYTES)).collect();
         drop(many);
-        assert_eq!(pool.cached_blocks(), CACHE_BLOCKS_MIN);
+        assert_eq!(pool.cached_blocks(), CACHE_BLOCKS_LARGEST);
         drop(pool.take(CLASS_MAX_BYTES + 1));
-        assert_eq!(pool.cached_blocks(), CACHE_BLOCKS_MIN, "an oversized buffer is not kept");
+        assert_eq!(pool.cached_blocks(), CACHE_BLOCKS_LARGEST, "an oversized buffer is not kept");
     }
 
     #[test]

@@ -159,14 +159,15 @@ impl Shard {
             bell.hush();
             self.reap(&mut done)?;
             let wait = self.drive().map_or(REST, |at| Duration::from_nanos(at.since(self.now())));
-            if self.hurry.take() {
+            let hurries = self.hurry.take();
+            if hurries {
                 // The way to the peer is the longer one: its message leaves before the local disk is asked.
                 tokio::task::yield_now().await;
             }
             self.ring.borrow_mut().submit()?;
             wind(alarm.as_mut(), wait);
             let began = Instant::now();
-            if !self.look(began, patience.limit()).await {
+            if !self.look(began, patience.limit(), hurries).await {
                 self.asleep.set(true);
                 tokio::select! {
                     biased;
@@ -180,13 +181,19 @@ impl Shard {
         }
     }
 
-    /// Lets the other tasks run until there is something for the driver, or for `limit`; false when there was nothing.
-    async fn look(&self, began: Instant, limit: Duration) -> bool {
+    /// Lets the other tasks run until there is something for the driver, or for `limit`; false when there was nothing. They run
+    /// at least once in each turn of the driver (`have_run`: they did): a disk that always has something ready would else keep
+    /// the shard from its sockets.
+    async fn look(&self, began: Instant, limit: Duration, mut have_run: bool) -> bool {
         let has_work = || self.roused.get() || self.ring.borrow_mut().has_completions();
         while !has_work() {
             if began.elapsed() >= limit {
                 return false;
             }
+            tokio::task::yield_now().await;
+            have_run = true;
+        }
+        if !have_run {
             tokio::task::yield_now().await;
         }
         true
@@ -257,7 +264,14 @@ async fn serve(
         next_key: Cell::new(1),
     });
     let _ = ready.send(Ok(()));
-    let driver = here::spawn(shard.clone().run(bell, Patience::new(options.poll)));
+    let driving = shard.clone().run(bell, Patience::new(options.poll));
+    let driver = here::spawn(async move {
+        if let Err(error) = driving.await {
+            // Its volumes can neither be served nor failed any more: whoever starts agents is to start a new one.
+            tracing::error!(index, %error, "the ring of a shard is unusable: the agent ends");
+            std::process::abort();
+        }
+    });
     while let Some(command) = inbox.recv().await {
         command(&shard);
         shard.rouse();

@@ -61,7 +61,18 @@ impl Node {
             wall_ms: self.wall_at(now).0,
         };
         let promised = self.acks.newest_promise() > Some(self.log.end().position.lsn);
-        self.log.build(now, &context, promised, &mut self.out)
+        let foreseen = self.foresees_flush();
+        let placed = self.log.build(now, &context, promised || foreseen, &mut self.out)?;
+        self.habit.framed();
+        if foreseen {
+            self.foreseen = placed.header.last();
+        }
+        Some(placed)
+    }
+
+    /// The next frame is likely to be followed by a FLUSH that waits for the peer: both make it durable at once.
+    fn foresees_flush(&self) -> bool {
+        self.k.mode == Mode::Sync && self.k.sites.len() > 1 && self.habit.expects_flush()
     }
 
     fn peers_durable(&self) -> [PeerDurable; MAX_PEERS] {

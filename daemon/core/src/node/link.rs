@@ -273,7 +273,7 @@ impl Node {
 
     /// Brings the peer's greeting up to what has flowed since: what it acknowledged, or what was taken from it.
     pub(super) fn refresh_hello(&mut self) {
-        let acked = self.link.as_ref().filter(|l| l.sender.source != Source::Probe).map(|l| l.sender.appended());
+        let acked = self.link.as_ref().filter(|l| l.sender.source != Source::Probe).map(|l| l.sender.taken());
         let boundary = acked.and_then(|lsn| self.boundary_at(lsn));
         let Some(link) = &mut self.link else { return };
         let (fresh, known) = (std::mem::take(&mut link.fresh), boundary.or(link.taken));
@@ -410,7 +410,7 @@ impl Node {
     /// Starts streaming after `from` under the K that the receiver confirmed.
     pub(super) fn start_sender(&mut self, from: Lsn, epoch: Epoch) {
         if let Some(link) = &mut self.link {
-            if link.sender.source == Source::Probe || link.sender.next <= from || link.sender.appended() > from {
+            if link.sender.source == Source::Probe || link.sender.next <= from || link.sender.taken() > from {
                 link.sender.start(from);
             }
             link.sender.confirmed = epoch;

@@ -42,6 +42,7 @@ use crate::timeline::History;
 use crate::types::{BootId, Boundary, GenId, GroupId, Lsn, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs};
 use crate::verb::VerbError;
 use crate::volume::ack::Acks;
+use crate::volume::habit::Habit;
 use crate::volume::index::Index;
 use crate::volume::order::Order;
 
@@ -215,6 +216,9 @@ pub struct Node {
     fills: Vec<(RequestId, Vec<crate::types::BlockRange>)>,
     order: Order,
     acks: Acks,
+    habit: Habit,
+    /// The last record of the newest frame that was written durably because a FLUSH is expected behind it.
+    foreseen: Lsn,
     held: VecDeque<(RequestId, Request)>,
     waiting_reads: VecDeque<(RequestId, Request)>,
     /// Writes were answered since the waiting reads were last tried.

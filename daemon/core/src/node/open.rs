@@ -22,6 +22,7 @@ use crate::status::{Counters, Role, SuspendReason};
 use crate::timeline::History;
 use crate::types::{BLOCK, BootId, Boundary, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, SiteId, VolumeId};
 use crate::volume::ack::Acks;
+use crate::volume::habit::Habit;
 use crate::volume::index::Index;
 use crate::volume::order::Order;
 
@@ -175,6 +176,8 @@ impl Node {
             fills: Vec::new(),
             order: Order::default(),
             acks: Acks::default(),
+            habit: Habit::default(),
+            foreseen: Lsn::ZERO,
             held: Default::default(),
             waiting_reads: Default::default(),
             reads_may_go: false,

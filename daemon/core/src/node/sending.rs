@@ -62,7 +62,8 @@ impl Node {
             Some(frame) => {
                 let header = frame.header.slice(..frame.used);
                 let (payload, last, bytes) = (frame.payload.clone(), frame.end.position.lsn, frame.bytes);
-                let sync = self.k.mode == Mode::Sync && self.k.sites.len() > 1 && self.acks.is_promised(next, last);
+                let awaited = self.acks.is_promised(next, last) || (next..=last).contains(&self.foreseen);
+                let sync = self.k.mode == Mode::Sync && self.k.sites.len() > 1 && awaited;
                 self.send_frame(now, Append { epoch: self.k.epoch, header, payload, sync }, last, bytes);
                 true
             }
@@ -87,7 +88,8 @@ impl Node {
     /// Something waits for the peer to have the frames that were not sent yet, or they are old ones.
     fn is_peer_awaited(&self) -> bool {
         let Some(link) = &self.link else { return false };
-        let by_answer = self.k.sites.len() > 1 && self.acks.newest_promise() >= Some(link.sender.next);
+        let promise = self.acks.newest_promise().max(Some(self.foreseen));
+        let by_answer = self.k.sites.len() > 1 && promise >= Some(link.sender.next);
         by_answer
             || self.role != Role::Primary
             || link.sender.source == Source::CatchUp

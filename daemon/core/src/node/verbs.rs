@@ -477,7 +477,7 @@ impl Node {
                 self.begin_late(now, verb.id, promotion.clone(), verb.deadline);
                 return None;
             }
-            Pending::Demote { .. } if self.is_drained() => {
+            Pending::Demote { .. } if self.is_drained() && !self.is_persisting_k() => {
                 verb.kind = Pending::Persisting;
                 self.persist_demotion(now, verb.id);
             }

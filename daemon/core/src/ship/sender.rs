@@ -1,6 +1,6 @@
 //! The sending side of a stream: what was sent, what was acknowledged, how much may be outstanding.
 //!
-//! Invariants: acked_durable <= acked_appended < next; outstanding bytes are the bytes of frames sent and not yet
+//! Invariants: acked_durable <= acked_appended < next, and agreed < next; outstanding bytes are the bytes of frames sent and not yet
 //! acknowledged as appended.
 
 use std::collections::VecDeque;
@@ -33,6 +33,8 @@ pub struct Sender {
     pub confirmed: Epoch,
     /// A configuration change is on its way: nothing is sent until it is answered, so that no append carries a stale epoch.
     pub paused: bool,
+    /// The receiver's log holds all up to here, written or on its way to its disk.
+    agreed: Lsn,
     acked_appended: Lsn,
     acked_durable: Lsn,
     acked_floor: Lsn,
@@ -50,6 +52,7 @@ impl Sender {
             next: Lsn(1),
             confirmed,
             paused: false,
+            agreed: Lsn::ZERO,
             acked_appended: Lsn::ZERO,
             acked_durable: Lsn::ZERO,
             acked_floor: Lsn::ZERO,
@@ -60,11 +63,13 @@ impl Sender {
         }
     }
 
-    /// Histories agree up to `from`: frames after it follow.
+    /// Histories agree up to `from`: frames after it follow. What the receiver has written of those before it, and what it has
+    /// synced, it says itself: it greets with the end of its log, which may still be on its way to its disk.
     pub fn start(&mut self, from: Lsn) {
         self.source = Source::CatchUp;
         self.next = from.next();
-        self.acked_appended = from;
+        self.agreed = from;
+        self.acked_appended = Lsn::ZERO;
         self.acked_durable = Lsn::ZERO;
         self.sync_asked = Lsn::ZERO;
         self.outstanding.clear();
@@ -122,7 +127,12 @@ impl Sender {
         }
     }
 
-    /// Written at the receiver.
+    /// The receiver's log is known to reach to here; it may not be written yet.
+    pub fn taken(&self) -> Lsn {
+        self.agreed.max(self.acked_appended)
+    }
+
+    /// Written at the receiver, as it said on this stream.
     pub fn appended(&self) -> Lsn {
         self.acked_appended
     }
@@ -175,6 +185,15 @@ mod tests {
         assert!(s.on_ack(&ack(12, 11)));
         assert!(s.may_send());
         assert_eq!((s.appended(), s.durable(), s.next), (Lsn(12), Lsn(11), Lsn(13)));
+    }
+
+    #[test]
+    fn what_the_receiver_has_taken_counts_as_written_only_when_it_says_so() {
+        let mut s = Sender::new(Epoch::default());
+        s.start(Lsn(10));
+        assert_eq!((s.taken(), s.appended()), (Lsn(10), Lsn::ZERO));
+        assert!(s.on_ack(&ack(8, 7)));
+        assert_eq!((s.taken(), s.appended()), (Lsn(10), Lsn(8)));
     }
 
     #[test]

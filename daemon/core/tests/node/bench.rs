@@ -294,6 +294,15 @@ impl Pair {
         self.change(site, block, byte, false)
     }
 
+    /// Makes durable what was answered; gives the number of the request.
+    pub fn flush(&mut self, site: usize) -> RequestId {
+        self.asked += 1;
+        let id = RequestId(self.asked);
+        self.tell(site, Input::Request(id, Request::Flush));
+        self.settle();
+        id
+    }
+
     fn change(&mut self, site: usize, block: u64, byte: u8, fua: bool) -> RequestId {
         self.asked += 1;
         let id = RequestId(self.asked);

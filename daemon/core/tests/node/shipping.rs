@@ -1,7 +1,7 @@
 //! When frames leave for the peer, and what an answer that waits for it costs.
 
 use tidemark_core::config::{Mode, Policy};
-use tidemark_core::event::DiskOp;
+use tidemark_core::event::{DiskOp, FileRef};
 use tidemark_core::ship::gate::GATHER_BYTES;
 use tidemark_core::status::CopyState;
 use tidemark_core::types::{BLOCK, Lsn};
@@ -16,6 +16,10 @@ fn appended(pair: &Pair, site: usize) -> Lsn {
 /// Syncs of the log do not end.
 fn no_sync_of_the_log(op: &DiskOp) -> Fate {
     if is_log_sync(op) { Fate::Hangs } else { Fate::Done }
+}
+
+fn is_frame(op: &DiskOp) -> bool {
+    matches!(op, DiskOp::Write { file: FileRef::Log(_), .. })
 }
 
 fn is_durable_write(op: &DiskOp) -> bool {
@@ -64,6 +68,61 @@ fn a_write_that_promises_durability_leaves_at_once_and_needs_no_sync_at_either_s
     let id = pair.write(A, 1, 1);
     assert!(pair.copies[A].replies.contains(&id));
     assert_eq!((pair.status(B).durable, pair.status(A).peer_durable), (appended(&pair, A), appended(&pair, A)));
+}
+
+/// In mode sync, and written to in the way of a journal.
+fn flushed_after_each_write() -> Pair {
+    let mut pair = in_sync();
+    for block in 0..2 {
+        pair.write_without_promise(A, block, 1);
+        assert!(pair.status(A).durable < appended(&pair, A), "nobody knows yet what follows");
+        pair.flush(A);
+    }
+    pair
+}
+
+#[test]
+fn what_is_flushed_after_every_write_is_durable_at_both_sites_before_the_flush_arrives() {
+    let mut pair = flushed_after_each_write();
+    for site in [A, B] {
+        pair.copies[site].fate = no_sync_of_the_log;
+    }
+    for block in 2..5 {
+        let write = pair.write_without_promise(A, block, 2);
+        assert!(pair.copies[A].replies.contains(&write));
+        assert_eq!((pair.status(A).durable, pair.status(A).peer_durable), (appended(&pair, A), appended(&pair, A)));
+        let flush = pair.flush(A);
+        assert!(pair.copies[A].replies.contains(&flush), "nothing is left to do for it");
+    }
+}
+
+#[test]
+fn of_writes_that_are_not_flushed_at_most_the_first_is_made_durable_by_itself() {
+    let mut pair = flushed_after_each_write();
+    pair.write_without_promise(A, 2, 2);
+    let guessed = appended(&pair, A);
+    assert_eq!(pair.status(A).durable, guessed);
+    for block in 3..6 {
+        pair.write_without_promise(A, block, 3);
+        assert_eq!(pair.status(A).durable, guessed);
+    }
+}
+
+#[test]
+fn after_a_reconnect_only_what_the_peer_has_written_counts_as_received() {
+    let mut pair = Pair::new();
+    set(&mut pair, |policy| policy.mode = Mode::Receive);
+    assert_eq!(pair.status(A).config.sites.len(), 2, "S has grown: {:?}", pair.status(A));
+    pair.copies[B].fate = |op| if is_frame(op) { Fate::Later } else { Fate::Done };
+    pair.write_without_promise(A, 1, 1);
+    pair.pass(100);
+    assert!(appended(&pair, B) < appended(&pair, A), "B has taken the frame and not written it");
+    pair.connect();
+    let flush = pair.flush(A);
+    assert!(!pair.copies[A].replies.contains(&flush), "B's log may yet lose it");
+    pair.do_late(B);
+    pair.pass(100);
+    assert!(pair.copies[A].replies.contains(&flush));
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Verbs, at moments at which they cannot do what they are for.
 
+use tidemark_core::config::{Mode, Policy};
 use tidemark_core::event::{DiskOp, FileRef};
 use tidemark_core::status::{CopyState, Role};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Fate, Pair, SIZE, is_log_sync, promote_anyway};
+use crate::bench::{A, B, Fate, Pair, SIZE, assertion, is_log_sync, promote_anyway};
 
 fn no_sync_of_the_log(op: &DiskOp) -> Fate {
     if is_log_sync(op) { Fate::Fails } else { Fate::Done }
@@ -64,6 +65,31 @@ fn a_promotion_that_waits_for_the_recovery_ends_when_the_copy_is_closed() {
     let close = pair.verb(B, Verb::Close);
     assert!(pair.copies[B].end_of(promotion).is_some_and(Result::is_err));
     assert!(pair.copies[B].end_of(close).is_some_and(Result::is_ok));
+}
+
+#[test]
+fn a_demotion_that_can_go_on_while_another_change_is_written_waits_for_that() {
+    let mut pair = Pair::new();
+    let policy = Policy { mode: Mode::Sync, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(1_000);
+    pair.copies[B].fate = |op| if is_log_sync(op) { Fate::Later } else { Fate::Done };
+    pair.write_without_promise(A, 1, 1);
+    let demote = pair.verb(A, Verb::Demote { force: false });
+    pair.pass(200);
+    assert_eq!(pair.copies[A].end_of(demote), None, "B has synced nothing");
+    pair.copies[A].fate =
+        |op| if matches!(op, DiskOp::Write { file: FileRef::Config, .. }) { Fate::Later } else { Fate::Done };
+    let drop_peer = pair.verb(A, Verb::DropPeer(assertion()));
+    pair.copies[B].fate = |_| Fate::Done;
+    pair.do_late(B);
+    assert_eq!(pair.status(A).peer_durable, pair.status(A).appended.lsn, "all that the demotion waited for");
+    pair.copies[A].fate = |_| Fate::Done;
+    pair.do_late(A);
+    pair.pass(1_000);
+    for verb in [demote, drop_peer] {
+        assert!(pair.copies[A].end_of(verb).is_some(), "{:?}", pair.status(A));
+    }
 }
 
 #[test]
