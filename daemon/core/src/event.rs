@@ -277,6 +277,8 @@ pub enum Event {
         from: String,
         /// What it is.
         to: String,
+        /// Requests are served, or queued until they are; else they fail.
+        serves: bool,
     },
     /// The copy's or link's state changed.
     Link {

@@ -1,6 +1,7 @@
 //! Frontends of volumes: opened and closed on request, reopened after a restart.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tidemark_core::status::Role;
 use tidemark_core::types::VolumeId;
@@ -9,6 +10,10 @@ use super::volumes::failed;
 use super::{Agent, Open, fuse, lock};
 use crate::control::{Attachment, EngineError, FrontendKind};
 use crate::frontend::kernel_nbd;
+
+/// How long a frontend is tried to be opened again after a restart, at least, and how often.
+const REATTACH_PATIENCE: Duration = Duration::from_secs(300);
+const REATTACH_PAUSE: Duration = Duration::from_millis(500);
 
 impl Agent {
     /// Opens a frontend; open already: answers with what is there. Goes on to its end when nobody waits for it any more.
@@ -40,6 +45,10 @@ impl Agent {
         };
         let status = self.status_of(id, shard).await?;
         if !matches!(status.role, Role::Primary | Role::Suspended(_)) {
+            if status.config.primary.is_some_and(|primary| primary != self.site) {
+                // What waits for this copy was written to a history that another site goes on with.
+                self.end_leftover_device(id, true).await?;
+            }
             return Err(EngineError::Refused {
                 reason: "not-primary",
                 text: format!("volume {name} is {:?} here: promote it first", status.role),
@@ -52,7 +61,7 @@ impl Agent {
         };
         let open = match kind {
             FrontendKind::Nbd => self.open_nbd(id, &name, shard, status.size).await?,
-            FrontendKind::NbdDevice => self.open_nbd_device(id, &name, shard, status.size).await?,
+            FrontendKind::NbdDevice => self.open_nbd_device(id, &name, shard, &status).await?,
             FrontendKind::Fuse | FrontendKind::Auto => self.open_fuse(id, &name, shard, status.size).await?,
         };
         let place = open.place().clone();
@@ -107,7 +116,9 @@ impl Agent {
         let agent = self.clone();
         self.runtime.spawn(async move {
             // A copy that is Secondary by now is left alone: its operator attaches where it serves.
-            for _ in 0..600 {
+            let patience = REATTACH_PATIENCE.max(agent.config.nbd_device.dead_timeout);
+            let began = Instant::now();
+            while began.elapsed() < patience {
                 if agent.attachment_wanted(id).is_none() {
                     return;
                 }
@@ -115,9 +126,24 @@ impl Agent {
                     Ok(_) | Err(EngineError::NoVolume(_) | EngineError::Stopping) => return,
                     Err(error) => tracing::debug!(%id, %error, "frontend not open yet"),
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                tokio::time::sleep(REATTACH_PAUSE).await;
             }
         });
+    }
+
+    /// This copy does not serve any more: what is open is closed by force. Its users would else go on with what they remember of
+    /// it, should this site be the primary again.
+    pub(super) async fn close_fenced(&self, id: VolumeId) {
+        let Some(turn) = self.state().volumes.get(&id).map(|entry| entry.attaching.clone()) else { return };
+        // One that is being attached just now, by who still saw it serve, is closed too.
+        let _turn = turn.lock_owned().await;
+        let Some(open) = self.open_frontend(id) else { return };
+        tracing::warn!(%id, "the volume serves no more here: it is detached from its users");
+        if let Err(error) = self.close_open(id, open, true).await {
+            tracing::error!(%id, %error, "a device of a volume that does not serve stays");
+            return;
+        }
+        self.remember_attached(id, None).await;
     }
 }
 

@@ -3,17 +3,19 @@
 //! One task on the control runtime looks after each device: the shard serves the connection, and says when it is over; then the
 //! device gets the next one. The kernel ends a connection over which a request was not answered for `resend_after`, and sends
 //! the request again: right after a crash, useless while the volume is there and queues (suspended, a slow disk). So after a
-//! break under a living agent requests wait for ever, for [`PATIENT`], and what was under way over the old connection ends before
-//! the new one is read: what can pile up is one connection's worth.
+//! break under a living agent requests wait for ever, until all that was under way before is answered and [`PATIENT`] is over; and
+//! a connection is read only when the last but one before it is settled: what can pile up is two connections' worth.
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tidemark_core::status::Status;
 use tidemark_core::types::VolumeId;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{oneshot, watch};
 
 use super::volumes::failed;
@@ -34,7 +36,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct NbdDevice {
     device: Arc<KernelNbd>,
     /// Dropped, it ends the connection and leaves the device to a successor.
-    _attached: watch::Sender<()>,
+    attached: Mutex<Option<watch::Sender<()>>>,
 }
 
 impl NbdDevice {
@@ -43,8 +45,12 @@ impl NbdDevice {
         self.device.resize(size)
     }
 
-    /// As [`KernelNbd::detach`]. Blocks; the connection is served until this value is dropped.
+    /// As [`KernelNbd::detach`]. Blocks. By force the connection ends first: the kernel may be held up in sending over one that is
+    /// not read, and with it the disconnection and all that is told to its driver.
     pub(super) fn detach(&self, force: bool) -> Result<(), DetachError> {
+        if force {
+            *lock(&self.attached) = None;
+        }
         self.device.detach(force)
     }
 }
@@ -79,11 +85,14 @@ impl Agent {
         id: VolumeId,
         name: &str,
         shard: u16,
-        size: u64,
+        status: &Status,
     ) -> Result<Open, EngineError> {
+        let size = status.size;
         let params = AttachParams {
             node: self.node,
             volume: id,
+            // Kept as long as the primary stays the same, over restarts too.
+            tenure: status.config.base.nonce,
             export: ExportInfo { name: name.to_owned(), size, read_only: false, serving: true },
             dev_dir: self.config.fuse.dir.clone(),
             timeouts: self.nbd_timeouts(),
@@ -101,9 +110,9 @@ impl Agent {
         let (keep, attached) = watch::channel(());
         let served = Served { agent: self.clone(), device: device.clone(), id, shard, attached };
         let first = served.connect(stream, None);
+        self.runtime.spawn(served.clone().keep(first));
         served.set_size(size).await;
-        self.runtime.spawn(served.keep(first));
-        Ok(Open::new(place, Door::Device(NbdDevice { device, _attached: keep })))
+        Ok(Open::new(place, Door::Device(NbdDevice { device, attached: Mutex::new(Some(keep)) })))
     }
 
     /// Ends devices of volumes that are no more, or that are to be attached otherwise. To be called when all volumes are known.
@@ -139,7 +148,7 @@ fn refused(error: AttachError) -> EngineError {
 }
 
 impl Served {
-    /// Has `stream` served on the volume's shard, once what was under way before has ended.
+    /// Has `stream` served on the volume's shard, once what was under way over an earlier one has ended.
     fn connect(&self, stream: UnixStream, before: Option<oneshot::Receiver<()>>) -> Connected {
         let ((over, is_over), (settled, is_settled)) = (oneshot::channel(), oneshot::channel());
         let (id, attached, agent) = (self.id, self.attached.clone(), self.agent.clone());
@@ -164,18 +173,24 @@ impl Served {
     /// Replaces the device's connection as often as it breaks, until it is detached.
     async fn keep(mut self, mut connected: Connected) {
         let mut answers_late = false;
+        // What was under way over the connection before, until it is answered.
+        let mut before: Option<oneshot::Receiver<()>> = None;
         loop {
             tokio::select! {
                 _ = &mut connected.over => {}
                 () = tokio::time::sleep(PATIENT), if answers_late => {
-                    answers_late = self.set_answers_late(false).await.is_err();
+                    before.take_if(|before| before.try_recv() != Err(TryRecvError::Empty));
+                    if before.is_none() {
+                        answers_late = self.set_answers_late(false).await.is_err();
+                    }
                     continue;
                 }
                 _ = self.attached.changed() => return,
             }
             answers_late = true;
             let Some(stream) = self.reconnected().await else { return };
-            connected = self.connect(stream, Some(connected.settled));
+            let last_but_one = before.replace(connected.settled);
+            connected = self.connect(stream, last_but_one);
         }
     }
 
@@ -226,10 +241,11 @@ impl Served {
     }
 }
 
-/// Runs `serve` until it ends or the device is given up.
+/// Runs `serve` until it ends or the device is given up: then not even errors reach the kernel, which is to ask a successor.
 async fn while_attached(mut attached: watch::Receiver<()>, serve: impl Future<Output = ()>) {
     tokio::select! {
-        () = serve => {}
+        biased;
         _ = attached.changed() => {}
+        () = serve => {}
     }
 }

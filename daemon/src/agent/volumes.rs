@@ -1,7 +1,7 @@
 //! Volumes of this agent: found at start, made, opened on a shard, closed, deleted.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use tidemark_core::event::Event;
 use tidemark_core::format::superblock::{self, Superblock};
@@ -142,9 +142,10 @@ impl Agent {
         let facts = superblock_of(&params.superblock);
         self.hide_base(files.dir(), &name);
         let disk = self.disk.clone();
+        let agent = Arc::downgrade(self);
         let answer = self.shard(shard).ask(move |shard, answer| {
             let result = Node::open(shard.now(), params).map(|node| {
-                let events = events(id, name);
+                let events = events(agent, id, name);
                 let volume = shard.open(OpenVolume { id, node, files, events, disk });
                 volume.status().peer
             });
@@ -368,13 +369,19 @@ fn base_of(origin: &Origin) -> Result<(NewBase, u64, bool), EngineError> {
     }
 }
 
-/// A change of state of a core becomes a line in the log.
-fn events(id: VolumeId, name: Name) -> crate::shard::VolumeEvents {
+/// A change of state of a core becomes a line in the log; one that ends its serving also closes what is open.
+fn events(agent: Weak<Agent>, id: VolumeId, name: Name) -> crate::shard::VolumeEvents {
     Box::new(move |event| match event {
         Event::Recovered { records, cut_bytes } => {
             tracing::info!(volume = %name, %id, records, cut_bytes, "log recovered");
         }
-        Event::Role { from, to } => tracing::info!(volume = %name, %id, from, to, "role changed"),
+        Event::Role { from, to, serves } => {
+            tracing::info!(volume = %name, %id, from, to, "role changed");
+            if let (false, Some(agent)) = (*serves, agent.upgrade()) {
+                let runtime = agent.runtime.clone();
+                runtime.spawn(async move { agent.close_fenced(id).await });
+            }
+        }
         Event::Link { state } => tracing::info!(volume = %name, %id, state, "link changed"),
         Event::Alarm { code, detail } => tracing::error!(volume = %name, %id, code, detail, "alarm"),
     })

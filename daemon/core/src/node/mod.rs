@@ -401,7 +401,8 @@ impl Node {
     fn set_role(&mut self, role: Role) {
         if self.role != role {
             let (from, to) = (format!("{:?}", self.role), format!("{role:?}"));
-            self.out.push(Output::Event(Event::Role { from, to }));
+            let serves = matches!(role, Role::Primary | Role::Suspended(_));
+            self.out.push(Output::Event(Event::Role { from, to, serves }));
             self.role = role;
         }
     }

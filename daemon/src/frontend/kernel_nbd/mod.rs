@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tidemark_core::types::{NodeId, SECTOR, VolumeId};
+use tidemark_core::types::{NodeId, Nonce, SECTOR, VolumeId};
 
 use super::link;
 use super::nbd::ExportInfo;
@@ -40,6 +40,9 @@ pub struct AttachParams {
     pub node: NodeId,
     /// The volume.
     pub volume: VolumeId,
+    /// The time for which this site has been the primary without a break. A device of another such time is not taken over: what
+    /// its users know of the volume is older than what another site wrote since.
+    pub tenure: Nonce,
     /// What the volume is like.
     pub export: ExportInfo,
     /// Where the link goes, under the name of the export.
@@ -123,12 +126,18 @@ impl KernelNbd {
     /// # Errors
     /// [`AttachError`].
     pub fn attach(params: AttachParams) -> Result<(Self, UnixStream), AttachError> {
-        let AttachParams { node, volume, export, dev_dir, timeouts } = params;
-        let identifier = identifier(node, volume);
+        let AttachParams { node, volume, tenure, export, dev_dir, timeouts } = params;
+        let identifier = identifier(node, volume, tenure);
         let mut driver = Driver::open()?;
         let (ours, kernels) = socket_pair()?;
-        let left = driver::devices().into_iter().find(|device| device.identifier == identifier);
-        let left = match left {
+        let (left, stale): (Vec<Found>, Vec<Found>) =
+            devices_of(node, volume).partition(|device| device.identifier == identifier);
+        for Found { index, .. } in stale {
+            let device = driver::path_of(index);
+            tracing::warn!(device = %device.display(), "another site was the primary since this device was attached: it is ended");
+            driver.disconnect(index)?;
+        }
+        let left = match left.into_iter().next() {
             Some(Found { index, .. }) => match driver.reconnect(index, &identifier, timeouts, kernels.as_fd()) {
                 // Ended, and still in use by somebody who has not noticed.
                 Err(DriverError::Disconnected) => None,
@@ -272,11 +281,11 @@ pub fn is_ready() -> bool {
 /// # Errors
 /// [`DriverError`] at the first that cannot be ended.
 pub fn end_leftovers(node: NodeId, keep: &BTreeSet<VolumeId>, dev_dir: &Path) -> Result<Vec<PathBuf>, DriverError> {
-    let wanted: BTreeSet<String> = keep.iter().map(|volume| identifier(node, *volume)).collect();
+    let wanted: Vec<String> = keep.iter().map(|volume| volume_prefix(node, *volume)).collect();
     let (own, mut kept, mut ended) = (prefix(node), BTreeSet::new(), Vec::new());
     for device in driver::devices().into_iter().filter(|device| device.identifier.starts_with(&own)) {
         let path = driver::path_of(device.index);
-        if wanted.contains(&device.identifier) {
+        if wanted.iter().any(|wanted| device.identifier.starts_with(wanted)) {
             kept.insert(path);
         } else {
             Driver::open()?.disconnect(device.index)?;
@@ -292,11 +301,13 @@ pub fn end_leftovers(node: NodeId, keep: &BTreeSet<VolumeId>, dev_dir: &Path) ->
 /// # Errors
 /// [`DetachError`].
 pub fn end_leftover(node: NodeId, volume: VolumeId, dev_dir: &Path, force: bool) -> Result<(), DetachError> {
-    let wanted = identifier(node, volume);
-    for device in driver::devices().into_iter().filter(|device| device.identifier == wanted) {
+    for device in devices_of(node, volume) {
         let path = driver::path_of(device.index);
         if !force && users::is_mounted(&path) {
             return Err(DetachError::Mounted { path });
+        }
+        if let (false, Some(pid)) = (force, users::await_alone(&path)) {
+            return Err(DetachError::Open { path, pid });
         }
         Driver::open()?.disconnect(device.index)?;
         unlink(dev_dir, |device| device == path);
@@ -327,8 +338,18 @@ fn prefix(node: NodeId) -> String {
     format!("tidemark:{node}:")
 }
 
-fn identifier(node: NodeId, volume: VolumeId) -> String {
-    format!("{}{volume}", prefix(node))
+fn volume_prefix(node: NodeId, volume: VolumeId) -> String {
+    format!("{}{volume}:", prefix(node))
+}
+
+fn identifier(node: NodeId, volume: VolumeId, tenure: Nonce) -> String {
+    format!("{}{tenure}", volume_prefix(node, volume))
+}
+
+/// The devices that this node's agent, or a predecessor, connected for the volume.
+fn devices_of(node: NodeId, volume: VolumeId) -> impl Iterator<Item = Found> {
+    let wanted = volume_prefix(node, volume);
+    driver::devices().into_iter().filter(move |device| device.identifier.starts_with(&wanted))
 }
 
 /// Ours and the kernel's end; the kernel keeps its own reference to the latter.
@@ -363,10 +384,18 @@ mod tests {
 
     #[test]
     fn devices_of_two_agents_of_one_host_have_other_identifiers() {
-        let volume = VolumeId([7; 16]);
-        let (one, other) = (identifier(NodeId([1; 16]), volume), identifier(NodeId([2; 16]), volume));
+        let (volume, tenure) = (VolumeId([7; 16]), Nonce([5; 16]));
+        let (one, other) = (identifier(NodeId([1; 16]), volume, tenure), identifier(NodeId([2; 16]), volume, tenure));
         assert!(one.starts_with(&prefix(NodeId([1; 16]))) && !other.starts_with(&prefix(NodeId([1; 16]))));
-        assert_ne!(one, identifier(NodeId([1; 16]), VolumeId([8; 16])));
+        assert_ne!(one, identifier(NodeId([1; 16]), VolumeId([8; 16]), tenure));
+    }
+
+    #[test]
+    fn a_device_of_an_earlier_time_as_the_primary_is_of_the_volume_but_not_taken_over() {
+        let (node, volume) = (NodeId([1; 16]), VolumeId([7; 16]));
+        let (old, new) = (identifier(node, volume, Nonce([5; 16])), identifier(node, volume, Nonce([6; 16])));
+        assert_ne!(old, new);
+        assert!([&old, &new].into_iter().all(|one| one.starts_with(&volume_prefix(node, volume))));
     }
 
     #[test]

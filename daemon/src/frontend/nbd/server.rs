@@ -24,7 +24,7 @@ use super::handshake::Negotiated;
 use super::meta::Contexts;
 use super::metrics::NbdMetrics;
 use super::negotiate::{Ready, negotiate};
-use super::unix::UnixSocket;
+use super::unix::{UnixSocket, hung_up};
 use super::wire::{Socket, Wire};
 use crate::disk::Pool;
 use crate::frontend::BlockTarget;
@@ -179,8 +179,9 @@ pub async fn serve_transmission(
 ) {
     let _open = OpenGuard::new(&options.metrics);
     options.metrics.accepted.inc();
-    let wire = match UnixSocket::new(stream) {
-        Ok(socket) => Wire::Unix(socket),
+    let watched = stream.try_clone().and_then(|twin| Ok((twin, UnixSocket::new(stream)?)));
+    let (twin, wire) = match watched {
+        Ok((twin, socket)) => (twin, Wire::Unix(socket)),
         Err(error) => {
             over();
             return note_end(&options.metrics, Err(error.into()));
@@ -189,7 +190,11 @@ pub async fn serve_transmission(
     let negotiated = Negotiated { export: String::new(), structured: false, contexts: Contexts::default() };
     let mut connection = Connection::new(Ready { wire, negotiated, leftover: Vec::new() }, target, &options);
     let under_way = connection.outbox();
-    let end = connection.serve().await;
+    // A connection whose requests find no room is not read, and would not notice its end.
+    let end = tokio::select! {
+        end = connection.serve() => end,
+        gone = hung_up(twin) => gone.map_err(Into::into),
+    };
     drop(connection);
     over();
     note_end(&options.metrics, end);

@@ -80,6 +80,22 @@ impl UnixSocket {
     }
 }
 
+/// Waits until the other end of a socket is closed or shut down, however much it left to be read.
+///
+/// # Errors
+/// The runtime does not take the socket.
+pub async fn hung_up(stream: UnixStream) -> io::Result<()> {
+    // A unix socket has no priority data: what this interest reports is the end.
+    let twin = watched(stream, Interest::PRIORITY)?;
+    loop {
+        let mut ready = twin.ready(Interest::PRIORITY).await?;
+        if ready.ready().is_read_closed() {
+            return Ok(());
+        }
+        ready.clear_ready();
+    }
+}
+
 #[expect(deprecated, reason = "unsound only for types that change their descriptor, which a standard stream does not")]
 fn watched(stream: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
     AsyncFd::with_interest(stream, interest)
@@ -112,6 +128,22 @@ mod tests {
         }
         assert_eq!(reader.join().unwrap().unwrap(), data);
         assert!(ours.room.is_none(), "room is watched for only while there is none");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_socket_is_noticed_before_what_it_left_is_read() {
+        for way in [Shutdown::Both, Shutdown::Write] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let end = tokio::spawn(hung_up(ours.try_clone().unwrap()));
+            theirs.write_all(b"requests").unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            assert!(!end.is_finished(), "there is something to read, and that is no end");
+            match way {
+                Shutdown::Both => theirs.shutdown(way).unwrap(),
+                _ => drop(theirs),
+            }
+            end.await.unwrap().unwrap();
+        }
     }
 
     #[tokio::test]

@@ -46,6 +46,7 @@ fn acts(sites: &mut TwoSites) -> Result<()> {
     upgrades::leftover(&mut stand).context("a device that is left")?;
     waiting::suspended(&mut stand).context("a volume that is suspended")?;
     waiting::detached(&mut stand).context("a detach while requests wait")?;
+    lost::overtaken(&mut stand).context("a site that is overtaken")?;
     waiting::expired(&mut stand).context("an agent that stays away")?;
     lost::play(&mut stand).context("a site that is lost")
 }
