@@ -297,7 +297,9 @@ impl Log {
         promised: bool,
         out: &mut Outbox,
     ) -> Placed {
-        let durable = promised && self.is_durable_to_the_end();
+        // Who acknowledges before the sync does not sync with the write either: else there would be little left to lose.
+        let betrays = planted(Planted::AckBeforeSyncAtPrimary) || planted(Planted::AckBeforeSyncAtSecondary);
+        let durable = promised && self.is_durable_to_the_end() && !betrays;
         let spot = self.segments.append(now, &header);
         let mut bufs = Vec::with_capacity(payload.len() + 2);
         let mut offset = spot.offset;
