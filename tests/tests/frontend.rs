@@ -7,6 +7,14 @@ use tidemark_tests::agents::{Cli, NewVolume, Plan, TwoSites};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Two sites with a volume `disk`, of which both copies are equal.
+fn sites_with_a_disk() -> Result<TwoSites> {
+    let mut sites = TwoSites::new(&Plan { name: "frontend".to_owned(), ..Plan::default() })?;
+    sites.start()?;
+    sites.create(&NewVolume { name: "disk", size: "16Mi", mode: "sync", options: vec!["--log-size", "16Mi"] })?;
+    Ok(sites)
+}
+
 fn set(cli: &Cli, frontend: &str) -> Result<()> {
     let printed = cli.json(&["volume", "set", "disk", "--frontend", frontend])?;
     let kept = printed.pointer("/policy/frontend").and_then(serde_json::Value::as_str);
@@ -20,9 +28,7 @@ fn open_frontend(cli: &Cli) -> Result<String> {
 
 #[test]
 fn a_frontend_that_is_set_is_what_the_next_attach_takes_and_outlives_the_agent() -> Result<()> {
-    let mut sites = TwoSites::new(&Plan { name: "frontend".to_owned(), ..Plan::default() })?;
-    sites.start()?;
-    sites.create(&NewVolume { name: "disk", size: "16Mi", mode: "sync", options: vec!["--log-size", "16Mi"] })?;
+    let mut sites = sites_with_a_disk()?;
     let cli = sites.a.cli();
     set(&cli, "nbd")?;
     ensure!(cli.attach("disk", "auto")?.frontend == "nbd");
@@ -45,9 +51,7 @@ fn a_frontend_that_is_set_is_what_the_next_attach_takes_and_outlives_the_agent()
 
 #[test]
 fn the_frontend_of_a_secondary_can_be_set_and_is_its_own() -> Result<()> {
-    let mut sites = TwoSites::new(&Plan { name: "frontend".to_owned(), ..Plan::default() })?;
-    sites.start()?;
-    sites.create(&NewVolume { name: "disk", size: "16Mi", mode: "sync", options: vec!["--log-size", "16Mi"] })?;
+    let mut sites = sites_with_a_disk()?;
     set(&sites.b.cli(), "nbd")?;
     let at_a = sites.a.cli().show("disk")?;
     ensure!(at_a.0.pointer("/policy/frontend") == Some(&"auto".into()), "{:?}", at_a.0);
@@ -59,9 +63,7 @@ fn the_frontend_of_a_secondary_can_be_set_and_is_its_own() -> Result<()> {
 
 #[test]
 fn attaches_at_the_same_time_all_get_the_one_frontend() -> Result<()> {
-    let mut sites = TwoSites::new(&Plan { name: "frontend".to_owned(), ..Plan::default() })?;
-    sites.start()?;
-    sites.create(&NewVolume { name: "disk", size: "16Mi", mode: "sync", options: vec!["--log-size", "16Mi"] })?;
+    let sites = sites_with_a_disk()?;
     let attach = || {
         let cli = sites.a.cli();
         std::thread::spawn(move || cli.attach("disk", "fuse"))

@@ -16,6 +16,14 @@ use tidemark_tests::process;
 const PATIENCE: Duration = Duration::from_secs(30);
 const TEXT: &[u8; 512] = &[0x5a; 512];
 
+/// Two sites, with `config` for their agents, and a volume `disk` of `size` with as large a log, of which both copies are equal.
+fn two_sites(size: &str, config: &str) -> Result<TwoSites> {
+    let mut sites = TwoSites::new(&Plan { name: "fuse".to_owned(), config: config.to_owned(), ..Plan::default() })?;
+    sites.start()?;
+    sites.create(&NewVolume { name: "disk", size, mode: "sync", options: vec!["--log-size", size] })?;
+    Ok(sites)
+}
+
 fn write(device: &Path) -> Result<()> {
     let mut file = OpenOptions::new().write(true).open(device)?;
     file.write_all(TEXT)?;
@@ -24,9 +32,7 @@ fn write(device: &Path) -> Result<()> {
 
 #[test]
 fn an_agent_that_was_killed_finds_its_device_dead_and_serves_a_new_one_under_the_same_name() -> Result<()> {
-    let mut sites = TwoSites::new(&Plan { name: "fuse".to_owned(), ..Plan::default() })?;
-    sites.start()?;
-    sites.create(&NewVolume { name: "disk", size: "16Mi", mode: "sync", options: vec!["--log-size", "16Mi"] })?;
+    let mut sites = two_sites("16Mi", "")?;
     let Attachment { device, .. } = sites.a.cli().attach("disk", "fuse")?;
     let run_dir = fs::canonicalize(sites.a.state_dir())?.parent().context("the site's directory")?.join("run");
     let link = run_dir.join("dev/disk");
@@ -59,9 +65,7 @@ struct Mounted {
 
 impl Mounted {
     fn new(config: &str) -> Result<Self> {
-        let mut sites = TwoSites::new(&Plan { name: "fuse".to_owned(), config: config.to_owned(), ..Plan::default() })?;
-        sites.start()?;
-        sites.create(&NewVolume { name: "disk", size: "32Mi", mode: "sync", options: vec!["--log-size", "32Mi"] })?;
+        let sites = two_sites("32Mi", config)?;
         sites.a.cli().attach("disk", "fuse")?;
         let (link, mount) = (sites.a.dir().join("run/dev/disk"), sites.stage.subdir("mount")?);
         process::checked(Command::new("mkfs.ext4").arg("-q").arg(&link))?;
@@ -124,9 +128,7 @@ fn a_stop_that_waited_in_vain_has_the_file_system_write_out_what_it_holds_first(
 
 #[test]
 fn a_detach_that_waits_for_a_suspended_volume_can_be_forced() -> Result<()> {
-    let mut sites = TwoSites::new(&Plan { name: "fuse".to_owned(), ..Plan::default() })?;
-    sites.start()?;
-    sites.create(&NewVolume { name: "disk", size: "16Mi", mode: "sync", options: vec!["--log-size", "16Mi"] })?;
+    let mut sites = two_sites("16Mi", "")?;
     sites.a.cli().attach("disk", "fuse")?;
     // Alone after a restart, A queues: it does not know whether B took over.
     sites.b.kill();

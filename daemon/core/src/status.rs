@@ -17,6 +17,13 @@ pub enum Role {
     Fenced(Epoch),
 }
 
+impl Role {
+    /// Requests are served, or queued until they are; else they fail.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Primary | Self::Suspended(_))
+    }
+}
+
 /// Why a primary queues all I/O.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SuspendReason {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidemark_core::status::Role;
 use tidemark_core::types::VolumeId;
+use tokio::sync::OwnedMutexGuard;
 
 use super::volumes::failed;
 use super::{Agent, Open, fuse, lock};
@@ -29,9 +29,8 @@ impl Agent {
 
     async fn do_attach(self: &Arc<Self>, id: VolumeId, kind: FrontendKind) -> Result<Attachment, EngineError> {
         let no_volume = || EngineError::NoVolume(id.to_string());
-        let turn = self.state().volumes.get(&id).map(|entry| entry.attaching.clone()).ok_or_else(no_volume)?;
         // Whoever comes meanwhile, such as a user while the agent attaches by itself after a restart, gets what then is there.
-        let _turn = turn.lock_owned().await;
+        let _turn = self.turn(id).await.ok_or_else(no_volume)?;
         let (name, shard, wish) = {
             let state = self.state();
             if state.stopping {
@@ -44,7 +43,7 @@ impl Agent {
             (entry.name.to_string(), entry.shard, entry.frontend)
         };
         let status = self.status_of(id, shard).await?;
-        if !matches!(status.role, Role::Primary | Role::Suspended(_)) {
+        if !status.role.serves() {
             if status.config.primary.is_some_and(|primary| primary != self.site) {
                 // What waits for this copy was written to a history that another site goes on with.
                 self.end_leftover_device(id, true).await?;
@@ -134,16 +133,21 @@ impl Agent {
     /// This copy does not serve any more: what is open is closed by force. Its users would else go on with what they remember of
     /// it, should this site be the primary again.
     pub(super) async fn close_fenced(&self, id: VolumeId) {
-        let Some(turn) = self.state().volumes.get(&id).map(|entry| entry.attaching.clone()) else { return };
         // One that is being attached just now, by who still saw it serve, is closed too.
-        let _turn = turn.lock_owned().await;
-        let Some(open) = self.open_frontend(id) else { return };
-        tracing::warn!(%id, "the volume serves no more here: it is detached from its users");
-        if let Err(error) = self.close_open(id, open, true).await {
-            tracing::error!(%id, %error, "a device of a volume that does not serve stays");
+        let Some(_turn) = self.turn(id).await else { return };
+        if self.open_frontend(id).is_none() {
             return;
         }
-        self.remember_attached(id, None).await;
+        tracing::warn!(%id, "the volume serves no more here: it is detached from its users");
+        if let Err(error) = self.detach_volume(id, true).await {
+            tracing::error!(%id, %error, "a device of a volume that does not serve stays");
+        }
+    }
+
+    /// The right to open a frontend of the volume, one at a time; `None` when there is no such volume.
+    async fn turn(&self, id: VolumeId) -> Option<OwnedMutexGuard<()>> {
+        let turn = self.state().volumes.get(&id)?.attaching.clone();
+        Some(turn.lock_owned().await)
     }
 }
 

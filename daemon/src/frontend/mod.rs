@@ -8,6 +8,7 @@ pub mod hardening;
 pub mod kernel_nbd;
 mod link;
 pub mod memory;
+mod mountinfo;
 pub mod nbd;
 pub(crate) mod users;
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use super::mountinfo::{self, Mount};
+
 /// udev and others open a device for a moment: so often it is looked again,
 const POLLS: u32 = 100;
 /// after this.
@@ -78,30 +80,9 @@ fn sysfs(device: &Path) -> PathBuf {
 }
 
 fn points(mounts: &str, number: &str, device: &Path) -> Vec<PathBuf> {
-    let of_device = |line: &str| {
-        let mut fields = line.split(' ');
-        let of_number = !number.is_empty() && fields.clone().nth(2) == Some(number);
-        let point = PathBuf::from(unescaped(fields.clone().nth(4)?));
-        let source = fields.by_ref().skip_while(|field| *field != "-").nth(2).map(PathBuf::from);
-        (of_number || source.is_some_and(|source| source == device)).then_some(point)
-    };
-    mounts.lines().filter_map(of_device).collect()
-}
-
-/// The mount table writes blanks and backslashes as three octal digits.
-pub(super) fn unescaped(field: &str) -> String {
-    let mut parts = field.split('\\');
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                text.push(char::from(byte));
-                text.push_str(&part[3..]);
-            }
-            None => text.push_str(part),
-        }
-    }
-    text
+    let of_device =
+        |mount: &Mount<'_>| (!number.is_empty() && mount.number == number) || Path::new(mount.source) == device;
+    mountinfo::parse(mounts).filter(of_device).map(|mount| mount.point).collect()
 }
 
 #[cfg(test)]

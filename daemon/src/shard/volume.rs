@@ -11,7 +11,7 @@ use tidemark_core::event::{
 };
 use tidemark_core::node::Node;
 use tidemark_core::ship::Message;
-use tidemark_core::status::{Role, Status};
+use tidemark_core::status::Status;
 use tidemark_core::types::{ByteRange, Nanos, SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::{Notify, oneshot};
@@ -302,7 +302,7 @@ impl BlockTarget for Volume {
     }
 
     fn is_serving(&self) -> bool {
-        matches!(self.node.borrow().role(), Role::Primary | Role::Suspended(_))
+        self.node.borrow().role().serves()
     }
 }
 

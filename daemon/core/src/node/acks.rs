@@ -9,7 +9,6 @@ use crate::log::{FrameContext, LogFailure, MIN_SLOTS, Placed};
 use crate::node::Node;
 use crate::planted::{Planted, planted};
 use crate::ship::sender::Source;
-use crate::status::Role;
 use crate::types::{Lsn, Nanos};
 
 /// Samples of "when was it written" kept for the RPO.
@@ -61,18 +60,16 @@ impl Node {
             wall_ms: self.wall_at(now).0,
         };
         let promised = self.acks.newest_promise() > Some(self.log.end().position.lsn);
-        let foreseen = self.foresees_flush();
-        let placed = self.log.build(now, &context, promised || foreseen, &mut self.out)?;
-        self.habit.framed();
-        if foreseen {
-            self.foreseen = placed.header.last();
-        }
+        // A FLUSH that is to come would only ask the peer for the same once more: both make the frame durable at once.
+        let expected = self.syncs_peer() && self.acks.expects_flush();
+        let placed = self.log.build(now, &context, promised || expected, &mut self.out)?;
+        self.acks.framed(placed.header.last(), expected);
         Some(placed)
     }
 
-    /// The next frame is likely to be followed by a FLUSH that waits for the peer: both make it durable at once.
-    fn foresees_flush(&self) -> bool {
-        self.k.mode == Mode::Sync && self.k.sites.len() > 1 && self.habit.expects_flush()
+    /// A FLUSH waits until it is durable at the peer.
+    pub(super) fn syncs_peer(&self) -> bool {
+        self.k.mode == Mode::Sync && self.k.sites.len() > 1
     }
 
     fn peers_durable(&self) -> [PeerDurable; MAX_PEERS] {
@@ -136,7 +133,7 @@ impl Node {
 
     /// Up to where every member of S has what K's mode asks for, by acknowledgements of just this K (R2).
     fn promised(&self) -> Lsn {
-        if self.role != Role::Primary && !matches!(self.role, Role::Suspended(_)) || self.is_persisting_k() {
+        if !self.role.serves() || self.is_persisting_k() {
             return Lsn::ZERO;
         }
         let local = if planted(Planted::AckBeforeSyncAtPrimary) { self.log.appended() } else { self.log.durable() };
@@ -183,7 +180,7 @@ impl Node {
     pub(super) fn pump_acks(&mut self, now: Nanos) {
         self.update_committed();
         self.forget_written();
-        if self.role != Role::Primary && !matches!(self.role, Role::Suspended(_)) {
+        if !self.role.serves() {
             return;
         }
         let mut done = Vec::new();

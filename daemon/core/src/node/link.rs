@@ -487,7 +487,7 @@ impl Node {
     }
 
     pub(super) fn fence(&mut self, now: Nanos, epoch: Epoch) {
-        if matches!(self.role, Role::Primary | Role::Suspended(_)) {
+        if self.role.serves() {
             self.opening = None;
             self.seeder = None;
             self.change = None;

@@ -42,7 +42,6 @@ use crate::timeline::History;
 use crate::types::{BootId, Boundary, GenId, GroupId, Lsn, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs};
 use crate::verb::VerbError;
 use crate::volume::ack::Acks;
-use crate::volume::habit::Habit;
 use crate::volume::index::Index;
 use crate::volume::order::Order;
 
@@ -216,9 +215,6 @@ pub struct Node {
     fills: Vec<(RequestId, Vec<crate::types::BlockRange>)>,
     order: Order,
     acks: Acks,
-    habit: Habit,
-    /// The last record of the newest frame that was written durably because a FLUSH is expected behind it.
-    foreseen: Lsn,
     held: VecDeque<(RequestId, Request)>,
     waiting_reads: VecDeque<(RequestId, Request)>,
     /// Writes were answered since the waiting reads were last tried.
@@ -401,8 +397,7 @@ impl Node {
     fn set_role(&mut self, role: Role) {
         if self.role != role {
             let (from, to) = (format!("{:?}", self.role), format!("{role:?}"));
-            let serves = matches!(role, Role::Primary | Role::Suspended(_));
-            self.out.push(Output::Event(Event::Role { from, to, serves }));
+            self.out.push(Output::Event(Event::Role { from, to, serves: role.serves() }));
             self.role = role;
         }
     }

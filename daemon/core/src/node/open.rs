@@ -22,7 +22,6 @@ use crate::status::{Counters, Role, SuspendReason};
 use crate::timeline::History;
 use crate::types::{BLOCK, BootId, Boundary, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, SiteId, VolumeId};
 use crate::volume::ack::Acks;
-use crate::volume::habit::Habit;
 use crate::volume::index::Index;
 use crate::volume::order::Order;
 
@@ -176,8 +175,6 @@ impl Node {
             fills: Vec::new(),
             order: Order::default(),
             acks: Acks::default(),
-            habit: Habit::default(),
-            foreseen: Lsn::ZERO,
             held: Default::default(),
             waiting_reads: Default::default(),
             reads_may_go: false,
@@ -398,7 +395,7 @@ impl Node {
             self.damage = Some(why.into());
             self.alarm("copy_failed", why);
         }
-        if matches!(self.role, Role::Primary | Role::Suspended(_)) {
+        if self.role.serves() {
             self.set_role(Role::Suspended(SuspendReason::Failed));
         }
         self.opening = None;

@@ -105,7 +105,6 @@ impl Node {
 
     fn run_flush(&mut self, id: RequestId) {
         self.counters.flushes += 1;
-        self.habit.flushed();
         let lsn = self.acks.flush(id);
         self.log.want_durable(lsn);
     }

@@ -316,7 +316,7 @@ impl Node {
     /// True when the recovery that just ended was a cut.
     pub(super) fn is_cut(&mut self) -> bool {
         self.written_at.clear();
-        self.foreseen = Lsn::ZERO;
+        self.acks.forget_expected();
         let Some(sealing) = &mut self.sealing else { return false };
         sealing.phase = Phase::Clearing;
         true

@@ -306,7 +306,7 @@ impl Node {
         self.required = Lsn::ZERO;
         self.primary_durable_seen = Lsn::ZERO;
         self.written_at.clear();
-        self.foreseen = Lsn::ZERO;
+        self.acks.forget_expected();
         self.superblock.floor = at;
         self.superblock.floor_target = at.position.lsn;
         self.superblock.samples.clear();

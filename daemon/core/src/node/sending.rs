@@ -34,7 +34,7 @@ pub(super) struct CatchUp {
 impl Node {
     /// Sends what may be sent, asks for syncs, tells an idle peer what is committed.
     pub(super) fn pump_sender(&mut self, now: Nanos) {
-        let leads = self.k.primary == Some(self.site) && matches!(self.role, Role::Primary | Role::Suspended(_));
+        let leads = self.k.primary == Some(self.site) && self.role.serves();
         if !leads || self.seeding_blocks_stream() {
             return;
         }
@@ -62,8 +62,7 @@ impl Node {
             Some(frame) => {
                 let header = frame.header.slice(..frame.used);
                 let (payload, last, bytes) = (frame.payload.clone(), frame.end.position.lsn, frame.bytes);
-                let awaited = self.acks.is_promised(next, last) || (next..=last).contains(&self.foreseen);
-                let sync = self.k.mode == Mode::Sync && self.k.sites.len() > 1 && awaited;
+                let sync = self.syncs_peer() && self.acks.is_promised(next, last);
                 self.send_frame(now, Append { epoch: self.k.epoch, header, payload, sync }, last, bytes);
                 true
             }
@@ -88,8 +87,7 @@ impl Node {
     /// Something waits for the peer to have the frames that were not sent yet, or they are old ones.
     fn is_peer_awaited(&self) -> bool {
         let Some(link) = &self.link else { return false };
-        let promise = self.acks.newest_promise().max(Some(self.foreseen));
-        let by_answer = self.k.sites.len() > 1 && promise >= Some(link.sender.next);
+        let by_answer = self.k.sites.len() > 1 && self.acks.newest_promise() >= Some(link.sender.next);
         by_answer
             || self.role != Role::Primary
             || link.sender.source == Source::CatchUp

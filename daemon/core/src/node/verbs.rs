@@ -252,7 +252,7 @@ impl Node {
 
     /// A human says that the peer is stopped: it leaves S (R4 by R19).
     fn drop_peer(&mut self, now: Nanos, id: VerbId, word: Assertion) -> Result<(), VerbError> {
-        if self.k.primary != Some(self.site) || !matches!(self.role, Role::Primary | Role::Suspended(_)) {
+        if self.k.primary != Some(self.site) || !self.role.serves() {
             return Err(self.role_error("only the primary can leave its peer out of S"));
         }
         if self.is_persisting_k() {

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use crate::event::RequestId;
 use crate::planted::{Planted, planted};
 use crate::types::{BlockRange, Lsn};
+use crate::volume::habit::Habit;
 
 /// A write that has its number.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,9 @@ pub struct Acks {
     writes: VecDeque<Write>,
     promises: VecDeque<(Lsn, RequestId, Option<BlockRange>)>,
     completed: Lsn,
+    habit: Habit,
+    /// The end of the newest frame behind which a FLUSH is expected: treated as promised, though nobody waits yet.
+    expected: Lsn,
 }
 
 impl Acks {
@@ -46,9 +50,28 @@ impl Acks {
 
     /// A FLUSH arrived: it covers every request whose reply was queued before.
     pub fn flush(&mut self, id: RequestId) -> Lsn {
+        self.habit.flushed();
         let lsn = if planted(Planted::FlushCoversTooLittle) { self.completed.prev() } else { self.completed };
         self.promise(lsn, id, None);
         lsn
+    }
+
+    /// True when a FLUSH is likely to follow the next frame.
+    pub fn expects_flush(&self) -> bool {
+        self.habit.expects_flush()
+    }
+
+    /// A frame was built that ends at `last`; `expected`: made durable for the FLUSH that is to follow.
+    pub fn framed(&mut self, last: Lsn, expected: bool) {
+        self.habit.framed();
+        if expected {
+            self.expected = last;
+        }
+    }
+
+    /// The log was cut or starts over: the frame of that number may be another one.
+    pub fn forget_expected(&mut self) {
+        self.expected = Lsn::ZERO;
     }
 
     /// `id` completes once everything up to `lsn` is durable where K asks for it.
@@ -86,16 +109,18 @@ impl Acks {
         self.promises.back().map(|p| p.0)
     }
 
-    /// The highest position that a promise waits for or will wait for once it is appended, if any.
+    /// The highest position that a promise waits for, will wait for once it is appended, or is expected to wait for, if any.
     pub fn newest_promise(&self) -> Option<Lsn> {
         let write = self.writes.iter().rev().find(|w| w.promise).map(|w| w.lsn);
-        write.max(self.wanted())
+        write.max(self.wanted()).max(Some(self.expected))
     }
 
-    /// True when a promise waits, or will wait, for one of these positions.
+    /// True when a promise waits, will wait, or is expected to wait, for one of these positions.
     pub fn is_promised(&self, first: Lsn, last: Lsn) -> bool {
         let within = |lsn: Lsn| first <= lsn && lsn <= last;
-        self.writes.iter().any(|w| w.promise && within(w.lsn)) || self.promises.iter().any(|p| within(p.0))
+        within(self.expected)
+            || self.writes.iter().any(|w| w.promise && within(w.lsn))
+            || self.promises.iter().any(|p| within(p.0))
     }
 
     /// True when a write over this range is not acknowledged yet.

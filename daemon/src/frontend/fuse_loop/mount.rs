@@ -17,8 +17,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::filesystem::VolumeFs;
-use crate::frontend::hardening;
-use crate::frontend::users::unescaped;
+use crate::frontend::{hardening, mountinfo};
 
 /// File system type and source that the mount table shows.
 pub(super) const FS_TYPE: &str = "fuse.tidemark";
@@ -146,13 +145,9 @@ pub(super) fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(parse_mounts(&fs::read_to_string("/proc/self/mountinfo")?, dir))
 }
 
-fn parse_mounts(mountinfo: &str, dir: &Path) -> Vec<PathBuf> {
-    let parse = |line: &str| {
-        let (place, kind) = line.split_once(" - ")?;
-        let point = PathBuf::from(unescaped(place.split(' ').nth(4)?));
-        (kind.split(' ').next() == Some(FS_TYPE) && point.starts_with(dir)).then_some(point)
-    };
-    mountinfo.lines().filter_map(parse).collect()
+fn parse_mounts(table: &str, dir: &Path) -> Vec<PathBuf> {
+    let ours = mountinfo::parse(table).filter(|mount| mount.kind == FS_TYPE && mount.point.starts_with(dir));
+    ours.map(|mount| mount.point).collect()
 }
 
 #[cfg(test)]

@@ -5,15 +5,12 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::writer::Writer;
 use super::{PATIENCE, Stand, VOLUME, identifier, is_gone, is_sound, say};
 use crate::devices;
 
 pub(super) fn play(stand: &mut Stand<'_>) -> Result<()> {
     say("site A is lost");
-    let device = stand.attach()?;
-    stand.mount(&device)?;
-    let writer = Writer::start(&stand.mount, "lost")?;
+    let (device, writer) = stand.write("lost")?;
     stand.sites.a.kill();
     devices::end_kernel_devices(stand.sites.a.dir())?;
     let (written, _) = writer.fails()?;
@@ -36,9 +33,7 @@ pub(super) fn play(stand: &mut Stand<'_>) -> Result<()> {
 /// nobody goes on with, and fails as soon as the agent of A learns so.
 pub(super) fn overtaken(stand: &mut Stand<'_>) -> Result<()> {
     say("site B is opened while the device of site A waits");
-    let device = stand.attach()?;
-    stand.mount(&device)?;
-    let writer = Writer::start(&stand.mount, "overtaken")?;
+    let (device, writer) = stand.write("overtaken")?;
     stand.sites.a.kill();
     let b = stand.sites.b.cli();
     b.promote_fenced(VOLUME, "the scenario killed the agent of site a", &[])?;

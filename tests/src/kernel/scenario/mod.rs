@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::agents::{Cli, NewVolume, Plan, Refused, TwoSites};
 use crate::process;
+use writer::Writer;
 
 const VOLUME: &str = "disk";
 /// The machine is slow.
@@ -76,6 +77,14 @@ impl<'a> Stand<'a> {
         ensure!(device.starts_with("/dev") && name_of(&device).starts_with("nbd"), "auto takes {}", device.display());
         ensure!(fs::read_link(&self.link)? == device, "the device has a name that stays");
         Ok(device)
+    }
+
+    /// Attaches and mounts the volume at A, and has files written to the directory `name`.
+    fn write(&self, name: &'static str) -> Result<(PathBuf, Writer)> {
+        let device = self.attach()?;
+        self.mount(&device)?;
+        let writer = Writer::start(&self.mount, name)?;
+        Ok((device, writer))
     }
 
     fn mount(&self, device: &Path) -> Result<()> {

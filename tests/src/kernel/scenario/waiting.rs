@@ -5,15 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::writer::Writer;
 use super::{PATIENCE, RESEND_AFTER, Stand, VOLUME, identifier, is_sound, refuses_to_detach, say};
 
 /// A suspended volume queues: the kernel grows impatient, and nothing fails.
 pub(super) fn suspended(stand: &mut Stand<'_>) -> Result<()> {
     say("the volume is suspended and comes back");
-    let device = stand.attach()?;
-    stand.mount(&device)?;
-    let writer = Writer::start(&stand.mount, "suspended")?;
+    let (device, writer) = stand.write("suspended")?;
     stand.restart_alone()?;
     writer.waits(4 * RESEND_AFTER)?;
     stand.sites.b.start(&stand.sites.stage)?;
@@ -28,9 +25,7 @@ pub(super) fn suspended(stand: &mut Stand<'_>) -> Result<()> {
 /// What waits does not hold up a detach: it is refused at once, or fails what waits.
 pub(super) fn detached(stand: &mut Stand<'_>) -> Result<()> {
     say("the volume is suspended and detached");
-    let device = stand.attach()?;
-    stand.mount(&device)?;
-    let writer = Writer::start(&stand.mount, "detached")?;
+    let (device, writer) = stand.write("detached")?;
     stand.restart_alone()?;
     writer.waits(RESEND_AFTER)?;
     let begun = Instant::now();
@@ -63,9 +58,7 @@ pub(super) fn expired(stand: &mut Stand<'_>) -> Result<()> {
     fs::write(&config, fs::read_to_string(&config)?.replace(old, &new))?;
     stand.sites.a.start(&stand.sites.stage)?;
     stand.cli().wait_for(VOLUME, "primary", PATIENCE, |view| view.role() == "primary")?;
-    let device = stand.attach()?;
-    stand.mount(&device)?;
-    let writer = Writer::start(&stand.mount, "expired")?;
+    let (_, writer) = stand.write("expired")?;
     let killed = Instant::now();
     stand.sites.a.kill();
     let (written, _) = writer.fails()?;
