@@ -27,6 +27,7 @@ use crate::peer::control::serve_control;
 use crate::peer::{PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
 use crate::shard::{self, Shard, ShardHandle, ShardOptions, ShardThread};
 use crate::telemetry::{Pages, Telemetry};
+use crate::witness::{Witness, WitnessError};
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,9 @@ pub enum AppError {
     /// The certificates of the NBD listener cannot be used.
     #[error("nbd.tls: {0}")]
     NbdTls(#[source] crate::control::TlsError),
+    /// The files of the witness cannot be used.
+    #[error("witness: {0}")]
+    Witness(#[from] WitnessError),
     /// A shard cannot be started.
     #[error("shard {index}: {source}")]
     Shard {
@@ -127,6 +131,12 @@ fn transport(
         }
         _ => Ok((Transport::insecure(refusals), None)),
     }
+}
+
+/// The witness of the configuration, not asked yet: an agent starts without it.
+fn witness(config: &Config, telemetry: &Telemetry) -> Result<Option<Arc<Witness>>, WitnessError> {
+    let witness = config.witness.as_ref().map(|config| Witness::new(config, telemetry.witness.clone()));
+    Ok(witness.transpose()?.map(Arc::new))
 }
 
 /// How often something is tried that a predecessor may hold.
@@ -272,6 +282,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let telemetry = Arc::new(Telemetry::new());
     let own = PeerIdentity { site: identity.site, node: identity.node };
     let (transport, tls) = transport(&config, own, Arc::new(telemetry.peers.refusals()))?;
+    let witness = witness(&config, &telemetry)?;
     let shards = start_shards(&config.shards)?;
     let handles: Vec<_> = shards.iter().map(|s| s.handle.clone()).collect();
     let mut listeners = Listeners::bind(&config, handles.len()).await?;
@@ -290,11 +301,15 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         nbd_tcp: listeners.nbd_address(),
         nbd: telemetry.nbd.clone(),
         disk: telemetry.disk.clone(),
+        witness: witness.clone(),
         runtime: tokio::runtime::Handle::current(),
     });
     let (stop_now, stopping) = watch::channel(false);
     if let Some(tls) = tls {
         tokio::spawn(tls.watch_files());
+    }
+    if let Some(witness) = witness {
+        tokio::spawn(witness.pulse(identity.node));
     }
     let pages = listeners.pages.take();
     serve_network(listeners, &agent, &transport, &handles, &stopping);

@@ -13,3 +13,4 @@ pub mod here;
 pub mod peer;
 pub mod shard;
 pub mod telemetry;
+pub mod witness;

@@ -17,5 +17,11 @@ pub mod admin {
     include!("gen/tidemark.admin.v1.rs");
 }
 
-/// The descriptors of everything above, encoded, for server reflection.
+/// The part of etcd's v3 API that a witness needs.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod etcd {
+    include!("gen/etcdserverpb.rs");
+}
+
+/// The descriptors of the project's own services, encoded, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptors.bin");

@@ -195,6 +195,20 @@ fn an_unknown_peer_is_not_found() {
 }
 
 #[test]
+fn a_witness_check_prints_where_it_is_and_how_long_it_takes() {
+    let agent = FakeAgent::answering();
+    let shown = stdout(&agent.run("witness check"));
+    for part in ["etcd at w1.example:2379", "1.50ms", "2.75ms", "42"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let report = json(&stdout(&agent.run("witness check -o json")));
+    assert_eq!(
+        (&report["backend"], &report["casUs"], &report["revision"]),
+        (&"etcd".into(), &2_750.into(), &"42".into())
+    );
+}
+
+#[test]
 fn completions_and_manual_cover_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(stdout(&tidemark(&format!("completions {shell}"))).contains("promote"), "{shell}");

@@ -18,6 +18,7 @@ use crate::control::{
 };
 use crate::disk;
 use crate::frontend::kernel_nbd;
+use crate::witness::{Probe, WitnessError};
 
 /// The engine behind the admin API.
 #[derive(Clone)]
@@ -282,6 +283,17 @@ macro_rules! on_volume {
     }};
 }
 
+/// An unreliable witness, as a refusal.
+fn no_witness(error: &WitnessError) -> EngineError {
+    let reason = match error {
+        WitnessError::Unavailable(_) => "witness-unavailable",
+        WitnessError::Refused(_) => "witness-refused",
+        WitnessError::Corrupt { .. } => "witness-corrupt",
+        WitnessError::Regressed { .. } => "witness-regressed",
+    };
+    EngineError::Refused { reason, text: error.to_string() }
+}
+
 impl Engine for AgentEngine {
     fn agent(&self) -> Answer<AgentInfo> {
         let agent = self.0.clone();
@@ -375,5 +387,17 @@ impl Engine for AgentEngine {
     fn peers(&self) -> Answer<Vec<PeerInfo>> {
         let agent = self.0.clone();
         Box::pin(async move { Ok(agent.peer_infos()) })
+    }
+
+    fn check_witness(&self) -> Answer<Probe> {
+        let agent = self.0.clone();
+        Box::pin(async move {
+            let none = || EngineError::Refused {
+                reason: "no-witness",
+                text: "this agent has no witness: add a section [witness] to its configuration".to_owned(),
+            };
+            let witness = agent.witness.clone().ok_or_else(none)?;
+            witness.probe(agent.node).await.map_err(|error| no_witness(&error))
+        })
     }
 }

@@ -31,6 +31,7 @@ use crate::frontend::nbd::NbdMetrics;
 use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
 use crate::shard::ShardHandle;
 use crate::telemetry::DiskMetrics;
+use crate::witness::Witness;
 pub(crate) use fuse::clear_stale;
 use open::{Door, Open};
 
@@ -96,6 +97,7 @@ pub struct Agent {
     nbd_tcp: Option<SocketAddr>,
     nbd: NbdMetrics,
     disk: DiskMetrics,
+    witness: Option<Arc<Witness>>,
     catalogue: Arc<Mutex<Catalogue>>,
     bases: Bases,
     state: Mutex<State>,
@@ -126,6 +128,8 @@ pub struct Parts {
     pub nbd: NbdMetrics,
     /// The times of disk operations.
     pub disk: DiskMetrics,
+    /// The arbiter, when there is one.
+    pub witness: Option<Arc<Witness>>,
     /// The control runtime.
     pub runtime: tokio::runtime::Handle,
 }
@@ -157,8 +161,8 @@ pub fn boot_id() -> BootId {
 impl Agent {
     /// Puts an agent together. Nothing runs yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, catalogue, site, node, shards, data_ports, transport, tls, nbd_tcp, nbd, disk, runtime } =
-            parts;
+        let Parts { config, catalogue, site, node, shards, data_ports, transport, tls, .. } = parts;
+        let Parts { nbd_tcp, nbd, disk, witness, runtime, .. } = parts;
         let boot = boot_id();
         let pulse = Pulse { identity: PeerIdentity { site, node }, boot, started: Instant::now() };
         let agent = Arc::new(Self {
@@ -173,6 +177,7 @@ impl Agent {
             nbd_tcp,
             nbd,
             disk,
+            witness,
             catalogue: Arc::new(Mutex::new(catalogue)),
             bases: Bases::below(&config.run_dir),
             heartbeats: Heartbeats { pulse, board: Arc::default() },

@@ -50,6 +50,8 @@ pub struct Config {
     pub peer: Option<PeerListener>,
     /// Sites known from the file.
     pub peers: Vec<PeerConfig>,
+    /// The arbiter between the sites; none: a person decides.
+    pub witness: Option<WitnessConfig>,
     /// The admin API.
     pub admin: AdminConfig,
     /// NBD exports.
@@ -148,6 +150,38 @@ pub struct PeerConfig {
     pub address: HostPort,
     /// Its authority when it is not `peer.tls.ca`.
     pub ca: Option<PathBuf>,
+}
+
+/// `[witness]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitnessConfig {
+    /// Where it is.
+    pub backend: WitnessBackend,
+    /// The longest that one call may take.
+    pub timeout: Duration,
+}
+
+/// The kinds of witness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WitnessBackend {
+    /// A directory of this host: for demonstrations and tests.
+    File {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// etcd.
+    Etcd(EtcdWitness),
+}
+
+/// A witness in etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdWitness {
+    /// Members of the cluster, asked in turn; at least one.
+    pub endpoints: Vec<HostPort>,
+    /// Begins the name of every key.
+    pub prefix: String,
+    /// How connections are secured.
+    pub security: Security,
 }
 
 /// `[admin]`.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::section::Section;
-use super::value::{Listen, LogLevel, Size, SocketMode};
+use super::value::{BackendKind, KeyPrefix, Listen, LogLevel, Size, SocketMode};
 use super::*;
 
 /// More serving threads than this only fight for the disk.
@@ -20,6 +20,7 @@ pub(super) fn root(mut root: Section<'_>, host: &Host) -> Option<Config> {
     let pools = each(root.list("pool"), pool);
     let peer = root.optional_section("peer").map(peer_listener);
     let peers = each(root.list("peers"), static_peer);
+    let witness = root.optional_section("witness").map(witness);
     let admin = admin(root.section("admin"), &run_dir);
     let nbd = nbd(root.section("nbd"), &run_dir);
     let fuse = fuse(root.section("fuse"), &run_dir);
@@ -37,6 +38,7 @@ pub(super) fn root(mut root: Section<'_>, host: &Host) -> Option<Config> {
         pools: pools?,
         peer: peer.flatten(),
         peers: peers?,
+        witness: witness.map_or(Some(None), |witness| witness.map(Some))?,
         admin: admin?,
         nbd: nbd?,
         fuse,
@@ -91,6 +93,27 @@ fn static_peer(mut section: Section<'_>) -> Option<PeerConfig> {
     let (site_id, ca) = (section.get("site_id"), section.get("ca"));
     section.finish();
     Some(PeerConfig { name: name?, site_id, address: address?, ca })
+}
+
+fn witness(mut section: Section<'_>) -> Option<WitnessConfig> {
+    let timeout = section.or("timeout", Duration::from_secs(3));
+    if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&timeout) {
+        section.conflict("timeout", "must be from 100ms to 1m");
+    }
+    let backend = match section.need("backend") {
+        Some(BackendKind::File) => section.need("path").map(|path| WitnessBackend::File { path }),
+        Some(BackendKind::Etcd) => etcd(&mut section).map(WitnessBackend::Etcd),
+        None => return None, // which keys belong here depends on it
+    };
+    section.finish();
+    Some(WitnessConfig { backend: backend?, timeout })
+}
+
+fn etcd(section: &mut Section<'_>) -> Option<EtcdWitness> {
+    let endpoints: Option<Vec<HostPort>> = section.need("endpoints");
+    let KeyPrefix(prefix) = section.or("prefix", KeyPrefix("/tidemark/".to_owned()));
+    let security = security(section);
+    Some(EtcdWitness { endpoints: endpoints?, prefix, security: security? })
 }
 
 fn admin(mut section: Section<'_>, run_dir: &Path) -> Option<AdminConfig> {

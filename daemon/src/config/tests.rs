@@ -48,6 +48,36 @@ fn the_sample_file_is_a_good_configuration() {
 }
 
 #[test]
+fn a_witness_is_etcd_or_a_directory_with_the_keys_of_just_that() {
+    let etcd = "[witness]\nbackend = \"etcd\"\nendpoints = [\"w1:2379\", \"[fd00::1]:2379\"]\ninsecure = true\n";
+    let Some(WitnessConfig { backend: WitnessBackend::Etcd(read), timeout }) = minimal("", etcd).witness else {
+        panic!("no etcd")
+    };
+    assert_eq!((read.endpoints.len(), read.prefix.as_str(), read.security), (2, "/tidemark/", Security::Insecure));
+    assert_eq!(timeout, Duration::from_secs(3));
+    let file = minimal("", "[witness]\nbackend = \"file\"\npath = \"/w\"\n").witness;
+    assert_eq!(file.map(|witness| witness.backend), Some(WitnessBackend::File { path: "/w".into() }));
+    assert_eq!(minimal("", "").witness, None);
+    for (more, wanted) in [
+        ("path = \"/w\"", "witness.backend is missing"),
+        ("backend = \"zookeeper\"", "allowed is \"etcd\" or \"file\""),
+        ("backend = \"file\"\npath = \"w\"", "allowed is an absolute path"),
+        ("backend = \"file\"\npath = \"/w\"\nprefix = \"/x\"", "unknown key witness.prefix"),
+        ("backend = \"etcd\"\ninsecure = true", "witness.endpoints is missing"),
+        ("backend = \"etcd\"\nendpoints = []\ninsecure = true", "each once"),
+        ("backend = \"etcd\"\nendpoints = [\"w:1\", \"w:1\"]\ninsecure = true", "each once"),
+        ("backend = \"etcd\"\nendpoints = [\"http://w:1\"]\ninsecure = true", "host:port"),
+        ("backend = \"etcd\"\nendpoints = [\"w:1\"]", "witness.tls is missing"),
+        ("backend = \"etcd\"\nendpoint = [\"w:1\"]\ninsecure = true", "did you mean witness.endpoints?"),
+        ("backend = \"etcd\"\nendpoints = [\"w:1\"]\ninsecure = true\nprefix = \"a b\"", "letters, digits"),
+        ("backend = \"file\"\npath = \"/w\"\ntimeout = \"1ms\"", "must be from 100ms to 1m"),
+    ] {
+        let found = problems(&format!("[witness]\n{more}\n"));
+        assert!(found.contains(wanted), "{more}: {found}");
+    }
+}
+
+#[test]
 fn a_full_file_is_read_as_written() {
     let config = minimal(
         "state_dir = \"/s\"\nrun_dir = \"/r\"\n",

@@ -62,6 +62,17 @@ pub(super) struct SocketMode(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listen(pub Option<SocketAddr>);
 
+/// The kind of a witness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BackendKind {
+    Etcd,
+    File,
+}
+
+/// Begins keys of others' stores: printable, without blanks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KeyPrefix(pub String);
+
 /// A size in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub u64);
@@ -122,6 +133,29 @@ from_text!(LogFormat, "\"text\" or \"json\"", |text| match text {
     "json" => Some(LogFormat::Json),
     _ => None,
 });
+
+from_text!(BackendKind, "\"etcd\" or \"file\"", |text| match text {
+    "etcd" => Some(BackendKind::Etcd),
+    "file" => Some(BackendKind::File),
+    _ => None,
+});
+from_text!(KeyPrefix, "1 to 128 letters, digits, '/', '-', '_', '.' or ':'", |text| {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "/-_.:".contains(c);
+    ((1..=128).contains(&text.len()) && text.chars().all(is_fine)).then(|| KeyPrefix(text.to_owned()))
+});
+
+/// The most members of a cluster that are worth asking.
+const MAX_ENDPOINTS: usize = 16;
+
+impl FromValue for Vec<HostPort> {
+    const ALLOWED: &'static str = "a list of 1 to 16 texts host:port, each once";
+
+    fn from_value(value: &Value) -> Option<Self> {
+        let list = value.as_array()?.iter().map(HostPort::from_value).collect::<Option<Self>>()?;
+        let is_distinct = list.iter().enumerate().all(|(i, one)| !list[..i].contains(one));
+        (is_distinct && (1..=MAX_ENDPOINTS).contains(&list.len())).then_some(list)
+    }
+}
 
 impl FromValue for String {
     const ALLOWED: &'static str = "a text that is not empty";

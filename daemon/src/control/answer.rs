@@ -13,6 +13,7 @@ use super::engine::{
     VerifyProgress, VolumeInfo,
 };
 use super::state::{self, StateText};
+use crate::witness::Probe;
 
 pub(super) fn path(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -322,5 +323,16 @@ fn support((kind, works): (FrontendKind, Result<(), String>)) -> wire::FrontendS
         frontend: frontend(kind) as i32,
         available: works.is_ok(),
         reason: works.err().unwrap_or_default(),
+    }
+}
+
+pub(super) fn witness(probe: Probe) -> wire::WitnessCheck {
+    let micros = |span: std::time::Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    wire::WitnessCheck {
+        backend: probe.backend.to_owned(),
+        place: probe.place,
+        read_us: micros(probe.read),
+        cas_us: micros(probe.cas),
+        revision: probe.revision.to_string(),
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::policy::PolicyPatch;
 use crate::config::{HostPort, Name};
+use crate::witness::Probe;
 
 /// The end of a call. It owns what it needs: the API runs it to its end even when the caller has gone, so that no volume is
 /// left half made.
@@ -59,6 +60,9 @@ pub trait Engine: Send + Sync + 'static {
     fn remove_peer(&self, peer: PeerKey) -> Answer<()>;
     /// Every known site, by name.
     fn peers(&self) -> Answer<Vec<PeerInfo>>;
+
+    /// Tries the witness.
+    fn check_witness(&self) -> Answer<Probe>;
 }
 
 /// Why an engine did not do what it was asked.

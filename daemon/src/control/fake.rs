@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::engine::*;
 use super::policy::PolicyPatch;
 use crate::config::{HostPort, Name};
+use crate::witness::Probe;
 
 pub(crate) const SITE: SiteId = SiteId([0xa; 16]);
 pub(crate) const PEER: SiteId = SiteId([0xb; 16]);
@@ -350,6 +351,10 @@ impl Engine for FakeEngine {
 
     fn peers(&self) -> Answer<Vec<PeerInfo>> {
         done(Ok(self.state().peers.values().cloned().collect()))
+    }
+
+    fn check_witness(&self) -> Answer<Probe> {
+        done(Err(EngineError::Refused { reason: "no-witness", text: "there is none".to_owned() }))
     }
 }
 

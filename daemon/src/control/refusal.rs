@@ -73,7 +73,7 @@ pub(super) fn reason(status: &Status) -> &'static str {
 }
 
 /// Every reason of this module; an engine's own refusals count as `other` unless they are here, which bounds the metric.
-const REASONS: [&str; 28] = [
+const REASONS: [&str; 33] = [
     "invalid",
     "no-volume",
     "no-peer",
@@ -102,6 +102,11 @@ const REASONS: [&str; 28] = [
     "from-config",
     "named-by-volume",
     "suspect",
+    "no-witness",
+    "witness-unavailable",
+    "witness-refused",
+    "witness-corrupt",
+    "witness-regressed",
 ];
 
 #[cfg(test)]

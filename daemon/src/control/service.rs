@@ -233,6 +233,10 @@ impl Admin for Service {
         self.answered(Call::of("RemovePeer", &request), self.engine.remove_peer(key), word).await
     }
 
+    async fn check_witness(&self, request: Request<wire::CheckWitnessRequest>) -> Reply<wire::WitnessCheck> {
+        self.answered(Call::of("CheckWitness", &request), self.engine.check_witness(), answer::witness).await
+    }
+
     async fn list_peers(&self, request: Request<wire::ListPeersRequest>) -> Reply<wire::ListPeersResponse> {
         let word = |peers: Vec<_>| wire::ListPeersResponse { peers: peers.into_iter().map(answer::peer).collect() };
         self.answered(Call::of("ListPeers", &request), self.engine.peers(), word).await

@@ -1,7 +1,7 @@
 //! What the agent tells about itself: metrics, health, log lines.
 //!
 //! Decides the names and labels of metrics and the shape of a log line. Measures nothing by itself: components count into the
-//! handles that they are given ([`AdminMetrics`], [`CatalogueMetrics`], [`DiskMetrics`], [`PeerMetrics`]), and the states of volumes, pools and peers
+//! handles that they are given ([`AdminMetrics`], [`CatalogueMetrics`], [`DiskMetrics`], [`PeerMetrics`], [`WitnessMetrics`]), and the states of volumes, pools and peers
 //! are read from the engine at each scrape, so that a metric and a status never tell different things.
 //!
 //! Every name begins with `tidemark_`. Labels are bounded: names of volumes, pools and peers, and fixed words.
@@ -15,6 +15,7 @@ mod peer;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -30,6 +31,7 @@ pub use disk::{DiskFile, DiskMetrics, DiskVerb};
 pub use http::Pages;
 pub use logging::{LoggingError, init_logging};
 pub use peer::PeerMetrics;
+pub use witness::WitnessMetrics;
 
 use crate::control::{Engine, EngineError};
 use crate::frontend::nbd::NbdMetrics;
@@ -51,6 +53,8 @@ pub struct Telemetry {
     pub peers: PeerMetrics,
     /// The NBD servers.
     pub nbd: NbdMetrics,
+    /// The witness.
+    pub witness: WitnessMetrics,
     registry: Registry,
 }
 
@@ -86,12 +90,14 @@ impl Telemetry {
         let (admin, disk) = (AdminMetrics::default(), DiskMetrics::default());
         let catalogue = CatalogueMetrics::default();
         let (peers, nbd) = (PeerMetrics::default(), NbdMetrics::default());
+        let witness = WitnessMetrics::default();
         admin.register(&mut registry);
         catalogue.register(&mut registry);
         disk.register(&mut registry);
         peers.register(&mut registry);
         nbd.register(&mut registry);
-        Self { admin, catalogue, disk, peers, nbd, registry }
+        witness.register(&mut registry);
+        Self { admin, catalogue, disk, peers, nbd, witness, registry }
     }
 
     /// One scrape: the counters, and the state of everything that `engine` knows, now.

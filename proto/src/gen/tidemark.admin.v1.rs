@@ -816,6 +816,27 @@ pub struct ListPeersResponse {
     #[prost(message, repeated, tag = "1")]
     pub peers: ::prost::alloc::vec::Vec<Peer>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckWitnessRequest {}
+/// What a check of the witness measured.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WitnessCheck {
+    /// etcd or file.
+    #[prost(string, tag = "1")]
+    pub backend: ::prost::alloc::string::String,
+    /// Where it is: the endpoints, or the directory.
+    #[prost(string, tag = "2")]
+    pub place: ::prost::alloc::string::String,
+    /// Of one read.
+    #[prost(uint64, tag = "3")]
+    pub read_us: u64,
+    /// Of one compare-and-swap.
+    #[prost(uint64, tag = "4")]
+    pub cas_us: u64,
+    /// Revision of the probe cell after it.
+    #[prost(string, tag = "5")]
+    pub revision: ::prost::alloc::string::String,
+}
 /// How a volume is replicated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1771,6 +1792,29 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "ListPeers"));
             self.inner.unary(req, path, codec).await
         }
+        /// Reads and changes a cell of this agent at its witness, and shows that the witness refuses a change of what it no longer
+        /// holds. Refused with the reason when the agent has no witness, or one that cannot be relied on.
+        pub async fn check_witness(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckWitnessRequest>,
+        ) -> std::result::Result<tonic::Response<super::WitnessCheck>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.admin.v1.Admin/CheckWitness",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "CheckWitness"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1947,6 +1991,12 @@ pub mod admin_server {
             tonic::Response<super::ListPeersResponse>,
             tonic::Status,
         >;
+        /// Reads and changes a cell of this agent at its witness, and shows that the witness refuses a change of what it no longer
+        /// holds. Refused with the reason when the agent has no witness, or one that cannot be relied on.
+        async fn check_witness(
+            &self,
+            request: tonic::Request<super::CheckWitnessRequest>,
+        ) -> std::result::Result<tonic::Response<super::WitnessCheck>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -3104,6 +3154,51 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListPeersSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.admin.v1.Admin/CheckWitness" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckWitnessSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::CheckWitnessRequest>
+                    for CheckWitnessSvc<T> {
+                        type Response = super::WitnessCheck;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckWitnessRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::check_witness(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckWitnessSvc(inner);
                         let codec = crate::codec::StreamCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -29,12 +29,33 @@ pub fn checked_in() -> PathBuf {
 
 /// Writes all generated files into the existing directory `out`.
 pub fn generate(out: &Path) -> Result<(), Box<dyn Error>> {
+    generate_own(out)?;
+    generate_foreign(out)?;
+    mark_generated(out)?;
+    Ok(())
+}
+
+/// A compiler that has read every `.proto` file below `dir` of the root.
+fn compile(dir: &str) -> Result<protox::Compiler, Box<dyn Error>> {
     let root = proto_root();
     let mut protos = Vec::new();
-    find_protos(&root, &mut protos)?;
+    find_protos(&root.join(dir), &mut protos)?;
     protos.sort();
     let mut compiler = protox::Compiler::new([&root])?;
     compiler.include_imports(true).include_source_info(true).open_files(&protos)?;
+    Ok(compiler)
+}
+
+/// Services of others that an agent asks: clients only, with tonic's own codec, and nothing for reflection.
+fn generate_foreign(out: &Path) -> Result<(), Box<dyn Error>> {
+    let builder = tonic_prost_build::configure().build_server(false).bytes(".");
+    let builder = builder.emit_rerun_if_changed(false).out_dir(out);
+    Ok(builder.compile_fds_with_config(compile("etcd")?.file_descriptor_set(), tonic_prost_build::Config::new())?)
+}
+
+/// The services of this project.
+fn generate_own(out: &Path) -> Result<(), Box<dyn Error>> {
+    let mut compiler = compile("tidemark")?;
     let config = tonic_prost_build::Config::new();
     BOXED
         .iter()
@@ -44,7 +65,6 @@ pub fn generate(out: &Path) -> Result<(), Box<dyn Error>> {
         .emit_rerun_if_changed(false)
         .out_dir(out)
         .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
-    mark_generated(out)?;
     // Comments of the .proto files are of no use to reflection and would triple the set.
     compiler.include_source_info(false);
     fs::write(out.join(DESCRIPTORS), compiler.encode_file_descriptor_set())?;

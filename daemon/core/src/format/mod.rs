@@ -12,6 +12,7 @@ pub mod record;
 pub mod segment;
 pub mod superblock;
 pub mod twin;
+pub mod witness;
 
 pub use codec::FormatError;
 

@@ -1,5 +1,7 @@
-//! The configuration K: who may change it how, and what two copies that meet conclude from their Ks. Pure functions; the
-//! witness, leases and groups of several volumes join here later.
+//! The configuration K: who may change it how, and what two copies that meet conclude from their Ks; what is remembered of a
+//! witness. Pure functions; leases and groups of several volumes join here later.
+
+pub mod witness;
 
 use crate::config::{Config, Mode, Since};
 use crate::ship::{AdoptStep, Refusal};

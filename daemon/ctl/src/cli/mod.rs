@@ -132,6 +132,9 @@ pub enum Command {
     /// Make other sites known, list and forget them
     #[command(subcommand)]
     Peer(verbs::Peer),
+    /// Ask for the witness, the arbiter between two sites
+    #[command(subcommand)]
+    Witness(verbs::Witness),
     /// Show the agent itself
     #[command(subcommand)]
     Agent(verbs::Agent),

@@ -122,6 +122,17 @@ pub struct PeerNamed {
     pub peer: String,
 }
 
+/// `witness`.
+#[derive(Subcommand, Debug)]
+pub enum Witness {
+    /// Try the agent's witness: read and change a cell that nobody needs, and print how long that takes
+    ///
+    /// Also shows that a change of an old value is refused, without which it would be no arbiter. Exits 3 when the agent has no
+    /// witness, or one that does not answer or cannot be relied on; the message says why.
+    #[command(after_long_help = "Examples:\n  tidemark witness check\n  tidemark witness check -o json")]
+    Check,
+}
+
 /// `agent`.
 #[derive(Subcommand, Debug)]
 pub enum Agent {

@@ -1,10 +1,10 @@
-//! `tidemark agent` and `tidemark peer`.
+//! `tidemark agent`, `tidemark peer` and `tidemark witness`.
 
 use std::path::Path;
 
 use tidemark_proto::admin as pb;
 
-use crate::cli::verbs::{Agent, Peer, PeerAdd};
+use crate::cli::verbs::{Agent, Peer, PeerAdd, Witness};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::output::Printer;
@@ -19,6 +19,12 @@ pub(super) async fn agent(command: Agent, client: &mut Client, printer: &Printer
     let agent = client.call(pb::GetAgentRequest {}, async |admin, request| admin.get_agent(request).await).await?;
     let version = client.call(pb::GetVersionRequest {}, async |admin, request| admin.get_version(request).await);
     printer.print(&agent::Agent::new(agent, version.await?))
+}
+
+pub(super) async fn witness(command: Witness, client: &mut Client, printer: &Printer) -> Result<(), Failure> {
+    let Witness::Check = command;
+    let asked = client.call(pb::CheckWitnessRequest {}, async |admin, request| admin.check_witness(request).await);
+    printer.print(&agent::WitnessCheck::from(asked.await?))
 }
 
 pub(super) async fn peer(command: Peer, client: &mut Client, printer: &Printer) -> Result<(), Failure> {

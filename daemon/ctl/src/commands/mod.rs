@@ -40,6 +40,7 @@ async fn online(command: Command, global: &Global, printer: &Printer) -> Result<
         Command::Status(args) => status::run(args, client, printer).await,
         Command::Verify(args) => verify::run(args, client, printer).await,
         Command::Peer(command) => agent::peer(command, client, printer).await,
+        Command::Witness(command) => agent::witness(command, client, printer).await,
         Command::Agent(command) => agent::agent(command, client, printer).await,
         command => verbs::run(command, client, printer).await,
     }

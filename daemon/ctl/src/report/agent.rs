@@ -7,6 +7,24 @@ use super::{State, explained, frontend, mirror, moment, yes_no};
 use crate::output::{self, Paint, Report, Table, Tone};
 use crate::units;
 
+mirror! {
+    /// What a check of the witness measured.
+    WitnessCheck of WitnessCheck { backend: String, place: String, read_us: u64, cas_us: u64, revision: String }
+}
+
+impl Report for WitnessCheck {
+    fn table(&self, _: Paint) -> String {
+        let ms = |us: u64| format!("{:.2}ms", us as f64 / 1e3);
+        output::fields(&[
+            ("witness", format!("{} at {}", self.backend, self.place)),
+            ("read", ms(self.read_us)),
+            ("change", ms(self.cas_us)),
+            ("condition", "kept: a change of an old value was refused".to_owned()),
+            ("revision", self.revision.clone()),
+        ])
+    }
+}
+
 /// Another site.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -96,6 +96,7 @@ fake_admin! {
     list_branches(ListBranchesRequest) -> ListBranchesResponse = ListBranchesResponse::default();
     add_peer(AddPeerRequest) -> Peer = peer();
     remove_peer(RemovePeerRequest) -> RemovePeerResponse = RemovePeerResponse {};
+    check_witness(CheckWitnessRequest) -> WitnessCheck = witness();
     list_peers(ListPeersRequest) -> ListPeersResponse = ListPeersResponse { peers: vec![peer()] };
 }
 
@@ -103,6 +104,11 @@ fake_admin! {
 pub const SITE_A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 /// Id of its peer.
 pub const SITE_B: &str = "bbbbbbbb-0000-4000-8000-000000000002";
+
+fn witness() -> WitnessCheck {
+    let (backend, place) = ("etcd".into(), "w1.example:2379".into());
+    WitnessCheck { backend, place, read_us: 1_500, cas_us: 2_750, revision: "42".into() }
+}
 
 fn state(code: &str, reason: &str) -> Option<State> {
     Some(State { code: code.into(), text: code.into(), reason: reason.into(), normal: reason.is_empty() })

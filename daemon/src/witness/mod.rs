@@ -1,0 +1,178 @@
+//! The witness: the only arbiter between two sites, a few cells with compare-and-swap in a place that neither of them is.
+//!
+//! Decides what an unclear outcome means, and whether the witness can still be believed. Does not decide when K or a lease may
+//! change, and tries nothing again by itself: the caller knows how long its question is worth asking.
+//!
+//! Invariants:
+//! - Of all changes that expect one revision of a cell at most one is committed, whoever asks and however answers are lost.
+//! - `Committed` is answered only when the value was durable in the cell; `Conflict` only when it is not there and never will be.
+//! - A value lower than one that this agent saw before its call began is never answered, but [`WitnessError::Regressed`].
+//! - Every call ends within twice the configured time.
+
+mod etcd;
+mod file;
+mod probe;
+mod store;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tidemark_core::format::witness::{self as format, Cell, Content};
+use tidemark_core::group::witness::{Found, Highest, Revision, Seen};
+
+pub use etcd::Etcd;
+pub use file::FileStore;
+pub use probe::Probe;
+pub use store::{Store, Stored, Swap, WitnessError};
+
+use crate::config::{WitnessBackend, WitnessConfig};
+use crate::telemetry::WitnessMetrics;
+
+/// The end of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The new value was durable in the cell, at this revision.
+    Committed(Revision),
+    /// The cell holds this instead. After an answer that was lost the own value may have been there for a while, before somebody
+    /// who had read it replaced it.
+    Conflict(Option<Found>),
+}
+
+/// One agent's way to its witness.
+pub struct Witness {
+    store: Box<dyn Store>,
+    /// Of one call to the store.
+    timeout: Duration,
+    metrics: WitnessMetrics,
+    seen: Mutex<Seen>,
+}
+
+impl Witness {
+    /// The witness of `config`. Nothing is asked yet: an agent starts without its witness.
+    ///
+    /// # Errors
+    /// [`WitnessError::Refused`] when the configuration's files cannot be used.
+    pub fn new(config: &WitnessConfig, metrics: WitnessMetrics) -> Result<Self, WitnessError> {
+        let store: Box<dyn Store> = match &config.backend {
+            WitnessBackend::File { path } => Box::new(FileStore::new(path.clone())),
+            WitnessBackend::Etcd(etcd) => Box::new(Etcd::new(etcd)?),
+        };
+        Ok(Self::over(store, config.timeout, metrics))
+    }
+
+    /// A witness over a store; `timeout` bounds each call to it.
+    pub fn over(store: Box<dyn Store>, timeout: Duration, metrics: WitnessMetrics) -> Self {
+        metrics.begin(store.backend());
+        Self { store, timeout, metrics, seen: Mutex::default() }
+    }
+
+    /// What `cell` holds now.
+    ///
+    /// # Errors
+    /// [`WitnessError`].
+    pub async fn read(&self, cell: Cell) -> Result<Option<Found>, WitnessError> {
+        let before = self.seen().highest(cell);
+        self.judged(cell, before, self.stored(cell).await)
+    }
+
+    /// Replaces what was read at `expected` (`None`: that there was nothing) by `content`, which nobody must ever have proposed
+    /// before: it is known again by its nonce.
+    ///
+    /// # Errors
+    /// [`WitnessError`]. After [`WitnessError::Unavailable`] the change may have happened or happen yet: read again, and take the
+    /// own value there for committed.
+    pub async fn cas(
+        &self,
+        cell: Cell,
+        expected: Option<&Revision>,
+        content: &Content,
+    ) -> Result<Outcome, WitnessError> {
+        let before = self.seen().highest(cell);
+        let value = Bytes::from(format::encode(cell, content));
+        let call = self.store.cas(cell, expected, value.clone(), self.deadline());
+        let swap = match self.timed("cas", call).await {
+            Err(WitnessError::Unavailable(why)) => self.resolve(cell, expected, why).await?,
+            other => other?,
+        };
+        match swap {
+            Swap::Committed(revision) => Ok(self.committed(cell, content, revision)),
+            // A back-end, or what lies on the way to it, asked again after an answer that was lost.
+            Swap::Conflict(Some(now)) if now.bytes == value => Ok(self.committed(cell, content, now.revision)),
+            Swap::Conflict(now) => self.judged(cell, before, Ok(now)).map(Outcome::Conflict),
+        }
+    }
+
+    fn committed(&self, cell: Cell, content: &Content, revision: Revision) -> Outcome {
+        self.seen().raise(cell, &Found { content: content.clone(), revision: revision.clone() });
+        Outcome::Committed(revision)
+    }
+
+    /// What became of a change whose answer was lost: it is over once the cell is not as expected any more.
+    async fn resolve(&self, cell: Cell, expected: Option<&Revision>, why: String) -> Result<Swap, WitnessError> {
+        let now = self.stored(cell).await?;
+        match now.as_ref().map(|stored| &stored.revision) == expected {
+            true => Err(WitnessError::Unavailable(why)), // it may be under way still
+            false => Ok(Swap::Conflict(now)),
+        }
+    }
+
+    async fn stored(&self, cell: Cell) -> Result<Option<Stored>, WitnessError> {
+        self.timed("read", self.store.read(cell, self.deadline())).await
+    }
+
+    /// One call to the store, bounded and counted.
+    async fn timed<T>(
+        &self,
+        verb: &'static str,
+        call: impl Future<Output = Result<T, WitnessError>>,
+    ) -> Result<T, WitnessError> {
+        let began = Instant::now();
+        let silent = |_| Err(WitnessError::Unavailable(format!("no answer within {:?}", self.timeout)));
+        let answer = tokio::time::timeout(self.timeout, call).await.unwrap_or_else(silent);
+        let fault = answer.as_ref().err().map(WitnessError::kind);
+        self.metrics.asked(self.store.backend(), verb, began.elapsed(), fault);
+        answer
+    }
+
+    /// A value that was read by a call before which `before` was the highest seen.
+    fn judged(
+        &self,
+        cell: Cell,
+        before: Option<Highest>,
+        stored: Result<Option<Stored>, WitnessError>,
+    ) -> Result<Option<Found>, WitnessError> {
+        let found = stored?.map(|stored| decode(cell, stored)).transpose(); // a call that failed is counted already
+        let believed =
+            found.and_then(|found| match before.map_or(Ok(()), |highest| highest.precedes(found.as_ref())) {
+                Ok(()) => Ok(found),
+                Err(source) => Err(WitnessError::Regressed { cell, source }),
+            });
+        match &believed {
+            Ok(Some(found)) => self.seen().raise(cell, found),
+            Ok(None) => {}
+            Err(error) => self.disbelieve(error),
+        }
+        believed
+    }
+
+    fn disbelieve(&self, error: &WitnessError) {
+        self.metrics.disbelieved(self.store.backend(), error.kind());
+        if let WitnessError::Regressed { cell, source } = error {
+            self.seen().suspect(*cell, *source);
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn decode(cell: Cell, stored: Stored) -> Result<Found, WitnessError> {
+    let content = format::decode(cell, &stored.bytes).map_err(|source| WitnessError::Corrupt { cell, source })?;
+    Ok(Found { content, revision: stored.revision })
+}
