@@ -183,8 +183,10 @@ fn open_direct(home: &Home, path: &Path, mode: Mode) -> Result<Option<(File, Ali
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
         other => other.map_err(opening(path))?,
     };
-    // tmpfs accepts O_DIRECT and ignores it.
-    let alignment = if file_system(&file) == Some(TMPFS_MAGIC) { None } else { Alignment::of(&file) };
+    // tmpfs accepts O_DIRECT and ignores it. A device's node lies in one, too; what is behind it does not.
+    let is_device = mode == (Mode::Base { is_device: true });
+    let ignored = !is_device && file_system(&file) == Some(TMPFS_MAGIC);
+    let alignment = if ignored { None } else { Alignment::of(&file) };
     Ok(alignment.map(|alignment| (file, alignment)))
 }
 

@@ -152,9 +152,10 @@ fn punched_space_is_given_back() {
 #[test]
 fn a_block_device_is_a_base_with_an_odd_end() {
     let dir = tempdir();
-    let device = Loop::new(&dir, BASE_BYTES, 512);
-    let path = dir.path().join("volume");
-    let files = VolumeFiles::create(&path, &device.base(), &new_files(), ANYWHERE).unwrap();
+    let (pool, device) = (Mount::ext4(&dir, 16 << 20), Loop::new(&dir, BASE_BYTES, 512));
+    let path = pool.path().join("volume");
+    let files = VolumeFiles::create(&path, &device.base(), &new_files(), FileOptions::default()).unwrap();
+    assert!(files.is_direct(), "its node lies in a tmpfs, its bytes do not");
     assert!(files.base_is_device() && files.base_size() == BASE_BYTES);
     assert_eq!(files.base_identity(), probe_base(&device.device).unwrap().identity);
     let mut shard = Shard::new(RingOptions::default());
