@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod app;
+mod bounds;
 pub mod catalogue;
 pub mod config;
 pub mod control;

@@ -184,7 +184,7 @@ mod tests {
     fn only_sockets_and_https_are_addresses_of_an_agent() {
         let socket = Target::Unix("/run/tidemark/admin.sock".into());
         assert_eq!(Target::parse("unix:///run/tidemark/admin.sock").expect("valid"), socket);
-        assert!(matches!(Target::parse("https://[::1]:7401"), Ok(Target::Tls(_))));
+        assert!(matches!(Target::parse("https://[::1]:9760"), Ok(Target::Tls(_))));
         for bad in ["http://host:1", "https://host", "host:1", "unix://relative", "/run/x.sock", ""] {
             assert!(matches!(Target::parse(bad), Err(Failure::Usage { .. })), "{bad:?} was taken");
         }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use tidemark_core::config::Policy;
 use tidemark_core::format::branch::{BranchClass as Class, BranchHead};
+use tidemark_core::status::{LinkState, Role, Status};
 use tidemark_core::types::{SiteId, VolumeId};
-use tidemark_core::verb::{Verb, VerbOk};
+use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::watch;
 
 use super::volumes::failed;
-use super::{Agent, fuse, wall_now};
+use super::{Agent, Peer, fuse, wall_now};
 use crate::catalogue::{Catalogue, CatalogueError};
+use crate::control::state::role;
 use crate::control::{
     AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, FrontendKind, NewPeer,
     NewVolume, PeerInfo, PeerKey, PolicyPatch, PoolInfo, ShardInfo, Verified, VerifyProgress, VolumeInfo, VolumeKey,
@@ -34,7 +36,7 @@ impl Agent {
         found.map(|v| (v.id, v.shard)).ok_or_else(|| EngineError::NoVolume(key.to_string()))
     }
 
-    async fn info(&self, id: VolumeId) -> Result<VolumeInfo, EngineError> {
+    pub(super) async fn info(&self, id: VolumeId) -> Result<VolumeInfo, EngineError> {
         let (shard, closed) = {
             let state = self.state();
             let entry = state.volumes.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
@@ -67,15 +69,9 @@ impl Agent {
         })
     }
 
-    async fn do_create(self: &Arc<Self>, new: NewVolume) -> Result<VolumeInfo, EngineError> {
-        let peer = new.peer.as_ref().map(|key| self.find_peer(key)).transpose()?;
-        let site =
-            peer.map(|p| p.site.ok_or_else(|| EngineError::NoPeer(format!("{} (its site id is not known)", p.name))));
-        let id = self.make_primary(new, site.transpose()?).await?;
-        self.info(id).await
-    }
-
     async fn do_resize(&self, id: VolumeId, shard: u16, size: u64) -> Result<(), EngineError> {
+        // Before the base grows, which nothing takes back.
+        may_grow(&self.status_of(id, shard).await?, size)?;
         let asked = self.shard(shard).ask(move |shard, answer| {
             let grown = shard.volume(id).map(|v| v.files().grow_base(size).map_err(|e| e.to_string()));
             let _ = answer.send(grown); // the asker went away
@@ -129,6 +125,9 @@ impl Agent {
             let text = "the volume is attached: detach it first, or use force".into();
             return Err(EngineError::Refused { reason: "in-use", text });
         }
+        if !closed && !force {
+            leaves_no_peer_behind(&self.status_of(id, shard).await?)?;
+        }
         self.detach_volume(id, force).await?;
         if !closed {
             self.close_volume(id, shard).await?;
@@ -142,6 +141,9 @@ impl Agent {
 
     async fn do_policy(&self, id: VolumeId, shard: u16, patch: PolicyPatch) -> Result<(), EngineError> {
         if patch.changes_policy() {
+            // The core takes a policy as a whole: what was read must still be so when it is changed.
+            let turn = self.state().volumes.get(&id).map(|entry| entry.changing.clone());
+            let _turn = turn.ok_or_else(|| EngineError::NoVolume(id.to_string()))?.lock_owned().await;
             let policy: Policy = patch.applied_to(self.status_of(id, shard).await?.policy);
             self.verb_on(id, shard, Verb::SetPolicy(policy)).await?;
         }
@@ -271,6 +273,38 @@ impl Agent {
     }
 }
 
+/// Whether a volume in this state can be grown to `size` bytes; the core has the last word.
+fn may_grow(status: &Status, size: u64) -> Result<(), EngineError> {
+    if status.role != Role::Primary {
+        let (role, hint) = (role(&status.role).text, "a volume is resized at its primary".into());
+        return Err(VerbError::Role { role, hint }.into());
+    }
+    if size < status.size {
+        let text = format!("is {size}: a volume never shrinks, and this one has {} bytes", status.size);
+        return Err(EngineError::Invalid { field: "size", text });
+    }
+    match (status.peer, &status.link) {
+        (Some(site), LinkState::Disconnected | LinkState::Refused(_)) => Err(EngineError::Refused {
+            reason: "peer-unreachable",
+            text: format!("both copies grow, and site {site} cannot be asked: try again when it is connected"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether this copy can go without leaving its peer a volume that nobody serves.
+fn leaves_no_peer_behind(status: &Status) -> Result<(), EngineError> {
+    match status.peer {
+        Some(site) if status.config.primary == Some(status.site) => Err(EngineError::Refused {
+            reason: "peer-left-behind",
+            text: format!(
+                "this is the primary and site {site} has a copy that would have none: demote it here and promote it there, or                  forget the peer (mode async, then no peer site), or use force"
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Runs an async block with the agent and the volume's place.
 macro_rules! on_volume {
     ($self:ident, $key:ident, |$agent:ident, $id:ident, $shard:ident| $body:expr) => {{
@@ -348,9 +382,8 @@ impl Engine for AgentEngine {
 
     fn set_peer(&self, volume: VolumeKey, peer: Option<PeerKey>) -> Answer<()> {
         on_volume!(self, volume, |agent, id, shard| {
-            let site = peer.map(|key| agent.find_peer(&key)).transpose()?.map(|p| p.site);
-            let unknown = || EngineError::NoPeer("(its site id is not known)".into());
-            let site = site.map(|site| site.ok_or_else(unknown)).transpose()?;
+            let peer = peer.map(|key| agent.find_peer(&key)).transpose()?;
+            let site = peer.as_ref().map(Peer::known_site).transpose()?;
             agent.do_set_peer(id, shard, site).await
         })
     }

@@ -2,6 +2,8 @@
 //! the data path never passes through.
 
 mod attach;
+mod creation;
+mod empty_base;
 mod engine;
 #[cfg(feature = "fuse")]
 mod fuse;
@@ -18,7 +20,7 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use tidemark_core::types::{BootId, GroupId, NodeId, SiteId, VolumeId, WallMs};
@@ -57,6 +59,8 @@ pub struct Entry {
     open: Option<Arc<Open>>,
     /// Held by who opens a frontend.
     attaching: Arc<tokio::sync::Mutex<()>>,
+    /// Held by who changes the policy.
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Another site.
@@ -77,6 +81,8 @@ pub struct Peer {
 struct State {
     volumes: BTreeMap<VolumeId, Entry>,
     peers: BTreeMap<Name, Peer>,
+    /// Held by who makes a volume of that name; gone with the last of them.
+    creating: BTreeMap<Name, Weak<tokio::sync::Mutex<()>>>,
     /// The task that beats with each peer.
     beating: BTreeMap<Name, AbortHandle>,
     stopping: bool,
@@ -142,6 +148,7 @@ fn refused(error: CatalogueError) -> EngineError {
     match error {
         CatalogueError::NameTaken(_) | CatalogueError::Known(_) => EngineError::Exists(error.to_string()),
         CatalogueError::NoVolume(id) => EngineError::NoVolume(id.to_string()),
+        CatalogueError::TooMany { limit } => EngineError::Limit { what: "volumes", limit: limit.into() },
         _ => volumes::failed(error),
     }
 }

@@ -39,6 +39,13 @@ pub fn load_tls(
     Tls::load(identity, own, trust.collect())
 }
 
+impl Peer {
+    /// Its site, to name it in a volume.
+    pub(super) fn known_site(&self) -> Result<SiteId, EngineError> {
+        self.site.ok_or_else(|| EngineError::NoPeer(format!("{} (its site id is not known)", self.name)))
+    }
+}
+
 impl Agent {
     /// Peers added by a verb and those of the configuration file, which has the last word about a name.
     pub(super) fn load_peers(&self) {
@@ -100,6 +107,13 @@ impl Agent {
         }
         if self.config.peers.iter().any(|peer| peer.name == new.name) {
             return Err(EngineError::Exists(format!("peer {} is named by the configuration file", new.name)));
+        }
+        let (limit, is_new, count) = {
+            let state = self.state();
+            (self.config.limits.peers, !state.peers.contains_key(&new.name), state.peers.len())
+        };
+        if is_new && count >= limit as usize {
+            return Err(EngineError::Limit { what: "peers", limit: limit.into() });
         }
         let record = PeerRecord { name: new.name.clone(), site, address: new.address, own_ca: new.ca_pem.is_some() };
         let put = move |catalogue: &mut Catalogue| {

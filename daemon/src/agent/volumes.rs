@@ -7,14 +7,15 @@ use tidemark_core::event::Event;
 use tidemark_core::format::superblock::{self, Superblock};
 use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
 use tidemark_core::status::Status;
-use tidemark_core::types::{GenId, GroupId, Nonce, Secret, SiteId, VolumeId};
+use tidemark_core::types::{SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::oneshot;
 
+use super::empty_base::EmptyBase;
 use super::{Agent, Entry, lock, refused, wall_now};
 use crate::catalogue::{Catalogue, VOLUME_FILE, VolumeEntry, VolumeRecord};
 use crate::config::{Name, PoolConfig};
-use crate::control::{EngineError, FrontendKind, NewVolume, Origin};
+use crate::control::{EngineError, FrontendKind};
 use crate::disk::{FileOptions, NewBase, NewFiles, VolumeFiles, files};
 use crate::peer::control::NewReplica;
 use crate::shard::OpenVolume;
@@ -28,11 +29,13 @@ pub(super) struct Making {
     pub id: VolumeId,
     pub pool: PoolConfig,
     pub base: NewBase,
+    /// What has to be so before, where the base of an empty volume was named.
+    pub empty: Option<EmptyBase>,
     pub frontend: FrontendKind,
     pub params: CreateParams,
 }
 
-fn random<const N: usize>() -> Result<[u8; N], EngineError> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], EngineError> {
     let mut out = [0; N];
     getrandom::fill(&mut out).map_err(|e| EngineError::Failed(format!("no random numbers: {e}")))?;
     Ok(out)
@@ -85,6 +88,7 @@ impl Agent {
             closed: known.fault.clone(),
             open: None,
             attaching: Arc::default(),
+            changing: Arc::default(),
         };
         state.volumes.insert(entry.id, entry);
     }
@@ -182,7 +186,7 @@ impl Agent {
         Ok(asked.await.map_err(|_| EngineError::Stopping)??)
     }
 
-    fn pool(&self, name: Option<&Name>) -> Result<PoolConfig, EngineError> {
+    pub(super) fn pool(&self, name: Option<&Name>) -> Result<PoolConfig, EngineError> {
         let pools = &self.config.pools;
         match name {
             Some(name) => {
@@ -190,39 +194,6 @@ impl Agent {
             }
             None => pools.first().cloned().ok_or_else(|| EngineError::NoPool("(none configured)".into())),
         }
-    }
-
-    /// A new volume, Primary here.
-    pub(super) async fn make_primary(
-        self: &Arc<Self>,
-        new: NewVolume,
-        peer: Option<SiteId>,
-    ) -> Result<VolumeId, EngineError> {
-        let name = new.name.clone();
-        // Before anything is made for it, such as a file for its base.
-        self.keep(move |catalogue| catalogue.check_name(&name)).await?;
-        let id = VolumeId(random()?);
-        let group = GroupId(random()?);
-        let (base, size, adopted) = base_of(&new.origin)?;
-        let policy = new.policy.applied_to(self.config.defaults.policy());
-        let kind = CreateKind::Primary { generation: GenId(random()?), nonce: Nonce(random()?) };
-        let params = CreateParams {
-            volume: id,
-            group,
-            site: self.site,
-            node: self.node,
-            secret: Secret(random()?),
-            size,
-            slot_bytes: slot_bytes(policy.log_bytes),
-            policy,
-            peer,
-            kind,
-            adopted,
-        };
-        let frontend = new.policy.frontend.unwrap_or_default();
-        let pool = self.pool(new.pool.as_ref())?;
-        self.make(Making { name: new.name, id, pool, base, frontend, params }).await?;
-        Ok(id)
     }
 
     /// The copy of a peer's volume.
@@ -236,11 +207,8 @@ impl Agent {
             };
         }
         let name = Name::parse(&new.name).map_err(|_| EngineError::Failed("impossible volume name".into()))?;
-        if new.size == 0
-            || !new.size.is_multiple_of(512)
-            || !new.slot_bytes.is_multiple_of(4096)
-            || new.slot_bytes < 65536
-        {
+        let is_slot = (64 << 10..=1 << 30).contains(&new.slot_bytes) && new.slot_bytes.is_multiple_of(4096);
+        if new.size == 0 || new.size > i64::MAX as u64 || !new.size.is_multiple_of(512) || !is_slot {
             return Err(EngineError::Failed("impossible size".into()));
         }
         let params = CreateParams {
@@ -259,20 +227,21 @@ impl Agent {
         let base = NewBase::Image { size: new.size };
         let (id, pool) = (new.volume, self.pool(None)?);
         let frontend = FrontendKind::Auto;
-        self.make(Making { name, id, pool, base, frontend, params }).await
+        self.make(Making { name, id, pool, base, empty: None, frontend, params }).await
     }
 
     /// Makes a volume and opens it. Goes on to its end when nobody waits for it any more: what is on disk is known.
-    async fn make(self: &Arc<Self>, making: Making) -> Result<(), EngineError> {
+    pub(super) async fn make(self: &Arc<Self>, making: Making) -> Result<(), EngineError> {
         if self.state().stopping {
             return Err(EngineError::Stopping);
         }
-        let (agent, id) = (Arc::clone(self), making.id);
+        let (agent, id, limit) = (Arc::clone(self), making.id, self.config.limits.volumes);
         let made = self.runtime.spawn(async move {
             let catalogue = Arc::clone(&agent.catalogue);
-            let known = tokio::task::spawn_blocking(move || make_files(&catalogue, making)).await.map_err(failed)??;
-            agent.know(&known);
-            agent.open_volume(id).await
+            let made = tokio::task::spawn_blocking(move || make_files(&catalogue, making, limit)).await;
+            agent.know(&made.map_err(failed)??);
+            let opened = agent.open_volume(id).await;
+            opened.inspect_err(|error| agent.set_closed(id, Some(error.to_string())))
         });
         made.await.map_err(failed)?
     }
@@ -316,9 +285,16 @@ impl Agent {
 }
 
 /// Makes a volume's files, its record among them, and makes it known. A crash leaves all of it or nothing.
-fn make_files(catalogue: &Mutex<Catalogue>, making: Making) -> Result<VolumeEntry, EngineError> {
-    let Making { name, id, pool, base, frontend, params } = making;
-    lock(catalogue).reserve(id, &name).map_err(refused)?;
+fn make_files(catalogue: &Mutex<Catalogue>, making: Making, limit: u32) -> Result<VolumeEntry, EngineError> {
+    let Making { name, id, pool, base, empty, frontend, params } = making;
+    lock(catalogue).reserve(id, &name, limit).map_err(refused)?;
+    let prepared = match empty.map(|empty| empty.prepare()).transpose() {
+        Ok(prepared) => prepared.flatten(),
+        Err(error) => {
+            lock(catalogue).unreserve(id);
+            return Err(error);
+        }
+    };
     let record = VolumeRecord { id, name, created: wall_now(), frontend, attached: None };
     let dir = pool.path.join(id.to_string());
     let new = Node::create(&params);
@@ -331,6 +307,9 @@ fn make_files(catalogue: &Mutex<Catalogue>, making: Making) -> Result<VolumeEntr
     let mut catalogue = lock(catalogue);
     if let Err(error) = made {
         catalogue.unreserve(id);
+        if let Some(file) = prepared {
+            file.remove();
+        }
         return Err(error);
     }
     catalogue.enlist(&pool.name, &dir, record).map_err(refused)
@@ -342,31 +321,12 @@ pub(super) fn superblock_of(file: &[u8]) -> Option<Superblock> {
 }
 
 /// The slot size of a new volume: 32 MiB, smaller for a small log, so that it has at least sixteen.
-fn slot_bytes(log_bytes: u64) -> u64 {
+pub(super) fn slot_bytes(log_bytes: u64) -> u64 {
     let mut slot = SLOT_BYTES;
     while slot > (1 << 20) && log_bytes / slot < 16 {
         slot /= 2;
     }
     slot
-}
-
-/// The base of a new volume, its size in bytes, and whether it held data before.
-fn base_of(origin: &Origin) -> Result<(NewBase, u64, bool), EngineError> {
-    match origin {
-        Origin::Empty { size, base: None } => Ok((NewBase::Image { size: *size }, *size, false)),
-        Origin::Empty { size, base: Some(path) } => {
-            if !path.exists() {
-                let file = std::fs::File::create_new(path).map_err(failed)?;
-                file.set_len(*size).and_then(|()| file.sync_all()).map_err(failed)?;
-            }
-            Ok((NewBase::Adopt { path: path.clone() }, *size, false))
-        }
-        Origin::Adopt { path } => {
-            let info = crate::disk::probe_base(path).map_err(failed)?;
-            let size = info.size / 512 * 512;
-            Ok((NewBase::Adopt { path: path.clone() }, size, true))
-        }
-    }
 }
 
 /// A change of state of a core becomes a line in the log; one that ends its serving also closes what is open.

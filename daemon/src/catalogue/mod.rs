@@ -81,6 +81,12 @@ pub enum CatalogueError {
     /// The name belongs to another volume.
     #[error("there is a volume {0} here already")]
     NameTaken(Name),
+    /// There are as many volumes as there may be.
+    #[error("there are {limit} volumes here, and no more are allowed")]
+    TooMany {
+        /// The limit.
+        limit: u32,
+    },
     /// The volume is known already.
     #[error("volume {0} is known already")]
     Known(VolumeId),
@@ -154,15 +160,18 @@ impl Catalogue {
     }
 
     /// Reserves identity and name of a volume that is about to be made: until [`enlist`](Self::enlist) or
-    /// [`unreserve`](Self::unreserve) nobody else gets them.
+    /// [`unreserve`](Self::unreserve) nobody else gets them. `limit` is the most volumes that there may be.
     ///
     /// # Errors
-    /// [`CatalogueError::Known`] and [`CatalogueError::NameTaken`].
-    pub fn reserve(&mut self, id: VolumeId, name: &Name) -> Result<(), CatalogueError> {
+    /// [`CatalogueError::Known`], [`CatalogueError::NameTaken`] and [`CatalogueError::TooMany`].
+    pub fn reserve(&mut self, id: VolumeId, name: &Name, limit: u32) -> Result<(), CatalogueError> {
         if self.volumes.contains_key(&id) || self.reserved.contains_key(&id) {
             return Err(CatalogueError::Known(id));
         }
         self.check_name(name)?;
+        if self.volumes.len() + self.reserved.len() >= limit as usize {
+            return Err(CatalogueError::TooMany { limit });
+        }
         self.reserved.insert(id, name.clone());
         Ok(())
     }
@@ -171,7 +180,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`CatalogueError::NameTaken`].
-    pub fn check_name(&self, name: &Name) -> Result<(), CatalogueError> {
+    fn check_name(&self, name: &Name) -> Result<(), CatalogueError> {
         let mut names = self.volumes.values().map(|entry| &entry.record.name).chain(self.reserved.values());
         match names.any(|taken| taken == name) {
             true => Err(CatalogueError::NameTaken(name.clone())),

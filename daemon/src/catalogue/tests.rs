@@ -8,6 +8,9 @@ struct World {
     dir: tempfile::TempDir,
 }
 
+/// More volumes than any test makes.
+const LIMIT: u32 = 9;
+
 fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
@@ -65,7 +68,7 @@ impl World {
     }
 
     fn add(&self, catalogue: &mut Catalogue, pool: &str, record: VolumeRecord) {
-        catalogue.reserve(record.id, &record.name).unwrap();
+        catalogue.reserve(record.id, &record.name, LIMIT).unwrap();
         let dir = self.make(pool, &record);
         catalogue.enlist(&name(pool), &dir, record).unwrap();
     }
@@ -214,8 +217,8 @@ fn a_volume_whose_pool_is_not_mounted_is_remembered_and_its_name_with_it() {
     let mut catalogue = world.open();
     assert!(named(&catalogue, "logs").fault.as_ref().unwrap().contains("is the pool mounted?"));
     assert_eq!(found(&catalogue), ["missing"]);
-    assert!(matches!(catalogue.reserve(id(3), &name("logs")), Err(CatalogueError::NameTaken(_))));
-    assert!(matches!(catalogue.reserve(id(2), &name("new")), Err(CatalogueError::Known(_))));
+    assert!(matches!(catalogue.reserve(id(3), &name("logs"), LIMIT), Err(CatalogueError::NameTaken(_))));
+    assert!(matches!(catalogue.reserve(id(2), &name("new"), LIMIT), Err(CatalogueError::Known(_))));
     drop(catalogue);
     assert_eq!(found(&world.open()), ["missing"], "and again");
     std::fs::remove_dir(&pool).unwrap();
@@ -237,16 +240,27 @@ fn a_missing_volume_is_forgotten_on_request() {
 }
 
 #[test]
+fn no_more_volumes_are_reserved_than_the_limit() {
+    let (world, _, _) = World::filled();
+    let mut catalogue = world.open();
+    catalogue.reserve(id(3), &name("new"), 3).unwrap();
+    let refused = catalogue.reserve(id(4), &name("newer"), 3);
+    assert!(matches!(refused, Err(CatalogueError::TooMany { limit: 3 })), "{refused:?}");
+    catalogue.unreserve(id(3));
+    catalogue.reserve(id(4), &name("newer"), 3).unwrap();
+}
+
+#[test]
 fn names_are_unique_and_changes_need_a_volume() {
     let (world, _, _) = World::filled();
     let mut catalogue = world.open();
-    assert!(matches!(catalogue.reserve(id(3), &name("pg")), Err(CatalogueError::NameTaken(_))));
-    assert!(matches!(catalogue.reserve(id(1), &name("new")), Err(CatalogueError::Known(_))));
-    catalogue.reserve(id(3), &name("new")).unwrap();
-    assert!(matches!(catalogue.reserve(id(4), &name("new")), Err(CatalogueError::NameTaken(_))));
-    assert!(matches!(catalogue.reserve(id(3), &name("other")), Err(CatalogueError::Known(_))));
+    assert!(matches!(catalogue.reserve(id(3), &name("pg"), LIMIT), Err(CatalogueError::NameTaken(_))));
+    assert!(matches!(catalogue.reserve(id(1), &name("new"), LIMIT), Err(CatalogueError::Known(_))));
+    catalogue.reserve(id(3), &name("new"), LIMIT).unwrap();
+    assert!(matches!(catalogue.reserve(id(4), &name("new"), LIMIT), Err(CatalogueError::NameTaken(_))));
+    assert!(matches!(catalogue.reserve(id(3), &name("other"), LIMIT), Err(CatalogueError::Known(_))));
     catalogue.unreserve(id(3));
-    catalogue.reserve(id(4), &name("new")).unwrap();
+    catalogue.reserve(id(4), &name("new"), LIMIT).unwrap();
     assert!(matches!(catalogue.set_attached(id(7), None), Err(CatalogueError::NoVolume(_))));
 }
 

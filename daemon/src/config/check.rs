@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 
 use super::section::Section;
 use super::{Config, Security};
+use crate::bounds;
 
 pub(super) fn whole(config: &Config, root: &Section<'_>) {
     pools(config, root);
+    defaults(config, root);
     peers(config, root);
     peer_ports(config, root);
     listeners(config, root);
@@ -21,6 +23,21 @@ fn pools(config: &Config, root: &Section<'_>) {
     distinct(root, "pool", "name", config.pools.iter().map(|pool| &pool.name));
     let places = config.pools.iter().flat_map(|pool| [Some(&pool.path), pool.log_path.as_ref()]).flatten();
     distinct(root, "pool", "path", places.map(|path| path.display().to_string()));
+}
+
+/// A volume that is made with the defaults alone has an allowed policy, which its peer takes.
+fn defaults(config: &Config, root: &Section<'_>) {
+    let policy = config.defaults.policy();
+    let table = [
+        ("log_size", "bytes", policy.log_bytes, bounds::LOG_BYTES),
+        ("retention", "milliseconds", policy.retention_ms, bounds::RETENTION_MS),
+        ("rpo_target", "milliseconds", policy.rpo_target_ms, bounds::RPO_TARGET_MS),
+        ("disk_timeout", "milliseconds", policy.disk_timeout_ms, bounds::DISK_TIMEOUT_MS),
+    ];
+    for (key, unit, value, allowed) in table.into_iter().filter(|(_, _, value, allowed)| !allowed.contains(value)) {
+        let (min, max) = allowed.into_inner();
+        root.conflict(&format!("defaults.{key}"), format!("is {value}: allowed are {min} to {max} {unit}"));
+    }
 }
 
 fn peers(config: &Config, root: &Section<'_>) {

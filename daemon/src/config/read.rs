@@ -77,9 +77,13 @@ fn node(mut section: Section<'_>, host: &Host) -> Option<NodeConfig> {
 }
 
 fn pool(mut section: Section<'_>) -> Option<PoolConfig> {
-    let (name, path, log_path) = (section.need("name"), section.need("path"), section.get("log_path"));
+    let (name, path) = (section.need("name"), section.need("path"));
+    // Whoever asks for it counts on another device: ignoring it would be a promise.
+    if section.get::<PathBuf>("log_path").is_some() {
+        section.conflict("log_path", "does not act yet in this version: leave it out, logs lie in pool.path");
+    }
     section.finish();
-    Some(PoolConfig { name: name?, path: path?, log_path })
+    Some(PoolConfig { name: name?, path: path?, log_path: None })
 }
 
 fn peer_listener(mut section: Section<'_>) -> Option<PeerListener> {

@@ -3,11 +3,14 @@
 //! A field or value that would change nothing is refused by its name. Silently keeping it would let somebody rely on a
 //! guard that is not there.
 
+use std::ops::RangeInclusive;
+
 use tidemark_core::config::{AckOn, Mode, Policy};
 use tidemark_proto::admin as wire;
 
 use super::engine::{FrontendKind, PeerKey};
 use super::invalid::{Invalid, field};
+use crate::bounds;
 use crate::config::Name;
 
 /// Fields of the policy that somebody named; the others stay as they are.
@@ -48,6 +51,24 @@ impl PolicyPatch {
         }
     }
 
+    /// The named fields, but for the mode, that are not as in `policy` and `frontend`.
+    pub fn differing(&self, policy: &Policy, frontend: FrontendKind) -> impl Iterator<Item = &'static str> {
+        fn differs<T: PartialEq>(named: Option<T>, there: T) -> bool {
+            named.is_some_and(|named| named != there)
+        }
+        let table = [
+            ("ackOn", differs(self.ack_on, policy.ack_on)),
+            ("rpoTarget", differs(self.rpo_target_ms, policy.rpo_target_ms)),
+            ("retention", differs(self.retention_ms, policy.retention_ms)),
+            ("logSize", differs(self.log_bytes, policy.log_bytes)),
+            ("bandwidth", differs(self.bandwidth, policy.bandwidth)),
+            ("diskTimeout", differs(self.disk_timeout_ms, policy.disk_timeout_ms)),
+            ("indexRanges", differs(self.index_ranges, policy.index_ranges)),
+            ("frontend", differs(self.frontend, frontend)),
+        ];
+        table.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name)
+    }
+
     /// True when a field of the core's policy was named.
     pub fn changes_policy(&self) -> bool {
         !Self { frontend: None, ..*self }.is_empty()
@@ -69,8 +90,6 @@ pub(super) struct Wishes {
     /// `pool`.
     pub pool: Option<Name>,
 }
-
-const YEAR_MS: u64 = 366 * 24 * 3600 * 1000;
 
 /// The fields of a creation.
 pub(super) fn wishes(policy: &wire::Policy) -> Result<Wishes, Invalid> {
@@ -102,12 +121,12 @@ fn patch_fields(policy: &wire::Policy) -> Result<PolicyPatch, Invalid> {
     Ok(PolicyPatch {
         mode: policy.mode.map(mode).transpose()?,
         ack_on: policy.ack_on.map(ack_on).transpose()?,
-        rpo_target_ms: within("rpoTarget", "milliseconds", policy.rpo_target_ms, 1, YEAR_MS)?,
-        retention_ms: within("retention", "milliseconds", policy.retention_ms, 0, 10 * YEAR_MS)?,
-        log_bytes: within("logSize", "bytes", policy.log_size_bytes, 1 << 20, 1 << 50)?,
+        rpo_target_ms: within("rpoTarget", "milliseconds", policy.rpo_target_ms, bounds::RPO_TARGET_MS)?,
+        retention_ms: within("retention", "milliseconds", policy.retention_ms, bounds::RETENTION_MS)?,
+        log_bytes: within("logSize", "bytes", policy.log_size_bytes, bounds::LOG_BYTES)?,
         bandwidth: policy.bandwidth_bytes.map(bandwidth).transpose()?,
-        disk_timeout_ms: within("diskTimeout", "milliseconds", policy.disk_timeout_ms, 1_000, 600_000)?,
-        index_ranges: within("indexRanges", "ranges", policy.index_ranges, 1 << 10, 1 << 24)?,
+        disk_timeout_ms: within("diskTimeout", "milliseconds", policy.disk_timeout_ms, bounds::DISK_TIMEOUT_MS)?,
+        index_ranges: within("indexRanges", "ranges", policy.index_ranges, bounds::INDEX_RANGES)?,
         frontend: policy.frontend.map(frontend).transpose()?,
     })
 }
@@ -116,28 +135,21 @@ fn within<N: Copy + PartialOrd + std::fmt::Display>(
     name: &'static str,
     unit: &str,
     value: Option<N>,
-    min: N,
-    max: N,
+    allowed: RangeInclusive<N>,
 ) -> Result<Option<N>, Invalid> {
     match value {
-        Some(value) if value < min || value > max => {
+        Some(value) if !allowed.contains(&value) => {
+            let (min, max) = allowed.into_inner();
             Err(field(name, format!("is {value}: allowed are {min} to {max} {unit}")))
         }
         value => Ok(value),
     }
 }
 
-/// Less would hold up a single frame for longer than peers and disks are waited for.
-const MIN_BANDWIDTH: u64 = 128 << 10;
-
 fn bandwidth(value: u64) -> Result<u64, Invalid> {
-    match value {
-        1..MIN_BANDWIDTH => Err(field(
-            "bandwidth",
-            format!("is {value}: allowed are 0 (unlimited) and from {MIN_BANDWIDTH} bytes per second"),
-        )),
-        value => Ok(value),
-    }
+    let min = bounds::MIN_BANDWIDTH;
+    let text = || format!("is {value}: allowed are 0 (unlimited) and from {min} bytes per second");
+    bounds::is_bandwidth(value).then_some(value).ok_or_else(|| field("bandwidth", text()))
 }
 
 fn mode(value: i32) -> Result<Mode, Invalid> {

@@ -73,7 +73,7 @@ pub(super) fn reason(status: &Status) -> &'static str {
 }
 
 /// Every reason of this module; an engine's own refusals count as `other` unless they are here, which bounds the metric.
-const REASONS: [&str; 33] = [
+const REASONS: [&str; 35] = [
     "invalid",
     "no-volume",
     "no-peer",
@@ -107,6 +107,8 @@ const REASONS: [&str; 33] = [
     "witness-refused",
     "witness-corrupt",
     "witness-regressed",
+    "not-empty",
+    "peer-left-behind",
 ];
 
 #[cfg(test)]

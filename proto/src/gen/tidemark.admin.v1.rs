@@ -488,7 +488,7 @@ pub struct CreateVolumeRequest {
     /// Placement and replication; absent fields take their defaults.
     #[prost(message, optional, tag = "3")]
     pub policy: ::core::option::Option<Policy>,
-    /// A path for the base image instead of a file in the pool: an absent file (created), or a block device.
+    /// A path for the base image instead of a file in the pool: an absent file (created), or a block device that reads as zeros.
     #[prost(string, optional, tag = "4")]
     pub base_path: ::core::option::Option<::prost::alloc::string::String>,
 }

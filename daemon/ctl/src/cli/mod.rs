@@ -37,7 +37,7 @@ Examples:
   tidemark status --watch
   tidemark volume create db --size 10Gi --mode sync --peer-site b --pool main
   tidemark promote db --assert-peer-fenced --reason 'site a is powered off'
-  tidemark --agent https://node1:7401 --cert alice.crt --key alice.key --ca ca.crt volume list -o json";
+  tidemark --agent https://node1:9760 --cert alice.crt --key alice.key --ca ca.crt volume list -o json";
 
 /// Operates a Tidemark agent: volumes that survive their site.
 #[derive(Parser, Debug)]

@@ -84,7 +84,7 @@ pub enum Peer {
     /// The same command again changes the address or the CA. The site's id is taken from its CA's certificate when that is
     /// given, else learnt at first contact and kept.
     #[command(
-        after_long_help = "Examples:\n  tidemark peer add munich --address n1.munich.example.org:7400 --peer-ca munich-ca.crt"
+        after_long_help = "Examples:\n  tidemark peer add munich --address n1.munich.example.org:9740 --peer-ca munich-ca.crt"
     )]
     Add(PeerAdd),
     /// List the known sites

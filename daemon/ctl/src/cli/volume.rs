@@ -13,7 +13,8 @@ pub enum Volume {
     /// Make a new, empty volume
     ///
     /// The agent makes a log and a base image in the pool and, with --peer-site, the other copy at the peer. This site is
-    /// primary at once. The same command again finds the volume made and succeeds.
+    /// primary at once. The same command again finds the volume made, or waits for it, and succeeds; one that asks for
+    /// another size, mode, peer, base or pool under the same name is refused.
     #[command(
         after_long_help = "Examples:\n  tidemark volume create db --size 10Gi --mode sync --peer-site b --pool main\n  tidemark volume create scratch --size 1Gi --pool main --log-size 2Gi --retention 1h"
     )]
@@ -56,7 +57,8 @@ pub enum Volume {
     /// Remove this site's copy of a volume
     ///
     /// The files go to the pool's trash, or are removed at once with --purge. An adopted base is never touched. The other
-    /// site's copy stays.
+    /// site's copy stays: a primary that has one is refused, as nobody would serve it (demote here and promote there, or forget
+    /// the peer), unless --force is given.
     #[command(after_long_help = "Examples:\n  tidemark volume delete scratch --yes")]
     Delete(Delete),
     /// Change the policy or the peer of a volume, online
@@ -109,7 +111,8 @@ pub struct Create {
     /// Size, a multiple of 512 bytes, for example 10Gi
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     pub size: u64,
-    /// Path for the base image instead of a file in the pool: a file that is not there yet, or a block device
+    /// Path for the base image instead of a file in the pool: a file that is not there yet, or a block device that reads as
+    /// zeros, which is read through once
     #[arg(long, value_name = "PATH")]
     pub base: Option<PathBuf>,
     /// Where.
@@ -179,7 +182,7 @@ pub struct Delete {
     /// Remove the files at once instead of moving them to the pool's trash
     #[arg(long)]
     pub purge: bool,
-    /// Even when the peer would be left without a primary
+    /// Even when it is attached, or the peer would be left without a primary
     #[arg(long)]
     pub force: bool,
     /// The answer.

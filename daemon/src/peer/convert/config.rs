@@ -1,7 +1,10 @@
 //! The configuration K, the policy and every enum of the wire.
 //!
 //! An enum value that is unspecified or unknown is malformed. K is checked for the shape that `tidemark_core::config::Config`
-//! promises; whether it may be adopted is decided by the core.
+//! promises; whether it may be adopted is decided by the core. A policy is held to the bounds of the admin API: a peer is no
+//! way round them.
+
+use std::ops::RangeInclusive;
 
 use tidemark_core::config::{AckOn, Config, Mode, Policy, Since};
 use tidemark_core::ship::{AdoptStep, Refusal, VerifyVerdict};
@@ -10,6 +13,7 @@ use tidemark_proto::peer as wire;
 
 use super::Malformed;
 use super::parts::{at_most, epoch_in, epoch_out, id, raw, required};
+use crate::bounds;
 
 /// K for the wire.
 pub fn config_out(config: &Config) -> wire::Config {
@@ -111,13 +115,24 @@ pub fn policy_in(policy: wire::Policy) -> Result<Policy, Malformed> {
             Ok(wire::AckOn::Write) => AckOn::Write,
             _ => return Err(Malformed::Enum { field: "ack_on", value: policy.ack_on }),
         },
-        rpo_target_ms: policy.rpo_target_ms,
-        retention_ms: policy.retention_ms,
-        log_bytes: policy.log_bytes,
-        disk_timeout_ms: policy.disk_timeout_ms,
-        bandwidth: policy.bandwidth,
-        index_ranges: policy.index_ranges,
+        rpo_target_ms: within(policy.rpo_target_ms, bounds::RPO_TARGET_MS, "rpo_target_ms")?,
+        retention_ms: within(policy.retention_ms, bounds::RETENTION_MS, "retention_ms")?,
+        log_bytes: within(policy.log_bytes, bounds::LOG_BYTES, "log_bytes")?,
+        disk_timeout_ms: within(policy.disk_timeout_ms, bounds::DISK_TIMEOUT_MS, "disk_timeout_ms")?,
+        bandwidth: match policy.bandwidth {
+            bytes if bounds::is_bandwidth(bytes) => bytes,
+            bytes => return Err(Malformed::Bounds { field: "bandwidth", value: bytes }),
+        },
+        index_ranges: within(policy.index_ranges, bounds::INDEX_RANGES, "index_ranges")?,
     })
+}
+
+fn within<N: Copy + PartialOrd + Into<u64>>(
+    value: N,
+    allowed: RangeInclusive<N>,
+    field: &'static str,
+) -> Result<N, Malformed> {
+    allowed.contains(&value).then_some(value).ok_or(Malformed::Bounds { field, value: value.into() })
 }
 
 fn mode_out(mode: Mode) -> i32 {

@@ -85,6 +85,14 @@ pub enum Malformed {
         /// The number found.
         value: i32,
     },
+    /// A value that no policy may have.
+    #[error("field {field} is {value}, which is out of its bounds")]
+    Bounds {
+        /// Name of the field.
+        field: &'static str,
+        /// The number found.
+        value: u64,
+    },
     /// K breaks a promise of its type.
     #[error("bad configuration: {rule}")]
     Config {

@@ -12,6 +12,7 @@ use tidemark_core::ship::{
 use tidemark_core::types::*;
 
 use super::*;
+use crate::bounds;
 
 fn id<T: 'static + std::fmt::Debug>(make: fn([u8; 16]) -> T) -> impl Strategy<Value = T> {
     any::<[u8; 16]>().prop_map(make)
@@ -178,16 +179,19 @@ fn step() -> impl Strategy<Value = Message> {
 
 fn policy() -> impl Strategy<Value = Message> {
     let ack_on = prop_oneof![Just(AckOn::Flush), Just(AckOn::Write)];
-    (mode(), ack_on, any::<(u64, u64, u64, u64, u64, u32)>()).prop_map(|(mode, ack_on, n)| {
+    let bandwidth = prop_oneof![Just(0), bounds::MIN_BANDWIDTH..=u64::MAX];
+    let times = (bounds::RPO_TARGET_MS, bounds::RETENTION_MS, bounds::DISK_TIMEOUT_MS);
+    let sizes = (bounds::LOG_BYTES, bandwidth, bounds::INDEX_RANGES);
+    (mode(), ack_on, times, sizes).prop_map(|(mode, ack_on, times, sizes)| {
         Message::Policy(Policy {
             mode,
             ack_on,
-            rpo_target_ms: n.0,
-            retention_ms: n.1,
-            log_bytes: n.2,
-            disk_timeout_ms: n.3,
-            bandwidth: n.4,
-            index_ranges: n.5,
+            rpo_target_ms: times.0,
+            retention_ms: times.1,
+            disk_timeout_ms: times.2,
+            log_bytes: sizes.0,
+            bandwidth: sizes.1,
+            index_ranges: sizes.2,
         })
     })
 }
@@ -302,6 +306,29 @@ fn a_field_of_the_wrong_length_is_named() {
     assert_eq!(fenced_with(|k| k.since = None), Err(Malformed::Missing { field: "since" }));
     assert_eq!(fenced_with(|k| k.mode = 0), Err(Malformed::Enum { field: "mode", value: 0 }));
     assert_eq!(fenced_with(|k| k.mode = 77), Err(Malformed::Enum { field: "mode", value: 77 }));
+}
+
+#[test]
+fn a_peers_policy_is_held_to_the_bounds_of_the_admin_api() {
+    type Change = fn(&mut wire::Policy);
+    let with = |change: Change| {
+        let mut policy = policy_out(Policy::default());
+        change(&mut policy);
+        from_wire(wire::Envelope { body: Some(Body::Policy(policy)) })
+    };
+    assert_eq!(with(|_| ()), Ok(Message::Policy(Policy::default())));
+    let table: [(&str, Change); 6] = [
+        ("disk_timeout_ms", |p| p.disk_timeout_ms = 0),
+        ("rpo_target_ms", |p| p.rpo_target_ms = 0),
+        ("retention_ms", |p| p.retention_ms = u64::MAX),
+        ("log_bytes", |p| p.log_bytes = 1),
+        ("bandwidth", |p| p.bandwidth = 1),
+        ("index_ranges", |p| p.index_ranges = u32::MAX),
+    ];
+    for (name, change) in table {
+        let refused = with(change);
+        assert!(matches!(refused, Err(Malformed::Bounds { field, .. }) if field == name), "{name}: {refused:?}");
+    }
 }
 
 #[test]

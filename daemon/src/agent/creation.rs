@@ -1,0 +1,225 @@
+//! Volumes made on request. The same request again finds what was made, also while it is being made; another one of that name
+//! is told what differs.
+
+use std::sync::{Arc, Weak};
+
+use tidemark_core::config::Policy;
+use tidemark_core::node::{CreateKind, CreateParams};
+use tidemark_core::status::Status;
+use tidemark_core::types::{GenId, GroupId, Nonce, Secret, SiteId, VolumeId};
+use tokio::sync::OwnedMutexGuard;
+
+use super::empty_base::EmptyBase;
+use super::volumes::{Making, failed, random, slot_bytes};
+use super::{Agent, Peer};
+use crate::config::Name;
+use crate::control::{EngineError, NewVolume, Origin, VolumeInfo};
+use crate::disk::{self, NewBase};
+
+impl Agent {
+    pub(super) async fn do_create(self: &Arc<Self>, new: NewVolume) -> Result<VolumeInfo, EngineError> {
+        let peer = new.peer.as_ref().map(|key| self.find_peer(key)).transpose()?;
+        let peer = peer.as_ref().map(Peer::known_site).transpose()?;
+        let _turn = self.creation_turn(&new.name).await;
+        let here = self.state().volumes.values().find(|v| v.name == new.name).map(|v| v.id);
+        let Some(id) = here else {
+            let id = self.make_primary(new, peer).await?;
+            return self.info(id).await;
+        };
+        let info = self.info(id).await?;
+        match differences(&info, &new, peer, self.config.defaults.policy()) {
+            same if same.is_empty() => Ok(info),
+            differing => {
+                let text = format!("there is a volume {} here already: {}", new.name, differing.join(", "));
+                Err(EngineError::Exists(text))
+            }
+        }
+    }
+
+    /// The right to make a volume of this name, one at a time.
+    async fn creation_turn(&self, name: &Name) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut state = self.state();
+            state.creating.retain(|_, turn| turn.strong_count() > 0);
+            let turn = state.creating.get(name).and_then(Weak::upgrade).unwrap_or_default();
+            state.creating.insert(name.clone(), Arc::downgrade(&turn));
+            turn
+        };
+        turn.lock_owned().await
+    }
+
+    /// A new volume, Primary here.
+    async fn make_primary(self: &Arc<Self>, new: NewVolume, peer: Option<SiteId>) -> Result<VolumeId, EngineError> {
+        let id = VolumeId(random()?);
+        let group = GroupId(random()?);
+        let (base, size, adopted) = base_of(&new.origin)?;
+        let policy = new.policy.applied_to(self.config.defaults.policy());
+        let kind = CreateKind::Primary { generation: GenId(random()?), nonce: Nonce(random()?) };
+        let params = CreateParams {
+            volume: id,
+            group,
+            site: self.site,
+            node: self.node,
+            secret: Secret(random()?),
+            size,
+            slot_bytes: slot_bytes(policy.log_bytes),
+            policy,
+            peer,
+            kind,
+            adopted,
+        };
+        let empty = match new.origin {
+            Origin::Empty { size, base: Some(path) } => Some(EmptyBase { path, size }),
+            _ => None,
+        };
+        let frontend = new.policy.frontend.unwrap_or_default();
+        let pool = self.pool(new.pool.as_ref())?;
+        self.make(Making { name: new.name, id, pool, base, empty, frontend, params }).await?;
+        Ok(id)
+    }
+}
+
+/// The base of a new volume, its size in bytes, and whether it held data before.
+fn base_of(origin: &Origin) -> Result<(NewBase, u64, bool), EngineError> {
+    match origin {
+        Origin::Empty { size, base: None } => Ok((NewBase::Image { size: *size }, *size, false)),
+        Origin::Empty { size, base: Some(path) } => Ok((NewBase::Adopt { path: path.clone() }, *size, false)),
+        Origin::Adopt { path } => {
+            let info = disk::probe_base(path).map_err(failed)?;
+            let size = info.size / 512 * 512;
+            Ok((NewBase::Adopt { path: path.clone() }, size, true))
+        }
+    }
+}
+
+/// In what the volume that is here differs from the one that is asked for; `peer` is the site that the request names, `defaults`
+/// what a silent request gets. Of the policy count the mode and what the request names.
+fn differences(here: &VolumeInfo, new: &NewVolume, peer: Option<SiteId>, defaults: Policy) -> Vec<String> {
+    let status: &Status = match &here.status {
+        Ok(status) => status,
+        Err(why) => return vec![format!("it cannot be opened: {why}")],
+    };
+    let mut out = Vec::new();
+    if let Some(other) = status.config.primary.filter(|primary| *primary != status.site) {
+        out.push(format!("site {other} is its primary"));
+    }
+    let own_image = here.base.parent() == Some(here.directory.as_path());
+    let base = here.base.display();
+    match &new.origin {
+        Origin::Empty { size, .. } if *size != here.size => out.push(format!("its size is {} bytes", here.size)),
+        _ => {}
+    }
+    match &new.origin {
+        Origin::Empty { .. } if here.adopted => out.push(format!("it was adopted from {base}")),
+        Origin::Adopt { .. } if !here.adopted => out.push("it was made empty".to_owned()),
+        Origin::Empty { base: None, .. } if own_image => {}
+        Origin::Empty { base: Some(path), .. } | Origin::Adopt { path } if *path == here.base => {}
+        _ => out.push(format!("its base is {base}")),
+    }
+    if status.peer != peer {
+        let peer = status.peer.map_or_else(|| "it has no peer".to_owned(), |site| format!("its peer is site {site}"));
+        out.push(peer);
+    }
+    if new.pool.as_ref().is_some_and(|pool| *pool != here.pool) {
+        out.push(format!("its pool is {}", here.pool));
+    }
+    let mode = new.policy.mode.unwrap_or(defaults.mode);
+    if status.policy.mode != mode {
+        out.push(format!("its mode is {:?}", status.policy.mode).to_lowercase());
+    }
+    out.extend(new.policy.differing(&status.policy, here.frontend).map(|field| format!("its {field} is another")));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tidemark_core::config::Mode;
+
+    use super::*;
+    use crate::control::{FrontendKind, PolicyPatch, fake};
+
+    const PEER: SiteId = SiteId([2; 16]);
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    fn here() -> VolumeInfo {
+        let policy = Policy { mode: Mode::Sync, ..Policy::default() };
+        let mut status = fake::status(VolumeId([1; 16]), 1 << 20, policy, Some(PEER));
+        status.config.primary = Some(status.site);
+        VolumeInfo {
+            id: VolumeId([1; 16]),
+            name: name("pg"),
+            group: GroupId([2; 16]),
+            size: 1 << 20,
+            pool: name("main"),
+            directory: PathBuf::from("/pool/id"),
+            base: PathBuf::from("/pool/id/base.img"),
+            adopted: false,
+            shard: 0,
+            created: tidemark_core::types::WallMs(0),
+            peer: None,
+            peer_site: Some(PEER),
+            frontend: FrontendKind::Auto,
+            attachment: None,
+            status: Ok(Box::new(status)),
+        }
+    }
+
+    fn request() -> NewVolume {
+        NewVolume {
+            name: name("pg"),
+            origin: Origin::Empty { size: 1 << 20, base: None },
+            policy: PolicyPatch { mode: Some(Mode::Sync), ..PolicyPatch::default() },
+            peer: None,
+            pool: None,
+        }
+    }
+
+    fn told(here: &VolumeInfo, new: &NewVolume, peer: Option<SiteId>) -> String {
+        differences(here, new, peer, Policy::default()).join(", ")
+    }
+
+    #[test]
+    fn the_same_request_finds_the_same_volume() {
+        assert_eq!(told(&here(), &request(), Some(PEER)), "");
+        let named = NewVolume { pool: Some(name("main")), ..request() };
+        assert_eq!(told(&here(), &named, Some(PEER)), "");
+        let device = PathBuf::from("/dev/sdb");
+        let volume = VolumeInfo { base: device.clone(), ..here() };
+        let based = NewVolume { origin: Origin::Empty { size: 1 << 20, base: Some(device.clone()) }, ..request() };
+        assert_eq!(told(&volume, &based, Some(PEER)), "");
+        let adopted = NewVolume { origin: Origin::Adopt { path: device }, ..request() };
+        assert_eq!(told(&VolumeInfo { adopted: true, ..volume }, &adopted, Some(PEER)), "");
+    }
+
+    #[test]
+    fn another_shape_is_told_by_what_differs() {
+        let device = PathBuf::from("/dev/sdb");
+        let size = Origin::Empty { size: 4096, base: None };
+        let based = Origin::Empty { size: 1 << 20, base: Some(device.clone()) };
+        let retention = PolicyPatch { retention_ms: Some(7), ..request().policy };
+        let table = [
+            (NewVolume { origin: size, ..request() }, "its size is 1048576 bytes"),
+            (NewVolume { origin: based, ..request() }, "its base is /pool/id/base.img"),
+            (NewVolume { origin: Origin::Adopt { path: device }, ..request() }, "it was made empty"),
+            (NewVolume { policy: PolicyPatch::default(), ..request() }, "its mode is sync"),
+            (NewVolume { policy: retention, ..request() }, "its retention is another"),
+            (NewVolume { pool: Some(name("fast")), ..request() }, "its pool is main"),
+        ];
+        for (new, wanted) in table {
+            assert_eq!(told(&here(), &new, Some(PEER)), wanted);
+        }
+        assert_eq!(told(&here(), &request(), None), format!("its peer is site {PEER}"));
+        let adopted = VolumeInfo { adopted: true, ..here() };
+        assert_eq!(told(&adopted, &request(), Some(PEER)), "it was adopted from /pool/id/base.img");
+        let mut fenced = here();
+        fenced.status.as_mut().unwrap().config.primary = Some(PEER);
+        assert_eq!(told(&fenced, &request(), Some(PEER)), format!("site {PEER} is its primary"));
+        let closed = VolumeInfo { status: Err("is the pool mounted?".to_owned()), ..here() };
+        assert_eq!(told(&closed, &request(), Some(PEER)), "it cannot be opened: is the pool mounted?");
+    }
+}
