@@ -78,6 +78,17 @@ fn a_sound_copy_is_shown_and_verified_without_a_change() {
     assert!(content(&copy) == before, "something was written");
 }
 
+#[test]
+fn a_copy_whose_process_died_was_not_closed_cleanly() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (closed, died) = (copy_in(dir.path(), "closed"), dir.path().join("died"));
+    copy::unclosed(&died, 40);
+    for (copy, clean) in [(closed, true), (died, false)] {
+        let output = log("inspect", &copy, &["-o", "json"]);
+        assert_eq!(json(&output)["cleanClose"], clean, "{output:?}");
+    }
+}
+
 /// Adds a footer and a branch to a copy, made of its first segment.
 fn add_footer_and_branch(copy: &Path) -> (PathBuf, PathBuf) {
     let segment = fs::read(first_segment(copy)).expect("readable");

@@ -94,7 +94,8 @@ pub struct Superblock {
     pub visible_at: Lsn,
     /// Known durable when this was written: recovery that finds less has found damage.
     pub durable: Lsn,
-    /// Written at a clean close: `durable` is the exact tail.
+    /// Written at a clean close: `durable` is the exact tail, unless more was appended after the next opening, before the
+    /// superblock was written anew.
     pub clean: bool,
     /// Boot that wrote this.
     pub boot: BootId,

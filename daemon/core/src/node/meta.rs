@@ -109,6 +109,7 @@ impl Node {
             return;
         }
         self.superblock.durable = self.log.durable().max(self.required);
+        self.superblock.clean = self.closing_saved;
         self.superblock.boot = self.boot;
         self.superblock.history = self.history.entries().to_vec();
         let content = self.superblock.encode();

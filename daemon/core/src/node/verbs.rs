@@ -426,7 +426,6 @@ impl Node {
         }
         if quiet {
             self.closing_saved = true;
-            self.superblock.clean = true;
             self.after_superblock(now, AfterSuperblock::Closed);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tidemark_core::config::{Config, Mode};
-use tidemark_core::format::superblock::CopyFlag;
+use tidemark_core::format::superblock::{CopyFlag, Superblock};
 use tidemark_core::log::{Placed, Segment};
 use tidemark_core::types::Position as CorePosition;
 
@@ -54,6 +54,12 @@ pub struct CopySummary {
     branches: u32,
 }
 
+/// Closed in order, and nothing was appended since.
+fn is_closed(superblock: &Superblock, replay: &Replay) -> bool {
+    let found = &replay.recovered;
+    superblock.clean && superblock.durable == found.end.position.lsn && found.cut_bytes == 0
+}
+
 impl CopySummary {
     fn new(copy: &VolumeCopy, replay: &Replay) -> Self {
         let (superblock, config) = (&copy.superblock, copy.config.as_ref().ok());
@@ -64,7 +70,7 @@ impl CopySummary {
             node: superblock.node.to_string(),
             peer: superblock.peer.map(|peer| peer.to_string()),
             flag: flag_name(superblock.flag),
-            clean_close: superblock.clean,
+            clean_close: is_closed(superblock, replay),
             adopted: superblock.adopted,
             size_bytes: superblock.size,
             slot_bytes: superblock.slot_bytes,

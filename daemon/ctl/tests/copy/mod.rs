@@ -22,6 +22,16 @@ const MAX_STEPS: usize = 100_000;
 
 /// A directory with a copy in it that holds `writes` writes of 64 KiB and was closed cleanly.
 pub fn written(dir: &Path, writes: u64) {
+    open(dir, writes).close();
+}
+
+/// The same of a process that died after its superblock had been written anew.
+pub fn unclosed(dir: &Path, writes: u64) {
+    let mut shell = open(dir, writes);
+    shell.verb(Verb::SetPolicy(Policy { retention_ms: 5, ..Policy::default() }));
+}
+
+fn open(dir: &Path, writes: u64) -> Shell {
     let mut shell = Shell::create(dir);
     for n in 0..writes {
         let range = ByteRange::new(n * WRITE_BYTES % SIZE, WRITE_BYTES);
@@ -29,7 +39,7 @@ pub fn written(dir: &Path, writes: u64) {
         shell.request(Request::Write { range, data, fua: false });
     }
     shell.request(Request::Flush);
-    shell.close();
+    shell
 }
 
 struct Shell {
@@ -85,8 +95,12 @@ impl Shell {
         self.run_until(|output| matches!(output, Output::Reply(done, Ok(_)) if *done == id));
     }
 
-    fn close(&mut self) {
-        self.node.handle(self.now, Input::Verb(VerbId(1), Verb::Close));
+    fn close(mut self) {
+        self.verb(Verb::Close);
+    }
+
+    fn verb(&mut self, verb: Verb) {
+        self.node.handle(self.now, Input::Verb(VerbId(1), verb));
         self.run_until(|output| matches!(output, Output::Verb(_, Ok(_))));
     }
 
