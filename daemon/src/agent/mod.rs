@@ -1,6 +1,7 @@
 //! The agent: volumes, peers and shards together. What the admin API and the peers ask is done here, on the control runtime;
 //! the data path never passes through.
 
+mod acquaintance;
 mod attach;
 mod creation;
 mod empty_base;
@@ -192,6 +193,7 @@ impl Agent {
             runtime,
             config,
         });
+        // Peers whose site was learnt are trusted as that site alone before anything listens.
         agent.load_peers();
         agent
     }

@@ -11,18 +11,19 @@ use tidemark_core::types::{SiteId, VolumeId};
 use super::volumes::superblock_of;
 use super::{Agent, Peer, lock};
 use crate::catalogue::{Catalogue, PeerRecord};
-use crate::config::PeerConfig;
+use crate::config::{Name, PeerConfig};
 use crate::control::{EngineError, NewPeer, PeerHealth, PeerInfo, PeerKey};
 use crate::disk::VolumeFiles;
 use crate::here;
 use crate::peer::control::{CallError, ControlAnswer, ControlHandler, NewReplica, create_replica, locate};
 use crate::peer::{
     Backoff, Heartbeats, OwnFiles, PeerAddress, PeerIdentity, PeerStream, PeerTrust, StreamAcceptor, StreamEnd, Tls,
-    keep_beating,
 };
 
 /// How often a stream that stands, or a copy that is to be made, is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// The longest that adding a peer waits for its first answer.
+const ACQUAINTANCE: Duration = Duration::from_secs(2);
 
 /// Loads the TLS material of the configuration with the static peers.
 ///
@@ -39,20 +40,19 @@ pub fn load_tls(
     Tls::load(identity, own, trust.collect())
 }
 
-impl Peer {
-    /// Its site, to name it in a volume.
-    pub(super) fn known_site(&self) -> Result<SiteId, EngineError> {
-        self.site.ok_or_else(|| EngineError::NoPeer(format!("{} (its site id is not known)", self.name)))
-    }
-}
-
 impl Agent {
-    /// Peers added by a verb and those of the configuration file, which has the last word about a name.
-    pub(super) fn load_peers(&self) {
+    /// Peers added by a verb and those of the configuration file, which has the last word about a name. Where it says no site
+    /// the one that was learnt counts.
+    pub(super) fn load_peers(self: &Arc<Self>) {
         let catalogue = lock(&self.catalogue);
-        let mut peers: Vec<Peer> = catalogue.peers().map(|record| known_peer(&catalogue, record)).collect();
+        let (learnt, added): (Vec<_>, Vec<_>) = catalogue.peers().partition(|record| record.of_config);
+        let mut peers: Vec<Peer> = added.into_iter().map(|record| known_peer(&catalogue, record)).collect();
+        let site_of = |name: &Name| learnt.iter().find(|record| record.name == *name).and_then(|record| record.site);
+        peers.extend(self.config.peers.iter().map(|config| {
+            let peer = peer_of(config);
+            Peer { site: peer.site.or_else(|| site_of(&peer.name)), ..peer }
+        }));
         drop(catalogue);
-        peers.extend(self.config.peers.iter().map(peer_of));
         let mut state = self.state();
         for peer in peers {
             state.peers.insert(peer.name.clone(), peer);
@@ -62,16 +62,6 @@ impl Agent {
         self.trust_peers();
         for peer in &peers {
             self.begin_beating(peer);
-        }
-    }
-
-    /// Beats with a peer whose site is known, on the control runtime; whatever beat with that peer before ends.
-    fn begin_beating(&self, peer: &Peer) {
-        let Some(address) = address_of(peer).filter(|address| address.site.is_some()) else { return };
-        let beating = keep_beating(self.heartbeats.clone(), address, self.transport.clone());
-        let task = self.runtime.spawn(beating).abort_handle();
-        if let Some(former) = self.state().beating.insert(peer.name.clone(), task) {
-            former.abort();
         }
     }
 
@@ -85,7 +75,7 @@ impl Agent {
     }
 
     /// Tells the TLS material whom to trust now.
-    fn trust_peers(&self) {
+    pub(super) fn trust_peers(&self) {
         let (Some(tls), Some(listener)) = (&self.tls, &self.config.peer) else { return };
         let crate::config::Security::Mutual(files) = &listener.security else { return };
         let state = self.state();
@@ -100,22 +90,26 @@ impl Agent {
         }
     }
 
-    pub(super) async fn peer_added(&self, new: NewPeer) -> Result<PeerInfo, EngineError> {
-        let site = new.site.ok_or(EngineError::Invalid { field: "siteId", text: "the site id of the peer".into() })?;
-        if site == self.site {
-            return Err(EngineError::Invalid { field: "siteId", text: "this is the own site".into() });
+    pub(super) async fn peer_added(self: &Arc<Self>, new: NewPeer) -> Result<PeerInfo, EngineError> {
+        if let Some(site) = new.site {
+            let wrong = self.belongs_to_another(self.state().peers.values(), &new.name, site);
+            wrong.map_or(Ok(()), |text| Err(EngineError::Invalid { field: "siteId", text }))?;
         }
         if self.config.peers.iter().any(|peer| peer.name == new.name) {
             return Err(EngineError::Exists(format!("peer {} is named by the configuration file", new.name)));
         }
-        let (limit, is_new, count) = {
+        let (known, count) = {
             let state = self.state();
-            (self.config.limits.peers, !state.peers.contains_key(&new.name), state.peers.len())
+            (state.peers.get(&new.name).cloned(), state.peers.len())
         };
-        if is_new && count >= limit as usize {
+        let limit = self.config.limits.peers;
+        if known.is_none() && count >= limit as usize {
             return Err(EngineError::Limit { what: "peers", limit: limit.into() });
         }
-        let record = PeerRecord { name: new.name.clone(), site, address: new.address, own_ca: new.ca_pem.is_some() };
+        // What was said or learnt before is kept.
+        let site = new.site.or(known.and_then(|peer| peer.site));
+        let (name, address, own_ca) = (new.name.clone(), new.address, new.ca_pem.is_some());
+        let record = PeerRecord { name, site, address, own_ca, of_config: false };
         let put = move |catalogue: &mut Catalogue| {
             let record = catalogue.put_peer(record, new.ca_pem.as_deref())?;
             Ok(known_peer(catalogue, &record))
@@ -124,10 +118,20 @@ impl Agent {
         self.state().peers.insert(peer.name.clone(), peer.clone());
         self.trust_peers();
         self.begin_beating(&peer);
+        self.acquainted(&peer.name).await;
         self.peer_infos()
             .into_iter()
             .find(|p| p.name == new.name)
             .ok_or_else(|| EngineError::NoPeer(new.name.to_string()))
+    }
+
+    /// Waits for a moment until a peer's site is learnt, or is seen not to be: most are there, and are named next.
+    async fn acquainted(&self, name: &Name) {
+        let until = Instant::now() + ACQUAINTANCE;
+        let is_open = |peer: &Peer| peer.site.is_none() && peer.fault.is_none();
+        while self.state().peers.get(name).is_some_and(is_open) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(super) async fn peer_removed(&self, key: &PeerKey) -> Result<(), EngineError> {
@@ -233,7 +237,7 @@ impl Agent {
         }
     }
 
-    fn pause(&self, backoff: &mut Backoff) -> Duration {
+    pub(super) fn pause(&self, backoff: &mut Backoff) -> Duration {
         let mut random = [0; 4];
         let _ = getrandom::fill(&mut random); // without it there is no jitter, which only costs politeness
         backoff.next_delay(u32::from_le_bytes(random)).min(Duration::from_secs(5))
@@ -288,7 +292,7 @@ impl Agent {
 }
 
 /// Where a peer's control listener is.
-fn address_of(peer: &Peer) -> Option<PeerAddress> {
+pub(super) fn address_of(peer: &Peer) -> Option<PeerAddress> {
     let (host, port) = peer.address.as_str().rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     Some(PeerAddress { host, port: port.parse().ok()?, site: peer.site })
@@ -307,7 +311,7 @@ fn health_of(peer: &Peer, beats: &crate::peer::PeerHealth, now: Instant) -> Peer
 fn known_peer(catalogue: &Catalogue, record: &PeerRecord) -> Peer {
     Peer {
         name: record.name.clone(),
-        site: Some(record.site),
+        site: record.site,
         address: record.address.clone(),
         ca: catalogue.peer_ca(record),
         from_config: false,

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use tidemark_core::types::VolumeId;
+use tidemark_core::types::{SiteId, VolumeId};
 
 pub use bases::Bases;
 pub use finding::Finding;
@@ -291,7 +291,7 @@ impl Catalogue {
         self.volumes.remove(&id);
     }
 
-    /// Every peer made known by a verb, by name.
+    /// Every peer made known by a verb, and what was learnt of others, by name.
     pub fn peers(&self) -> impl Iterator<Item = &PeerRecord> {
         self.peers.values()
     }
@@ -317,14 +317,30 @@ impl Catalogue {
         if let Some(pem) = ca_pem {
             crashsafe::replace(&ca, &[pem]).map_err(io_at(&ca))?;
         }
-        let text = peer.to_text()?;
-        crashsafe::replace(&file, &[&text]).map_err(io_at(&file))?;
+        self.write_peer(&file, &peer)?;
         if ca_pem.is_none() {
             crashsafe::remove(&ca).map_err(io_at(&ca))?;
         }
+        Ok(peer)
+    }
+
+    /// Keeps that `peer` turned out to be `site`; its authority stays as it is.
+    ///
+    /// # Errors
+    /// When its file cannot be written.
+    pub fn learn_site(&mut self, peer: PeerRecord, site: SiteId) -> Result<(), CatalogueError> {
+        crashsafe::create_dir(&self.peers_dir).map_err(io_at(&self.peers_dir))?;
+        let file = self.peers_dir.join(peer_file(&peer.name));
+        let own_ca = self.peers.get(&peer.name).is_some_and(|known| known.own_ca);
+        self.write_peer(&file, &PeerRecord { site: Some(site), own_ca, ..peer })
+    }
+
+    fn write_peer(&mut self, file: &Path, peer: &PeerRecord) -> Result<(), CatalogueError> {
+        let text = peer.to_text()?;
+        crashsafe::replace(file, &[&text]).map_err(io_at(file))?;
         self.put(&peer_key(&peer.name), &text);
         self.peers.insert(peer.name.clone(), peer.clone());
-        Ok(peer)
+        Ok(())
     }
 
     /// Forgets a peer. Not known: success.

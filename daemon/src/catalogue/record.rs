@@ -27,17 +27,19 @@ pub struct VolumeRecord {
     pub attached: Option<FrontendKind>,
 }
 
-/// A site made known by a verb: `<state_dir>/peers/<name>.toml`.
+/// A site made known by a verb, or what was learnt of one that the configuration file names: `<state_dir>/peers/<name>.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerRecord {
     /// Its name, unique in this agent.
     pub name: Name,
-    /// Its identity.
-    pub site: SiteId,
+    /// Its identity; none: nobody said, and there was no contact yet.
+    pub site: Option<SiteId>,
     /// Its control address.
     pub address: HostPort,
     /// It has an authority of its own, in `<state_dir>/peers/<name>.crt`.
     pub own_ca: bool,
+    /// Only the identity counts, and only while the configuration file names a peer of this name.
+    pub of_config: bool,
 }
 
 /// A text is no record.
@@ -62,9 +64,12 @@ struct VolumeText {
 struct PeerText {
     version: u32,
     name: String,
-    site_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site_id: Option<String>,
     address: String,
     own_ca: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    of_config: bool,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -146,9 +151,10 @@ impl PeerRecord {
         text(&PeerText {
             version: VERSION,
             name: self.name.to_string(),
-            site_id: self.site.to_string(),
+            site_id: self.site.map(|site| site.to_string()),
             address: self.address.to_string(),
             own_ca: self.own_ca,
+            of_config: self.of_config,
         })
     }
 
@@ -159,12 +165,13 @@ impl PeerRecord {
     pub fn parse(text: &str) -> Result<Self, RecordError> {
         let parsed: PeerText = parse(text)?;
         versioned(parsed.version)?;
-        let site = SiteId::parse(&parsed.site_id).filter(|id| !id.is_nil());
+        let site = |text: String| SiteId::parse(&text).filter(|id| !id.is_nil()).ok_or_else(|| wrong("site_id", &text));
         Ok(Self {
             name: name(&parsed.name)?,
-            site: site.ok_or_else(|| wrong("site_id", &parsed.site_id))?,
+            site: parsed.site_id.map(site).transpose()?,
             address: HostPort::parse(&parsed.address).ok_or_else(|| wrong("address", &parsed.address))?,
             own_ca: parsed.own_ca,
+            of_config: parsed.of_config,
         })
     }
 }
@@ -227,11 +234,15 @@ attached = "nbd"
         assert_eq!(VolumeRecord::parse(VOLUME_V1).unwrap(), volume());
         let peer = PeerRecord {
             name: Name::parse("b").unwrap(),
-            site: SiteId([3; 16]),
+            site: Some(SiteId([3; 16])),
             address: HostPort::parse("b:9740").unwrap(),
             own_ca: true,
+            of_config: false,
         };
-        assert_eq!(PeerRecord::parse(&peer.to_text().unwrap()).unwrap(), peer);
+        let learnt = PeerRecord { of_config: true, own_ca: false, ..peer.clone() };
+        for peer in [PeerRecord { site: None, ..peer.clone() }, peer, learnt] {
+            assert_eq!(PeerRecord::parse(&peer.to_text().unwrap()).unwrap(), peer);
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn record(number: u8, text: &str) -> VolumeRecord {
 
 fn peer(text: &str) -> PeerRecord {
     let address = HostPort::parse("b:9740").unwrap();
-    PeerRecord { name: name(text), site: SiteId([0xb; 16]), address, own_ca: false }
+    PeerRecord { name: name(text), site: Some(SiteId([0xb; 16])), address, own_ca: false, of_config: false }
 }
 
 impl World {
@@ -248,6 +248,20 @@ fn no_more_volumes_are_reserved_than_the_limit() {
     assert!(matches!(refused, Err(CatalogueError::TooMany { limit: 3 })), "{refused:?}");
     catalogue.unreserve(id(3));
     catalogue.reserve(id(4), &name("newer"), 3).unwrap();
+}
+
+#[test]
+fn what_is_learnt_of_a_peer_stays_and_leaves_its_authority_alone() {
+    let world = World::new();
+    let mut catalogue = world.open();
+    let unknown = PeerRecord { site: None, ..peer("b") };
+    catalogue.put_peer(unknown.clone(), Some("pem")).unwrap();
+    catalogue.learn_site(unknown, SiteId([7; 16])).unwrap();
+    drop(catalogue);
+    let catalogue = world.open();
+    let found = catalogue.peers().next().unwrap();
+    assert_eq!((found.site, found.own_ca), (Some(SiteId([7; 16])), true));
+    assert_eq!(std::fs::read_to_string(catalogue.peer_ca(found).unwrap()).unwrap(), "pem");
 }
 
 #[test]

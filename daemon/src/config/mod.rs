@@ -144,7 +144,7 @@ pub struct PeerListener {
 pub struct PeerConfig {
     /// Its name here.
     pub name: Name,
-    /// The site that must answer there; without it the first one that does is kept.
+    /// The site that must answer there; without it the first one that does is kept for good.
     pub site_id: Option<SiteId>,
     /// Its control address.
     pub address: HostPort,

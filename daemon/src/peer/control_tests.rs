@@ -166,6 +166,27 @@ async fn heartbeats_tell_both_ends_that_the_other_lives() {
 }
 
 #[tokio::test]
+async fn a_peer_whose_site_is_not_known_is_who_its_certificate_says_and_nobody_else() {
+    let pair = Pair::new();
+    let (peer, _) = start(pair.transport_b()).await;
+    let unknown = PeerAddress { site: None, ..peer.clone() };
+    let stranger = || PeerTrust { site: None, ca: vec![pair.b.ca()] };
+    let client = pair.a.transport(node_of(SITE_A), VALID, vec![stranger()]);
+    let met = first_contact(&heartbeats(SITE_A), &unknown, &client).await.unwrap();
+    assert_eq!(met, node_of(SITE_B));
+
+    // The handler says that it is B under the certificate of another node.
+    let node = PeerIdentity { site: SITE_B, node: NodeId([1; 16]) };
+    let (liar, _) = start(pair.b.transport(node, VALID, vec![pair.a.trust(SITE_A)])).await;
+    let error = first_contact(&heartbeats(SITE_A), &PeerAddress { site: None, ..liar }, &client).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(PeerRefusal::WrongSite), "{error}");
+
+    let expected = PeerAddress { site: Some(SITE_C), ..peer };
+    let error = first_contact(&heartbeats(SITE_A), &expected, &client).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(PeerRefusal::WrongSite), "{error}");
+}
+
+#[tokio::test]
 async fn a_peer_that_cannot_be_reached_has_a_fault_that_says_why() {
     let pair = Pair::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -226,12 +226,23 @@ impl Session {
     }
 
     fn on_received(&mut self, received: Result<Option<Beat>, Status>, fault: &Fault) -> Result<(), StreamEnd> {
-        let beat = received.map_err(|status| end_of_status(&status, fault))?.ok_or(StreamEnd::Closed)?;
         let now = Instant::now();
-        let heard = self.heart.on_beat(now, &beat)?;
-        self.check(heard.identity)?;
+        let heard = self.hear(now, received, fault)?;
         self.board.heard(now, &heard);
         Ok(())
+    }
+
+    /// What the peer says, if it may say so on this connection.
+    fn hear(
+        &mut self,
+        now: Instant,
+        received: Result<Option<Beat>, Status>,
+        fault: &Fault,
+    ) -> Result<Heard, StreamEnd> {
+        let beat = received.map_err(|status| end_of_status(&status, fault))?.ok_or(StreamEnd::Closed)?;
+        let heard = self.heart.on_beat(now, &beat)?;
+        self.check(heard.identity)?;
+        Ok(heard)
     }
 
     fn check(&self, claimed: PeerIdentity) -> Result<(), StreamEnd> {
@@ -283,6 +294,29 @@ impl Heartbeats {
         let session = self.session(dialled.connection.clone(), transport.clone(), peer.site);
         Ok(session.run(inbound, &dialled.fault, sender).await)
     }
+}
+
+/// Dials a peer whose site is not known and asks who it is. The answer is what its certificate says; where connections are
+/// insecure nothing proves it.
+///
+/// # Errors
+/// Any [`ConnectError`].
+pub async fn first_contact(
+    heartbeats: &Heartbeats,
+    peer: &PeerAddress,
+    transport: &Transport,
+) -> Result<PeerIdentity, ConnectError> {
+    within_deadline(peer, peer.port, async {
+        let (mut inbound, dialled, outbound) = open(peer, transport).await?;
+        let mut session = heartbeats.session(dialled.connection.clone(), transport.clone(), peer.site);
+        // The queue is empty: there is room.
+        let _ = outbound.try_send(Ok(session.heart.beat(Instant::now())));
+        let answer = inbound.message().await;
+        let heard = session.hear(Instant::now(), answer, &dialled.fault);
+        let remote = dialled.connection.remote;
+        heard.map(|heard| heard.identity).map_err(|end| ConnectError::Stream { remote, end })
+    })
+    .await
 }
 
 /// Beats with one peer for ever; drop the future to stop. Run it on the control runtime.

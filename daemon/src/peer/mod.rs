@@ -21,7 +21,7 @@ mod transport;
 
 pub use backoff::{Backoff, FIRST_RETRY, LAST_RETRY, SECOND_RETRY};
 pub use client::{CONNECT_TIMEOUT, ConnectError, PeerAddress, connect_stream};
-pub use heartbeat::{BEAT, HealthBoard, Heartbeats, PeerHealth, Pulse, SILENCE, keep_beating};
+pub use heartbeat::{BEAT, HealthBoard, Heartbeats, PeerHealth, Pulse, SILENCE, first_contact, keep_beating};
 pub use listener::ServeError;
 pub use refusal::{OnRefusal, PeerRefusal, Refusals};
 pub use server::{StreamAcceptor, serve_data};
