@@ -13,7 +13,10 @@ pub enum Route {
     /// A sync of the log.
     LogSync,
     /// A slot was prepared.
-    Prepare,
+    Prepare {
+        /// The slot.
+        slot: Slot,
+    },
     /// A dropped slot's file was removed.
     Remove {
         /// The slot.
@@ -77,11 +80,32 @@ pub enum Route {
     Ignore,
 }
 
+/// What a worker does one after the other for all volumes of a shard may take so many times as long as a read or a write: each
+/// waits for those before it.
+const SLOW: u64 = 10;
+
+/// True for what waits behind others of its kind.
+fn is_slow(op: &DiskOp) -> bool {
+    match op {
+        DiskOp::Prepare { .. }
+        | DiskOp::Remove { .. }
+        | DiskOp::Replace { .. }
+        | DiskOp::Zero { .. }
+        | DiskOp::Map { .. } => true,
+        DiskOp::Read { .. } | DiskOp::Write { .. } | DiskOp::Sync { .. } | DiskOp::Grow { .. } => false,
+    }
+}
+
+/// Operations under way, oldest first: tokens are handed out in order.
+type UnderWay = BTreeMap<DiskToken, (Route, Nanos)>;
+
 /// The outbox of a node.
 #[derive(Default, Debug)]
 pub struct Outbox {
     outputs: VecDeque<Output>,
-    routes: BTreeMap<DiskToken, (Route, Nanos)>,
+    routes: UnderWay,
+    /// The same of operations that are slow.
+    slow: UnderWay,
     next_token: u64,
 }
 
@@ -95,7 +119,7 @@ impl Outbox {
     pub fn disk(&mut self, now: Nanos, route: Route, op: DiskOp) -> DiskToken {
         self.next_token += 1;
         let token = DiskToken(self.next_token);
-        self.routes.insert(token, (route, now));
+        if is_slow(&op) { &mut self.slow } else { &mut self.routes }.insert(token, (route, now));
         self.outputs.push_back(Output::Disk(token, op));
         token
     }
@@ -107,16 +131,27 @@ impl Outbox {
 
     /// Takes the route of an operation that ended; `None` for one that is unknown.
     pub fn take_route(&mut self, token: DiskToken) -> Option<Route> {
-        self.routes.remove(&token).map(|(route, _)| route)
+        self.routes.remove(&token).or_else(|| self.slow.remove(&token)).map(|(route, _)| route)
     }
 
-    /// When the oldest operation still outstanding began. Tokens are handed out in order, so the first one is the oldest.
+    /// When the oldest operation still outstanding began.
     pub fn oldest(&self) -> Option<Nanos> {
-        self.routes.values().next().map(|(_, at)| *at)
+        began(&self.routes).into_iter().chain(began(&self.slow)).min()
+    }
+
+    /// When the first operation will have been outstanding for too long, where a read or a write may take `limit_ms`.
+    pub fn overdue_at(&self, limit_ms: u64) -> Option<Nanos> {
+        let quick = began(&self.routes).map(|at| at.after_ms(limit_ms));
+        let slow = began(&self.slow).map(|at| at.after_ms(limit_ms.saturating_mul(SLOW)));
+        quick.into_iter().chain(slow).min()
     }
 
     /// Operations outstanding.
     pub fn outstanding(&self) -> usize {
-        self.routes.len()
+        self.routes.len() + self.slow.len()
     }
+}
+
+fn began(under_way: &UnderWay) -> Option<Nanos> {
+    under_way.values().next().map(|(_, at)| *at)
 }

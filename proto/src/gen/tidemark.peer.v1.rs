@@ -290,6 +290,9 @@ pub struct Committed {
     /// The primary's wall clock, milliseconds.
     #[prost(uint64, tag = "4")]
     pub at_ms: u64,
+    /// Bytes of the primary's log that the receiver has not reported as durable.
+    #[prost(uint64, tag = "5")]
+    pub backlog_bytes: u64,
 }
 /// "Send me what you have beyond this": answered by Append messages and one TailEnd.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

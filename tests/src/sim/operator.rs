@@ -814,6 +814,12 @@ impl<C: Copy> World<C> {
         if s.node.is_some() && !failed {
             return self.give_up(site);
         }
+        if failed && self.rng.percent(30) {
+            // It may have failed for good: then what the other side has is all there is.
+            self.hold(site, Crash::Power);
+            self.verb(1 - site, promote_anyway(), Purpose::Take);
+            return self.release(site, 2_000);
+        }
         if failed {
             self.crash(site, Crash::Kill);
         }

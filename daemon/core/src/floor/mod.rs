@@ -29,6 +29,10 @@ pub const BATCH_BYTES: u64 = 32 << 20;
 const WRITES_IN_FLIGHT: usize = 32;
 /// Bytes of one base write.
 const WRITE_BYTES: u64 = 1 << 20;
+/// Bytes of one zeroing of the base, and how many are under way at once: a device that cannot zero by itself is written to, one
+/// operation after the other, and each has to end in time.
+const ZERO_BYTES: u64 = 64 << 20;
+const ZEROS_IN_FLIGHT: usize = 2;
 /// Bytes of one read of the log: what is checked at one go, while nobody else is served.
 const READ_BYTES: u64 = 1 << 20;
 /// How much of the base's beginning identifies it.
@@ -257,7 +261,7 @@ impl Floor {
 
     /// Submits base writes up to the limit, as far as the pace admits them.
     fn write_more(&mut self, now: Nanos, size: u64, out: &mut Outbox) {
-        while self.in_flight < WRITES_IN_FLIGHT && self.next_write < self.writes.len() && self.pace.admits(now) {
+        while self.in_flight < self.most_in_flight() && self.next_write < self.writes.len() && self.pace.admits(now) {
             let op = self.next_op(size);
             if let DiskOp::Write { bufs, .. } = &op {
                 self.pace.spend(bufs.iter().map(|b| b.len() as u64).sum());
@@ -272,12 +276,18 @@ impl Floor {
         }
     }
 
+    /// How many base writes may be under way for the next one to go.
+    fn most_in_flight(&self) -> usize {
+        let is_zero = |piece: &Piece| matches!(piece.found, Some((_, Place::Zero)));
+        if self.writes.get(self.next_write).is_some_and(is_zero) { ZEROS_IN_FLIGHT } else { WRITES_IN_FLIGHT }
+    }
+
     /// True when there are base writes that only the pace holds back.
     fn is_held_back(&self) -> bool {
         self.phase == Phase::Writing
             && !self.failing
             && self.next_write < self.writes.len()
-            && self.in_flight < WRITES_IN_FLIGHT
+            && self.in_flight < self.most_in_flight()
     }
 
     /// Goes on with base writes that were held back.
@@ -302,9 +312,15 @@ impl Floor {
         let first = self.writes[self.next_write].clone();
         let offset = first.lba * BLOCK as u64;
         if let Some((_, Place::Zero)) = first.found {
-            self.next_write += 1;
-            self.blocks += u64::from(first.count);
-            let len = (u64::from(first.count) * BLOCK as u64).min(size - offset);
+            let count = first.count.min((ZERO_BYTES / BLOCK as u64) as u32);
+            if count == first.count {
+                self.next_write += 1;
+            } else {
+                let rest = &mut self.writes[self.next_write];
+                (rest.lba, rest.count) = (first.lba + u64::from(count), first.count - count);
+            }
+            self.blocks += u64::from(count);
+            let len = (u64::from(count) * BLOCK as u64).min(size - offset);
             return DiskOp::Zero { file: FileRef::Base, offset, len, deallocate: true };
         }
         let (mut bufs, mut end) = (Vec::new(), first.lba);

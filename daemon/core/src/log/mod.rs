@@ -179,6 +179,11 @@ impl Log {
         self.pending.iter().any(|r| r.descriptor.range().is_some_and(|p| p.overlaps(range)))
     }
 
+    /// True when records wait for a frame.
+    pub fn has_pending_records(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Bytes of records that have no frame yet.
     pub fn pending_bytes(&self) -> u64 {
         self.pending_bytes
@@ -438,7 +443,7 @@ impl Log {
         if let Some(slot) = self.segments.want_slot(limit.max(MIN_SLOTS)) {
             self.retry_prepare_at = None;
             let len = self.segments.slot_bytes();
-            out.disk(now, Route::Prepare, DiskOp::Prepare { slot, len });
+            out.disk(now, Route::Prepare { slot }, DiskOp::Prepare { slot, len });
         }
     }
 
@@ -450,9 +455,9 @@ impl Log {
     }
 
     /// A preparation ended.
-    pub fn on_prepared(&mut self, now: Nanos, ok: bool) {
+    pub fn on_prepared(&mut self, now: Nanos, slot: Slot, ok: bool) {
         self.no_space = !ok;
-        self.segments.on_prepared(ok);
+        self.segments.on_prepared(slot, ok);
         if !ok {
             self.retry_prepare_at = Some(now.after_ms(PREPARE_RETRY_MS));
         }

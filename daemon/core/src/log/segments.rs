@@ -226,9 +226,14 @@ impl Segments {
         Some(slot)
     }
 
-    /// The preparation ended.
-    pub fn on_prepared(&mut self, ok: bool) {
-        if let Some(slot) = self.preparing.take() {
+    /// True while a slot is being prepared: its file is about to appear, in place of whatever has its name by then.
+    pub fn is_preparing(&self) -> bool {
+        self.preparing.is_some()
+    }
+
+    /// The preparation of `slot` ended.
+    pub fn on_prepared(&mut self, slot: Slot, ok: bool) {
+        if self.preparing.take_if(|preparing| *preparing == slot).is_some() {
             if ok {
                 self.ready.push_back(slot);
             } else {

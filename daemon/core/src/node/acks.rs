@@ -5,7 +5,7 @@ use crate::event::{DiskError, DiskToken, RequestId};
 use crate::format::frame::{MAX_PEERS, PeerDurable};
 use crate::format::record::Kind;
 use crate::format::superblock::CopyFlag;
-use crate::log::{FrameContext, LogFailure, MIN_SLOTS, Placed};
+use crate::log::{FrameContext, LogFailure, MIN_SLOTS, Placed, SLOTS_AHEAD};
 use crate::node::Node;
 use crate::planted::{Planted, planted};
 use crate::ship::sender::Source;
@@ -22,12 +22,16 @@ impl Node {
             Some(LogFailure::Write) => return self.fail_copy("the log cannot be written"),
             None => {}
         }
-        let limit = self.slot_limit();
+        // What an opening fetches from its peer, and its FORK, find room also in a log that is full: without them nothing would be
+        // committed that the floor could pass.
+        let limit = self.slot_limit() + if self.opening.is_some() { SLOTS_AHEAD } else { 0 };
         // The log of a copy that starts over is whole until the superblock says that it starts over.
         if !matches!(self.superblock.flag, CopyFlag::Seeding(_)) || self.superblock_file.is_idle() {
             self.log.poll_dropped(now, &mut self.out);
         }
-        self.log.poll_slots(now, limit, &mut self.out);
+        if self.sealing.is_none() {
+            self.log.poll_slots(now, limit, &mut self.out);
+        }
         while let Some(placed) = self.build_frame(now) {
             self.on_placed(now, &placed);
         }
@@ -41,6 +45,13 @@ impl Node {
     pub(super) fn slot_limit(&self) -> usize {
         let slots = self.superblock.policy.log_bytes / self.superblock.slot_bytes;
         usize::try_from(slots).unwrap_or(usize::MAX).max(MIN_SLOTS)
+    }
+
+    /// The slots that the log can have: what the policy allows or, where the disk had no room for one more, what there is. The
+    /// floor then advances as if that were the limit.
+    pub(super) fn slots_to_be_had(&self) -> usize {
+        let limit = self.slot_limit();
+        if self.log.no_space() { self.log.segments.slots().clamp(1, limit) } else { limit }
     }
 
     /// Nothing more is numbered into frames before the floor has advanced.

@@ -29,7 +29,7 @@ impl Node {
     /// How much of its room what is above the floor takes, in percent: of the log or of the index, whichever is fuller.
     fn floor_fill(&self) -> u64 {
         let index = self.index.len() as u64 * 100 / u64::from(self.superblock.policy.index_ranges).max(1);
-        index.max(self.segments_above_floor() * 100 / self.slot_limit() as u64)
+        index.max(self.segments_above_floor() * 100 / self.slots_to_be_had() as u64)
     }
 
     /// Segments that an advance could free. Those below the floor are kept only as long as there is room, see
@@ -114,7 +114,7 @@ impl Node {
         let floor =
             floor.min(if planted(Planted::TrimBeforeSuperblock) { floor } else { self.floor.at().position.lsn });
         let live = self.log.segments.live().count();
-        let short = self.log.segments.ready() == 0 || live * 100 > self.slot_limit() * 80;
+        let short = self.log.segments.ready() == 0 || live * 100 > self.slots_to_be_had() * 80;
         let needed = match (self.superblock.peer, &self.link) {
             (Some(_), Some(link)) if self.k.primary == Some(self.site) => link.sender.kept_from(),
             (Some(_), _) => Lsn::ZERO,

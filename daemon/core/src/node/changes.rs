@@ -193,7 +193,7 @@ impl Node {
                     false => {
                         self.opening = None;
                         self.set_role(Role::Secondary);
-                        self.fail_waiting();
+                        self.stop_serving();
                     }
                 }
                 self.greet();
@@ -319,7 +319,7 @@ impl Node {
         if self.k.primary != Some(self.site) {
             self.opening = None;
             self.set_role(Role::Secondary);
-            self.fail_waiting();
+            self.stop_serving();
         }
         let (epoch, nonce) = (config.epoch, config.nonce);
         self.link_refused = None;

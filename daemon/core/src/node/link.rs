@@ -1,17 +1,16 @@
 //! The stream to the peer: greeting, comparing, and what each message is handed to.
 
-use std::collections::VecDeque;
-
 use crate::event::{CloseReason, ConnId, Event, Output};
 use crate::format::superblock::CopyFlag;
 use crate::group::{self, Contact};
+use crate::node::receive::Backlog;
 use crate::node::{Node, Stage};
 use crate::ship::gate::Gate;
 use crate::ship::sender::{Sender, Source};
 use crate::ship::{Ack, Hello, Message, Refusal};
 use crate::status::{Role, SuspendReason};
 use crate::timeline::{History, Relation};
-use crate::types::{Boundary, Epoch, Lsn, Nanos, SiteId, WallMs};
+use crate::types::{Boundary, Epoch, Lsn, Nanos, SiteId};
 
 /// Version of the wire that this core speaks.
 pub const WIRE_VERSION: u32 = 1;
@@ -32,13 +31,17 @@ pub(super) struct Link {
     pub fresh: bool,
     /// Frames (or a whole seeding) of the peer were taken up to here: its log holds that.
     pub taken: Option<Boundary>,
+    /// A frame was refused that does not belong here; the peer was told.
+    pub strayed: bool,
     pub sender: Sender,
     /// When what is to be sent leaves.
     pub gate: Gate,
     /// Epoch of the last acknowledgement.
     pub acked_epoch: Epoch,
-    /// Received and not yet processed: waits for a slot. Bounded by the sender's window.
-    pub backlog: VecDeque<Message>,
+    /// The peer once acknowledged everything up to here as durable, and came back with less (R6).
+    pub regressed: Lsn,
+    /// Received and not yet processed: waits for a slot.
+    pub backlog: Backlog,
     /// What was last acknowledged to the peer.
     pub told: Option<(Epoch, Lsn, Lsn)>,
     /// When it is told at the latest how far the log is written, where nobody waits for that.
@@ -68,10 +71,12 @@ impl Node {
             hello: None,
             fresh: false,
             taken: None,
+            strayed: false,
             sender: Sender::new(Epoch::default()),
             gate: Gate::default(),
             acked_epoch: Epoch::default(),
-            backlog: VecDeque::new(),
+            regressed: Lsn::ZERO,
+            backlog: Backlog::default(),
             told: None,
             tell_at: None,
             sync_wanted: Lsn::ZERO,
@@ -195,8 +200,8 @@ impl Node {
             | Message::Base(_)
             | Message::SeedEnd { .. } => self.enqueue(now, message),
             Message::Ack(ack) => self.on_ack(ack),
-            Message::Committed { epoch, committed, appended, at } => {
-                self.on_committed(now, epoch, committed, appended, at);
+            Message::Committed { epoch, committed, appended, backlog, .. } => {
+                self.on_committed(now, epoch, committed, appended, backlog);
             }
             Message::FetchTail { from } => self.on_fetch_tail(now, from),
             Message::SeedAck { resync, pass, bytes, done } => self.on_seed_ack(now, resync, pass, bytes, done),
@@ -367,10 +372,41 @@ impl Node {
         if hello.is_suspect {
             return self.refuse(Refusal::Suspect);
         }
+        self.notice_regression(hello);
         match self.relation(hello) {
             Relation::Unrelated => self.refuse(Refusal::Unrelated),
             Relation::Common { common, theirs_has_more: true, .. } => self.peer_has_more(common.lsn, hello.floor),
             Relation::Common { common, .. } => self.continue_peer(now, hello, common.lsn),
+        }
+    }
+
+    /// A follower that comes back with less than it acknowledged as durable, in the same incarnation, has lost that: its disk was
+    /// put back, or lied (R6). It counts as no protection until it has it again; it learns so from the greeting (`miss_regressed`).
+    fn notice_regression(&mut self, hello: &Hello) {
+        let lost =
+            self.superblock.remembered.map(|r| r.position).filter(|acked| {
+                hello.tail.position.lsn < acked.lsn && self.history.position(acked.lsn) == Some(*acked)
+            });
+        let Some(lost) = lost else { return };
+        let Some(link) = self.link.as_mut().filter(|l| l.regressed < lost.lsn) else { return };
+        link.regressed = lost.lsn;
+        let detail = format!(
+            "the peer acknowledged records up to {} as durable and came back with {}",
+            lost.lsn, hello.tail.position.lsn
+        );
+        self.alarm("peer_regressed", detail);
+    }
+
+    /// The leader remembers that this copy acknowledged more as durable than is here: it is no lossless successor before it has
+    /// that again (R6).
+    fn miss_regressed(&mut self, hello: &Hello) {
+        let Some(acked) = hello.remembered.map(|r| r.position) else { return };
+        let theirs = History::new(hello.history.clone());
+        let was_mine = acked.lsn <= hello.tail.position.lsn && theirs.position(acked.lsn) == Some(acked);
+        if was_mine && self.log.end().position.lsn < acked.lsn && self.required < acked.lsn {
+            self.required = acked.lsn;
+            let end = self.log.end().position.lsn;
+            self.alarm("regressed", format!("records up to {} were durable here once; {end} found", acked.lsn));
         }
     }
 
@@ -442,6 +478,7 @@ impl Node {
         if self.is_no_prefix() || hello.needs_seed {
             return;
         }
+        self.miss_regressed(hello);
         match self.relation(hello) {
             Relation::Unrelated => self.refuse(Refusal::Unrelated),
             Relation::Common { common, mine_has_more: true, theirs_has_more } => {
@@ -494,7 +531,7 @@ impl Node {
             self.set_role(Role::Fenced(epoch));
             self.superblock.fenced = epoch;
             self.save_superblock(now);
-            self.fail_waiting();
+            self.stop_serving();
             // The peer may wait for just this before it opens.
             self.greet();
         }
@@ -548,13 +585,17 @@ impl Node {
             incarnation: ack.incarnation,
             lsn: link.sender.durable(),
         };
+        if link.regressed > position.lsn {
+            return;
+        }
         self.superblock.remembered = Some(crate::ship::Remembered { position, boot: ack.boot });
     }
 
-    fn on_committed(&mut self, now: Nanos, epoch: Epoch, committed: Lsn, appended: Lsn, _at: WallMs) {
+    fn on_committed(&mut self, now: Nanos, epoch: Epoch, committed: Lsn, appended: Lsn, backlog: u64) {
         if epoch == self.k.epoch && self.k.primary != Some(self.site) && !self.is_no_prefix() {
             self.committed = self.committed.max(committed.min(self.log.durable()));
             self.primary_appended_seen = appended;
+            self.primary_backlog_seen = backlog;
             self.primary_heard_at = Some(now);
         }
     }
@@ -562,14 +603,14 @@ impl Node {
     /// Tells an idle follower what is committed.
     pub(super) fn pump_idle(&mut self, now: Nanos) {
         let (committed, appended) = (self.committed, self.log.appended());
-        let at = self.wall_at(now);
+        let (at, (backlog, _)) = (self.wall_at(now), self.backlog(now));
         let Some(link) = &mut self.link else { return };
         let epoch = link.sender.confirmed;
         let streaming = link.sender.source != Source::Probe && self.k.primary == Some(self.site);
         // Also while the log is full: the follower's log may be full as well, and wait for just this.
         if streaming && now >= link.idle_at {
             link.idle_at = now.after_ms(IDLE_MS);
-            self.send(Message::Committed { epoch, committed, appended, at });
+            self.send(Message::Committed { epoch, committed, appended, at, backlog });
         }
     }
 

@@ -209,6 +209,8 @@ pub struct Node {
     diverged: Option<String>,
     primary_durable_seen: Lsn,
     primary_appended_seen: Lsn,
+    /// Bytes of its log that the primary did not know to be durable here, when it was last heard.
+    primary_backlog_seen: u64,
     primary_heard_at: Option<Nanos>,
 
     parked: BTreeMap<RequestId, Parked>,
@@ -221,6 +223,8 @@ pub struct Node {
     reads_may_go: bool,
     reads: volume_reads::Reads,
     full_since: Option<Nanos>,
+    /// This follower told its primary that it has no room.
+    says_full: bool,
 
     link: Option<link::Link>,
     catch_up: Option<sending::CatchUp>,
@@ -330,7 +334,7 @@ impl Node {
     /// An operation that has been outstanding for too long counts as failed (R9).
     fn watch_disk(&mut self, now: Nanos) {
         let limit_ms = self.superblock.policy.disk_timeout_ms;
-        if !self.failed && self.out.oldest().is_some_and(|at| now >= at.after_ms(limit_ms)) {
+        if !self.failed && self.out.overdue_at(limit_ms).is_some_and(|at| now >= at) {
             self.fail_copy(&format!("the disk has not answered for {limit_ms} ms"));
         }
     }
@@ -342,7 +346,7 @@ impl Node {
             self.floor_retry_at,
             self.link_timeout(),
             self.verbs.iter().map(|v| v.deadline).min(),
-            self.out.oldest().map(|at| at.after_ms(self.superblock.policy.disk_timeout_ms)),
+            self.out.overdue_at(self.superblock.policy.disk_timeout_ms),
             self.full_since.map(|at| at.after_ms(requests::FULL_MS)),
             self.retention_due(),
             self.floor.timeout(),
@@ -357,7 +361,7 @@ impl Node {
         match route {
             Route::Frame => self.on_frame_written(now, token, result.err()),
             Route::LogSync => self.on_log_synced(token, ok),
-            Route::Prepare => self.log.on_prepared(now, ok),
+            Route::Prepare { slot } => self.log.on_prepared(now, slot, ok),
             Route::Remove { slot } if ok => self.log.segments.on_removed(slot),
             // Its records may be found again: nothing is built on a log that cannot be cleared.
             Route::Remove { .. } => self.fail_copy("a slot of the log cannot be removed"),

@@ -170,6 +170,7 @@ impl Node {
             diverged: None,
             primary_durable_seen: Lsn::ZERO,
             primary_appended_seen: Lsn::ZERO,
+            primary_backlog_seen: 0,
             primary_heard_at: None,
             parked: Default::default(),
             fills: Vec::new(),
@@ -180,6 +181,7 @@ impl Node {
             reads_may_go: false,
             reads: Default::default(),
             full_since: None,
+            says_full: false,
             link: None,
             catch_up: None,
             link_refused: None,
@@ -394,6 +396,8 @@ impl Node {
             self.failed = true;
             self.damage = Some(why.into());
             self.alarm("copy_failed", why);
+            // A peer whose flushes wait for this copy is to know.
+            self.greet();
         }
         if self.role.serves() {
             self.set_role(Role::Suspended(SuspendReason::Failed));

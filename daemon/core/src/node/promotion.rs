@@ -10,8 +10,11 @@ use crate::node::meta::AfterK;
 use crate::node::verbs::{DEADLINE_MS, Pending};
 use crate::ship::{AdoptStep, Hello, Message, Refusal};
 use crate::status::{Role, SuspendReason};
-use crate::types::{BLOCK, Epoch, GenId, Lsn, Nanos, Nonce};
+use crate::types::{Epoch, GenId, Lsn, Nanos, Nonce};
 use crate::verb::{Assertion, PromotionClass, VerbError, VerbOk};
+
+/// A primary is heard twice a second while it is connected: a bound in bytes alone says something for so long.
+const HEARD_MS: u64 = 1_000;
 
 impl Node {
     pub(super) fn promote(
@@ -29,7 +32,7 @@ impl Node {
         if self.k.primary == Some(self.site) {
             return match self.role {
                 Role::Fenced(epoch) => self.promote_fenced(now, id, word, bounds, epoch),
-                _ => self.resume(now, id, word),
+                _ => self.resume(now, id, word, &bounds),
             };
         }
         let hello = self.link.as_ref().and_then(|l| l.hello.clone());
@@ -56,10 +59,11 @@ impl Node {
                 "it was to be seeded anew: promote the other site, or take that back by --assert-peer-fenced",
             );
         }
-        if let Some(why) = &self.diverged {
+        if let Some(why) = self.diverged.as_ref().filter(|_| !by_word) {
             return refuse(
                 &format!("diverged ({why})"),
-                "the other site holds the newer history; see `tidemark reseed`",
+                "the other site holds the newer history: see `tidemark reseed`, or, where that site is gone for good, \
+                 --assert-peer-fenced with --allow-unproven",
             );
         }
         match self.flag() {
@@ -79,7 +83,10 @@ impl Node {
     }
 
     /// This copy was Primary before: it may open when its peer confirms, or by a human's word.
-    fn resume(&mut self, now: Nanos, id: VerbId, word: Option<Assertion>) -> Result<(), VerbError> {
+    fn resume(&mut self, now: Nanos, id: VerbId, word: Option<Assertion>, bounds: &Bounds) -> Result<(), VerbError> {
+        let class = if self.diverged.is_some() { PromotionClass::Unproven } else { PromotionClass::Lossless };
+        let loss = Loss { class, ..Loss::NOTHING };
+        bounds.accept(&loss)?;
         match (self.role, word, self.superblock.peer) {
             (Role::Suspended(SuspendReason::Restart), None, Some(site)) => {
                 return Err(VerbError::PeerUnproven { site });
@@ -87,7 +94,7 @@ impl Node {
             (Role::Suspended(_), Some(word), Some(_)) => self.force_k(now, Some(word), self.k.epoch),
             _ => self.begin_opening(),
         }
-        self.expect_opening(now, id, Loss::NOTHING);
+        self.expect_opening(now, id, loss);
         Ok(())
     }
 
@@ -166,13 +173,17 @@ impl Node {
     /// What opening this copy now would leave behind, as far as it can be known.
     fn loss(&self, now: Nanos) -> Loss {
         let end = self.log.end().position.lsn;
+        if self.diverged.is_some() {
+            // All of the newer history.
+            return Loss { class: PromotionClass::Unproven, ..Loss::NOTHING };
+        }
         if self.k.has(self.site) && self.k.mode == Mode::Sync {
             return Loss::NOTHING;
         }
         match self.primary_heard_at {
             Some(at) => Loss {
                 class: PromotionClass::Lossy,
-                bytes: self.primary_appended_seen.since(end) * BLOCK as u64,
+                bytes: if self.primary_appended_seen > end { self.primary_backlog_seen } else { 0 },
                 ms: now.since(at) / 1_000_000,
             },
             None => Loss { class: PromotionClass::Unproven, ..Loss::NOTHING },
@@ -284,7 +295,9 @@ impl Bounds {
             _ if self.allow_unproven => Ok(()),
             PromotionClass::Unproven => Err(VerbError::Unproven),
             PromotionClass::Lossy => {
-                let by_bytes = self.max_loss_bytes.map(|max| loss.bytes <= max);
+                // Of what the primary wrote since it was heard only the time is known.
+                let is_fresh = loss.ms <= HEARD_MS || self.max_loss_seconds.is_some();
+                let by_bytes = self.max_loss_bytes.map(|max| loss.bytes <= max && is_fresh);
                 let by_time = self.max_loss_seconds.map(|max| loss.ms <= max.saturating_mul(1000));
                 match (by_bytes, by_time) {
                     (Some(false), _) | (_, Some(false)) | (None, None) => {

@@ -1,17 +1,78 @@
 //! The follower's side of the stream: frames judged, taken and acknowledged, in order.
 
+use std::collections::VecDeque;
+
 use crate::config::Mode;
 use crate::event::Output;
 use crate::format::superblock::CopyFlag;
 use crate::node::Node;
 use crate::planted::{Planted, planted};
 use crate::ship::receiver::{Against, judge};
-use crate::ship::{Ack, Append, Message, Refusal};
+use crate::ship::{Ack, Append, Message, Refusal, seed, sender};
 use crate::types::{Lsn, Nanos};
 
 /// Where no answer waits for it, "written" is reported so many nanoseconds later, with all that came since: it only opens the
 /// sender's window, which is far larger than what arrives in that time.
 const TELL_NS: u64 = 4_000_000;
+
+/// The most bytes that may wait to be processed: twice what a sender may have outstanding, of frames and of seeded blocks.
+const MAX_WAITING_BYTES: u64 = 2 * (sender::WINDOW_BYTES + seed::WINDOW_BYTES);
+/// What a message counts beside its payload.
+const MESSAGE_BYTES: u64 = 128;
+
+/// Messages that were received and not yet processed, in order.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    messages: VecDeque<Message>,
+    bytes: u64,
+}
+
+impl Backlog {
+    fn push(&mut self, message: Message) {
+        self.bytes += weight(&message);
+        self.messages.push_back(message);
+    }
+
+    fn put_back(&mut self, message: Message) {
+        self.bytes += weight(&message);
+        self.messages.push_front(message);
+    }
+
+    fn pop(&mut self) -> Option<Message> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= weight(&message);
+        Some(message)
+    }
+
+    fn keep(&mut self, wanted: impl Fn(&Message) -> bool) {
+        self.messages.retain(wanted);
+        self.bytes = self.messages.iter().map(weight).sum();
+    }
+
+    /// The next one to be processed.
+    pub fn front(&self) -> Option<&Message> {
+        self.messages.front()
+    }
+
+    /// True when nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Forgets all that waits.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+fn weight(message: &Message) -> u64 {
+    let payload = match message {
+        Message::Append(append) => append.frame_bytes(),
+        Message::Base(base) => base.data.len() as u64,
+        _ => 0,
+    };
+    MESSAGE_BYTES + payload
+}
 
 impl Node {
     /// Stream messages are processed strictly in order; a frame that finds no slot waits, and all that follow with it.
@@ -20,18 +81,22 @@ impl Node {
         if let Some(link) = &mut self.link {
             if starts_over {
                 // What came before leads nowhere any more, and might wait for room that only the frames after it would make.
-                link.backlog.retain(|waits| matches!(waits, Message::VerifyRange { .. }));
+                link.backlog.keep(|waits| matches!(waits, Message::VerifyRange { .. }));
             }
-            link.backlog.push_back(message);
+            link.backlog.push(message);
         }
         self.drain_backlog(now);
+        // A sender that keeps to its windows never comes here.
+        if self.link.as_ref().is_some_and(|l| l.backlog.bytes > MAX_WAITING_BYTES) {
+            self.hang_up(Refusal::State);
+        }
     }
 
     fn drain_backlog(&mut self, now: Nanos) {
-        while let Some(message) = self.link.as_mut().and_then(|l| l.backlog.pop_front()) {
+        while let Some(message) = self.link.as_mut().and_then(|l| l.backlog.pop()) {
             if let Some(again) = self.on_stream(now, message) {
                 if let Some(link) = &mut self.link {
-                    link.backlog.push_front(again);
+                    link.backlog.put_back(again);
                 }
                 return;
             }
@@ -69,11 +134,11 @@ impl Node {
             return Some(append);
         }
         if !self.may_receive() || (self.is_no_prefix() && !self.takes_live_frames()) {
-            self.refuse(Refusal::State);
+            self.on_stray_append();
             return None;
         }
         // Asked before it is judged: a frame that waits is looked at often.
-        if self.needs_index_room() || !self.log.has_room(append.frame_bytes()) {
+        if self.finds_no_room(&append) {
             return Some(append);
         }
         let (volume, secret) = (self.superblock.volume, self.superblock.secret.clone());
@@ -97,7 +162,7 @@ impl Node {
                 let end = self.log.end();
                 if let Some(link) = &mut self.link {
                     // Newer than the greeting, whether that was looked at or not.
-                    (link.taken, link.fresh) = (Some(end), false);
+                    (link.taken, link.fresh, link.strayed) = (Some(end), false, false);
                 }
                 self.on_append_taken(sync);
             }
@@ -128,6 +193,26 @@ impl Node {
             self.alarm("refused_rewrite", format!("the peer sent a frame that was refused: {why}"));
         }
         self.hang_up(why);
+    }
+
+    /// Frames that cannot continue what is here: their sender goes by what this copy was before it began to be seeded, say. It is
+    /// told once what this copy is now.
+    fn on_stray_append(&mut self) {
+        if let Some(link) = self.link.as_mut().filter(|l| !l.strayed) {
+            link.strayed = true;
+            self.refuse(Refusal::State);
+            self.greet();
+        }
+    }
+
+    fn finds_no_room(&self, append: &Append) -> bool {
+        self.needs_index_room() || !self.log.has_room(append.frame_bytes())
+    }
+
+    /// A frame of the peer waits for room here.
+    pub(super) fn finds_no_room_for_peer(&self) -> bool {
+        let next = self.link.as_ref().and_then(|l| l.backlog.front());
+        matches!(next, Some(Message::Append(append)) if self.finds_no_room(append))
     }
 
     /// The index is at its limit: frames wait until the floor has advanced.

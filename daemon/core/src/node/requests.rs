@@ -9,6 +9,7 @@ use crate::log::Record;
 use crate::node::volume_reads::{Purpose, trim};
 use crate::node::{Node, Parked, Stage};
 use crate::planted::{Planted, planted};
+use crate::ship::Refusal;
 use crate::status::{Role, SuspendReason};
 use crate::types::{BLOCK, BlockRange, ByteRange, Lsn, Nanos, SECTOR};
 use crate::volume::ack::Write;
@@ -87,6 +88,13 @@ impl Node {
         for id in ids {
             self.reply(id, Err(RequestError::NotServing));
         }
+    }
+
+    /// This copy serves no more: what waits fails, and records without a frame, of which nothing was completed, get none. A
+    /// follower takes its peer's frames, which come in their place.
+    pub(super) fn stop_serving(&mut self) {
+        self.fail_waiting();
+        self.log.forget_pending();
     }
 
     fn run(&mut self, now: Nanos, id: RequestId, request: Request) {
@@ -249,10 +257,16 @@ impl Node {
             first = range.offset.div_ceil(BLOCK as u64);
             end = range.end() / BLOCK as u64;
         }
+        self.push_zero_blocks(kind, first, end).unwrap_or(last)
+    }
+
+    /// Numbers range records over blocks `[first, end)`; gives the last number, if any.
+    pub(super) fn push_zero_blocks(&mut self, kind: Kind, mut first: u64, end: u64) -> Option<Lsn> {
+        let mut last = None;
         while first < end {
             let count = (end - first).min(ZERO_BLOCKS);
             let record = Descriptor::over(kind, BlockRange::new(first, count as u32));
-            last = self.log.push(Record::new(record, Bytes::new()));
+            last = Some(self.log.push(Record::new(record, Bytes::new())));
             first += count;
         }
         last
@@ -263,23 +277,45 @@ impl Node {
         self.fail_waiting();
     }
 
-    /// Watches a log without room: after a while the volume says so, also one that is only just opening.
+    /// Watches a log (or an index, which counts as log space) without room: after a while the volume says so, also one that is
+    /// only just opening, and a follower says so to its primary, whose flushes wait for it.
     pub(super) fn watch_full(&mut self, now: Nanos) {
-        if !self.log.is_full() {
+        let waits = self.log.is_full() || self.index_is_full() && self.log.has_pending_records();
+        if !waits && !self.finds_no_room_for_peer() {
             self.full_since = None;
             return self.leave_full(now);
         }
         let since = *self.full_since.get_or_insert(now);
-        let needs_room = self.role == Role::Primary || self.role == Role::Suspended(SuspendReason::Opening);
-        if needs_room && now.since(since) >= FULL_MS * 1_000_000 {
-            let why = if self.log.no_space() { "no space under the log" } else { "the log has reached its limit" };
-            self.alarm("log_full", why);
-            self.set_role(Role::Suspended(SuspendReason::LogFull));
+        if now.since(since) < FULL_MS * 1_000_000 {
+            return;
+        }
+        match self.role {
+            Role::Primary | Role::Suspended(SuspendReason::Opening) => {
+                self.alarm("log_full", self.full_because());
+                self.set_role(Role::Suspended(SuspendReason::LogFull));
+            }
+            Role::Secondary | Role::Fenced(_) if !self.says_full && !self.is_no_prefix() => {
+                self.says_full = true;
+                self.alarm("log_full", self.full_because());
+                self.refuse(Refusal::Storage);
+            }
+            _ => {}
+        }
+    }
+
+    fn full_because(&self) -> &'static str {
+        match self.index_is_full() {
+            _ if self.log.no_space() => "no space under the log",
+            true => "the index has reached its limit",
+            false => "the log has reached its limit",
         }
     }
 
     /// There is room again: back to what was going on.
     fn leave_full(&mut self, now: Nanos) {
+        if std::mem::take(&mut self.says_full) {
+            self.link_refused = None;
+        }
         if self.role != Role::Suspended(SuspendReason::LogFull) {
             return;
         }

@@ -8,6 +8,7 @@
 use bytes::Bytes;
 
 use crate::event::{DiskDone, DiskOp, DiskResult, FileRef, Slot};
+use crate::format::block_crcs;
 use crate::format::branch::{BranchClass, BranchHead};
 use crate::format::frame::FrameHeader;
 use crate::format::superblock::{CopyFlag, Cut};
@@ -172,6 +173,8 @@ impl Node {
             && self.reads.len() == 0
             && self.catch_up.is_none()
             && !self.log.segments.is_clearing()
+            // The table of segments is made anew from the slots that it knows.
+            && !self.log.segments.is_preparing()
             && self.superblock_file.is_idle();
         let (cleared, durable) = (!self.log.segments.is_clearing(), self.log.durable());
         let Some(sealing) = &mut self.sealing else { return };
@@ -207,13 +210,26 @@ impl Node {
         let Some(sealing) = &mut self.sealing else { return };
         let (_, frames) = sealing.todo.remove(0);
         let mut at = 0;
+        let mut rotten = false;
         for frame in frames {
-            let header = FrameHeader::decode(&data[at..], &secret);
-            sealing.has_data |= header.map_or(true, |h| h.records.iter().any(|r| r.kind.is_data()));
+            let bytes = &data[at..at + frame.blocks as usize * BLOCK];
+            let header = FrameHeader::decode(bytes, &secret).ok().filter(|h| {
+                let payload = bytes.get(h.padded_bytes()..).unwrap_or_default();
+                h.chain == frame.chain && block_crcs(payload).eq(h.crcs.iter().copied())
+            });
+            rotten |= header.is_none();
+            sealing.has_data |= header.is_none_or(|h| h.records.iter().any(|r| r.kind.is_data()));
             at += frame.blocks as usize * BLOCK;
             sealing.upto = frame.boundary();
         }
+        // It is kept as it reads: whoever opens the branch compares again.
         sealing.data.push(data);
+        if rotten {
+            self.alarm(
+                "branch_incomplete",
+                "part of the suffix does not read as it was written; it is sealed as it reads",
+            );
+        }
         self.read_suffix(now);
     }
 

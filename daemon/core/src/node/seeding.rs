@@ -256,6 +256,9 @@ impl Node {
             return Some(again);
         }
         self.link_refused = None;
+        if let Some(link) = &mut self.link {
+            link.strayed = false;
+        }
         self.seeded = Some(Seeded::new(resync, pass, last, total_bytes, pass > 1 && !last));
         if pass == 1 {
             self.forget_copy(resync);

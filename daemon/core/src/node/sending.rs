@@ -49,12 +49,13 @@ impl Node {
         if self.catch_up.is_some() {
             return false;
         }
-        if link.sender.next > end {
+        let link_next = link.sender.next;
+        if link_next > end {
             link.sender.source = Source::Stream;
             link.gate.nothing_waits();
             return false;
         }
-        if !self.may_leave(now) {
+        if self.is_held_fork(link_next) || !self.may_leave(now) {
             return false;
         }
         let next = self.link.as_ref().map_or(Lsn::ZERO, |l| l.sender.next);
@@ -74,6 +75,13 @@ impl Node {
     }
 
     /// Frames for which nobody waits gather (see [`crate::ship::gate`]); nothing exceeds the bandwidth of the policy.
+    /// An incarnation begins here before it begins anywhere else: a primary that lost its FORK in a crash would begin another of
+    /// the same number.
+    fn is_held_fork(&self, next: Lsn) -> bool {
+        let fork = self.history.last().map(|entry| entry.fork.next());
+        fork == Some(next) && self.log.durable() < next
+    }
+
     fn may_leave(&mut self, now: Nanos) -> bool {
         if self.link.as_ref().is_some_and(|l| l.gate.is_open(now)) {
             return true;

@@ -7,6 +7,10 @@ use crate::ship::sender::Source;
 use crate::status::{CopyState, Counters, LinkState, Role, Status, SuspendReason};
 use crate::types::{Lsn, Nanos, Position};
 
+/// A member of S that has not made durable for so long what it was sent is no protection, whatever holds it up: without a flush
+/// it syncs ten times a second.
+const SILENT_MS: u64 = 5_000;
+
 impl Node {
     /// Everything that there is to say about this copy now.
     pub fn status(&self, now: Nanos) -> Status {
@@ -176,7 +180,7 @@ impl Node {
     }
 
     /// Bytes and age of what the peer does not have durable.
-    fn backlog(&self, now: Nanos) -> (u64, u64) {
+    pub(super) fn backlog(&self, now: Nanos) -> (u64, u64) {
         if self.superblock.peer.is_none() || self.k.primary != Some(self.site) {
             return (0, 0);
         }
@@ -204,8 +208,14 @@ impl Node {
         if self.seeder.is_some() {
             return "the peer's copy is being seeded".into();
         }
+        if let Some(why) = &self.link_refused {
+            return why.clone();
+        }
         if link.sender.source == Source::Probe {
-            return self.link_refused.clone().unwrap_or_else(|| "the peer's copy is being compared".into());
+            return "the peer's copy is being compared".into();
+        }
+        if link.regressed > link.sender.durable() {
+            return "the peer's copy lacks records that were durable there once".into();
         }
         match self.superblock.policy.mode {
             Mode::Async => {
@@ -215,7 +225,10 @@ impl Node {
             }
             mode if self.k.mode != mode || self.k.sites.len() < 2 => "the peer is not yet a member of S".into(),
             _ if link.acked_epoch != self.k.epoch => "the peer has not yet confirmed the configuration".into(),
-            _ => String::new(),
+            _ => {
+                let (_, ms) = self.backlog(now);
+                if ms > SILENT_MS { format!("the peer has made nothing durable for {ms} ms") } else { String::new() }
+            }
         }
     }
 
@@ -225,6 +238,9 @@ impl Node {
         }
         if self.link.is_none() {
             return "the primary site is not connected".into();
+        }
+        if self.says_full {
+            return "this copy has no room for what the primary sends".into();
         }
         let wants_s = self.superblock.policy.mode != Mode::Async;
         if wants_s && !self.k.has(self.site) { "this copy is not a member of S".into() } else { String::new() }

@@ -14,7 +14,7 @@ use crate::ship::Message;
 use crate::ship::gate::Gate;
 use crate::ship::sender::Source;
 use crate::status::{Role, SuspendReason};
-use crate::types::{Lsn, Nanos, SECTOR, SiteId};
+use crate::types::{BLOCK, Lsn, Nanos, SECTOR, SiteId};
 use crate::verb::{Assertion, Verb, VerbError, VerbOk};
 
 /// A verb that waits for the peer or the disk ends after this time.
@@ -148,7 +148,7 @@ impl Node {
             return Err(VerbError::CopyState { state, hint });
         }
         if force {
-            self.fail_waiting();
+            self.stop_serving();
         }
         let served = self.role == Role::Primary;
         self.opening = None;
@@ -183,7 +183,7 @@ impl Node {
     pub(super) fn on_demoted(&mut self, now: Nanos, id: VerbId) {
         self.set_role(Role::Secondary);
         self.seeder = None;
-        self.fail_waiting();
+        self.stop_serving();
         self.greet();
         self.match_peer(now);
         self.finish_waiting(now, id);
@@ -277,6 +277,10 @@ impl Node {
             let (state, hint) = ("being resized".into(), "wait until that is done".into());
             return Err(VerbError::CopyState { state, hint });
         }
+        if !self.size.is_multiple_of(BLOCK as u64) && self.base_size > self.size && size > self.size {
+            let why = "the volume ends inside a block of 4096 bytes that its device goes on behind: it cannot grow";
+            return Err(VerbError::Invalid(why.into()));
+        }
         self.base_size = self.base_size.max(size);
         if size == self.size {
             self.finish_verb(now, id);
@@ -296,7 +300,10 @@ impl Node {
 
     fn log_resize(&mut self, now: Nanos, id: VerbId, size: u64) {
         let descriptor = Descriptor { kind: Kind::Resize, flags: 0, blocks: 0, lba: size };
-        let lsn = self.log.push(Record::new(descriptor, Default::default()));
+        let resize = self.log.push(Record::new(descriptor, Default::default()));
+        // What a device holds behind the volume is not the volume's, and no other site has it.
+        let (first, end) = (self.size.div_ceil(BLOCK as u64), size.div_ceil(BLOCK as u64));
+        let lsn = self.push_zero_blocks(Kind::Zero, first, end).unwrap_or(resize);
         self.log.want_durable(lsn);
         self.wait(now, id, DEADLINE_MS, Pending::Resized { lsn });
     }
@@ -411,9 +418,7 @@ impl Node {
             return;
         }
         if self.log.is_full() || self.index_is_full() {
-            // What found no room was never completed.
-            self.log.forget_pending();
-            self.fail_waiting();
+            self.stop_serving();
         }
         let end = self.log.end().position.lsn;
         self.log.want_durable(end);
@@ -496,8 +501,8 @@ impl Node {
             }
             Pending::Release => return self.step_release(now, verb),
             // Its number may come to be that of another record.
-            Pending::Resized { .. } if matches!(self.role, Role::Fenced(_)) => {
-                let why = "another site is primary: whether the volume was resized shows there";
+            Pending::Resized { lsn } if matches!(self.role, Role::Fenced(_)) || *lsn > self.log.last_numbered() => {
+                let why = "the volume serves here no more: whether it was resized shows where it does";
                 self.end_verb(verb.id, Err(VerbError::Interrupted(why.into())));
                 return None;
             }
@@ -548,9 +553,10 @@ impl Node {
             self.draining = None;
         }
         let why = match verb.kind {
-            Pending::Demote { .. } => {
+            Pending::Demote { served: true } => {
                 "not everything could be made durable at the peer in time; the volume serves again"
             }
+            Pending::Demote { served: false } => "not everything could be made durable at the peer in time",
             Pending::Recovered(_) => "the copy is still being recovered",
             Pending::Promote { .. } => "the promotion is recorded and goes on; the peer of S is not reachable yet",
             Pending::Handover { .. } => "the peer did not answer; it is asked again at the next contact",

@@ -41,6 +41,8 @@ pub enum Message {
         appended: Lsn,
         /// The primary's wall clock when it sent this.
         at: WallMs,
+        /// Bytes of the log that the receiver had not reported as durable.
+        backlog: u64,
     },
     /// "Send me what you have beyond this" (R7a): a primary that reopens asks its peer.
     FetchTail {

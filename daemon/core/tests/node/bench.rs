@@ -180,7 +180,12 @@ impl Copy {
                 self.files.remove(&FileRef::Log(slot));
                 Ok(DiskDone::Done)
             }
-            DiskOp::Sync { .. } | DiskOp::Grow { .. } => Ok(DiskDone::Done),
+            DiskOp::Grow { size } => {
+                let base = self.files.get_mut(&FileRef::Base).ok_or(DiskError::Missing)?;
+                base.resize(base.len().max(size as usize), 0);
+                Ok(DiskDone::Done)
+            }
+            DiskOp::Sync { .. } => Ok(DiskDone::Done),
         }
     }
 
@@ -303,14 +308,34 @@ impl Pair {
         id
     }
 
+    /// Writes several blocks in one request, into the volatile cache; gives the number of the request.
+    pub fn write_blocks(&mut self, site: usize, block: u64, count: usize, byte: u8) -> RequestId {
+        self.change_blocks(site, block, count, byte, false)
+    }
+
     fn change(&mut self, site: usize, block: u64, byte: u8, fua: bool) -> RequestId {
+        self.change_blocks(site, block, 1, byte, fua)
+    }
+
+    fn change_blocks(&mut self, site: usize, block: u64, count: usize, byte: u8, fua: bool) -> RequestId {
         self.asked += 1;
         let id = RequestId(self.asked);
-        let range = ByteRange::new(block * BLOCK as u64, BLOCK as u64);
-        let request = Request::Write { range, data: Bytes::from(vec![byte; BLOCK]), fua };
+        let bytes = count * BLOCK;
+        let range = ByteRange::new(block * BLOCK as u64, bytes as u64);
+        let request = Request::Write { range, data: Bytes::from(vec![byte; bytes]), fua };
         self.tell(site, Input::Request(id, request));
         self.settle();
         id
+    }
+
+    /// Does the first thing that was to be done later.
+    pub fn do_first_late(&mut self, site: usize) {
+        if !self.copies[site].late.is_empty() {
+            let (token, op) = self.copies[site].late.remove(0);
+            let result = self.copies[site].run(op);
+            self.tell(site, Input::Disk(token, result));
+            self.settle();
+        }
     }
 
     /// Does what was to be done later.

@@ -2,6 +2,8 @@
 
 mod base;
 mod bench;
+mod full;
+mod regress;
 mod reseed;
 mod sealing;
 mod seeding;

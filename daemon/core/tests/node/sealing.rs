@@ -102,3 +102,32 @@ fn what_was_cut_is_not_found_again_by_a_process_that_dies_before_the_log_goes_on
     pair.copies[A].fate = |_| Fate::Done;
     restart_and_follow(pair);
 }
+
+#[test]
+fn a_slot_that_is_being_made_when_the_log_is_cut_does_not_take_the_place_of_one_that_is_in_use() {
+    let mut pair = Pair::new();
+    let policy = Policy { mode: Mode::Sync, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(1_000);
+    pair.disconnect();
+    // A goes on alone over more than a segment: another slot is being made when it is fenced.
+    pair.copies[A].fate = |op| if matches!(op, DiskOp::Prepare { .. }) { Fate::Later } else { Fate::Done };
+    for block in 0..20 {
+        pair.write_without_promise(A, block, 2);
+    }
+    pair.verb(B, promote_anyway());
+    pair.connect();
+    pair.do_first_late(A);
+    pair.pass(1_000);
+    assert_eq!(pair.status(A).branches, 1);
+    for block in 0..40 {
+        pair.write(B, block, 3);
+        pair.pass(100);
+    }
+    pair.do_late(A);
+    let held = pair.status(A).appended;
+    pair.kill(A);
+    pair.copies[A].fate = |_| Fate::Done;
+    pair.start(A);
+    assert_eq!(pair.status(A).appended, held);
+}

@@ -40,7 +40,7 @@ impl Report for Promotion {
         match self.promotion_class.as_str() {
             "lossless" => format!("primary from lsn {at} on; nothing acknowledged was lost"),
             "lossy" => format!(
-                "primary from lsn {at} on; lost at most {} and {}",
+                "primary from lsn {at} on; lost: {} as the other site last reported, and what it wrote in the {} since",
                 units::bytes(self.lost_bytes),
                 units::span_ms(self.lost_ms)
             ),

@@ -117,9 +117,15 @@ fn body_out(message: Message) -> Body {
         Message::Append(append) => Body::Append(append_out(append)),
         Message::Sync { epoch, lsn } => Body::Sync(wire::Sync { epoch: epoch_out(epoch), lsn: lsn.0 }),
         Message::Ack(ack) => Body::Ack(ack_out(ack)),
-        Message::Committed { epoch, committed, appended, at } => {
+        Message::Committed { epoch, committed, appended, at, backlog: backlog_bytes } => {
             let (committed, appended) = (committed.0, appended.0);
-            Body::Committed(wire::Committed { epoch: epoch_out(epoch), committed, appended, at_ms: at.0 })
+            Body::Committed(wire::Committed {
+                epoch: epoch_out(epoch),
+                committed,
+                appended,
+                at_ms: at.0,
+                backlog_bytes,
+            })
         }
         Message::FetchTail { from } => Body::FetchTail(wire::FetchTail { from: boundary_out(from) }),
         Message::TailEnd => Body::TailEnd(wire::TailEnd {}),
@@ -169,7 +175,13 @@ fn body_in(body: Body) -> Result<Message, Malformed> {
         Body::Ack(ack) => Message::Ack(ack_in(ack)?),
         Body::Committed(m) => {
             let (committed, appended) = (Lsn(m.committed), Lsn(m.appended));
-            Message::Committed { epoch: epoch_in(m.epoch)?, committed, appended, at: WallMs(m.at_ms) }
+            Message::Committed {
+                epoch: epoch_in(m.epoch)?,
+                committed,
+                appended,
+                at: WallMs(m.at_ms),
+                backlog: m.backlog_bytes,
+            }
         }
         Body::FetchTail(m) => Message::FetchTail { from: boundary_in(m.from)? },
         Body::TailEnd(_) => Message::TailEnd,

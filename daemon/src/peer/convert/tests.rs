@@ -200,11 +200,8 @@ fn small() -> impl Strategy<Value = Message> {
     let verdicts = vec![VerifyVerdict::Equal, VerifyVerdict::Different, VerifyVerdict::Busy];
     prop_oneof![
         (epoch(), any::<u64>()).prop_map(|(epoch, lsn)| Message::Sync { epoch, lsn: Lsn(lsn) }),
-        (epoch(), any::<(u64, u64, u64)>()).prop_map(|(epoch, (committed, appended, at))| Message::Committed {
-            epoch,
-            committed: Lsn(committed),
-            appended: Lsn(appended),
-            at: WallMs(at),
+        (epoch(), any::<(u64, u64, u64, u64)>()).prop_map(|(epoch, (committed, appended, at, backlog))| {
+            Message::Committed { epoch, committed: Lsn(committed), appended: Lsn(appended), at: WallMs(at), backlog }
         }),
         boundary().prop_map(|from| Message::FetchTail { from }),
         Just(Message::TailEnd),
