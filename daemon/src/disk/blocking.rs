@@ -21,13 +21,13 @@ use nix::unistd::{Whence, lseek64};
 use tidemark_core::event::{DiskDone, DiskOp, DiskToken, FileRef, Slot};
 use tidemark_core::types::ByteRange;
 
-use super::Error;
 use super::buffer::Pool;
 use super::data_file::{DataFile, Mode};
 use super::files::VolumeFiles;
 use super::home::Home;
 use super::identity::size_of;
 use super::uring::{Completion, VolumeKey};
+use super::{Error, room};
 use crate::crashsafe;
 
 /// Jobs handed to the worker; more wait on the ring's side.
@@ -41,7 +41,7 @@ const MAP_RANGES_MAX: usize = 1 << 16;
 
 /// What the worker is to do.
 pub(super) enum Task {
-    Prepare { home: Arc<Home>, slot: Slot, len: u64 },
+    Prepare { home: Arc<Home>, base: Arc<DataFile>, slot: Slot, len: u64 },
     Remove { home: Arc<Home>, slot: Slot },
     Replace { _home: Arc<Home>, path: PathBuf, data: Vec<Bytes> },
     Zero { file: Arc<DataFile>, range: ByteRange, deallocate: bool },
@@ -174,7 +174,7 @@ impl Task {
         Ok(match op {
             DiskOp::Prepare { slot, len } => {
                 files.forget_slot(slot);
-                Self::Prepare { home, slot, len }
+                Self::Prepare { home, base: files.file(FileRef::Base)?, slot, len }
             }
             DiskOp::Remove { slot } => {
                 files.forget_slot(slot);
@@ -194,7 +194,10 @@ impl Task {
     fn run(self, shared: &Shared) -> Result<DiskDone, Error> {
         shared.check()?;
         match self {
-            Self::Prepare { home, slot, len } => prepare(&home, slot, len, shared).map(|()| DiskDone::Done),
+            Self::Prepare { home, base, slot, len } => {
+                leave_for_base(&home, &base, slot, len)?;
+                prepare(&home, slot, len, shared).map(|()| DiskDone::Done)
+            }
             Self::Remove { home, slot } => remove(&home, slot).map(|()| DiskDone::Done),
             Self::Replace { path, data, .. } => replace(&path, &data).map(|()| DiskDone::Done),
             Self::Zero { file, range, deallocate } => zero(&file, range, deallocate, shared).map(|()| DiskDone::Done),
@@ -205,6 +208,13 @@ impl Task {
 
 fn replace(path: &Path, data: &[Bytes]) -> Result<(), Error> {
     crashsafe::replace(path, data).map_err(Error::io("write", path))
+}
+
+/// Slots are numbered from one on without gaps, but for those that are being made anew.
+fn leave_for_base(home: &Home, base: &DataFile, slot: Slot, len: u64) -> Result<(), Error> {
+    let dir = home.log_dir();
+    let leaves = fs::File::open(&dir).and_then(|opened| room::leave_for_base(base.file(), &opened, slot.0.into(), len));
+    leaves.map_err(Error::io("leave the base room on the file system of", &dir))
 }
 
 /// The slot appears under its name when every block of it is allocated, written and durable: a later sync of it is a pure

@@ -25,6 +25,7 @@ pub mod files;
 mod home;
 mod identity;
 mod operation;
+mod room;
 mod transfer;
 pub mod uring;
 
