@@ -40,7 +40,7 @@ pub struct Since {
 ///
 /// Invariants: `sites` is not empty, has no duplicate, and holds `primary` when there is one; `mode` is `Async` exactly when
 /// S may be `{primary}` for ever, while `Sync`/`Receive` with one site means "the peer is shrunk out or not yet in".
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Config {
     /// Age.
     pub epoch: Epoch,

@@ -1,6 +1,8 @@
-//! The configuration K: who may change it how, and what two copies that meet conclude from their Ks; what is remembered of a
-//! witness. Pure functions; leases and groups of several volumes join here later.
+//! The configuration K: who may change it how, and what two copies that meet conclude from their Ks; leases, and what is
+//! remembered of a witness. Pure; nothing but K is used by [`crate::node`] yet, and groups of several volumes join here later.
 
+pub mod arbitrated;
+pub mod lease;
 pub mod witness;
 
 use crate::config::{Config, Mode, Since};
