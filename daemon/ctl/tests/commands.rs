@@ -179,7 +179,10 @@ fn attach_prints_the_place_alone() {
 fn promote_says_what_was_lost() {
     let agent = FakeAgent::answering();
     let output = agent.run("promote db --max-loss-bytes 1Mi");
-    assert_eq!(stdout(&output), "primary from lsn 7 on; lost: 4Ki as the other site last reported, and what it wrote in the 250ms since\n");
+    assert_eq!(
+        stdout(&output),
+        "primary from lsn 7 on; lost: 4Ki as the other site last reported, and what it wrote in the 250ms since\n"
+    );
     assert!(agent.seen().concat().contains("max_loss_bytes: Some(1048576)"));
     let report = json(&stdout(&agent.run("promote db -o json")));
     assert_eq!((&report["promotionClass"], &report["lostMs"]), (&"lossy".into(), &250.into()));
