@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn exercise(dir: &Path) -> Result<(), Box<dyn Error>> {
     let small = || Bytes::from_static(&[0; 65536]);
-    let new = NewFiles { superblock: small(), config: small(), others: Vec::new() };
+    let new = NewFiles { superblock: small(), config: small(), others: Vec::new(), log: None };
     let options = FileOptions { allow_buffered: true };
     let files = VolumeFiles::create(dir, &NewBase::Image { size: 1 << 20 }, &new, options)?;
     let mut ring = Ring::new(Pool::new(), RingOptions::default())?;

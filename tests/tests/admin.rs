@@ -174,6 +174,46 @@ fn a_new_volume_shows_nothing_that_its_base_held_before() -> Result<()> {
 }
 
 #[test]
+fn logs_lie_where_the_pool_says_and_a_volume_without_its_log_is_refused_by_name() -> Result<()> {
+    let mut sites = sites("admin-log-path")?;
+    let logs = sites.a.dir().join("logs");
+    let text = fs::read_to_string(sites.a.config_path())?;
+    let pool = format!("path = \"{}\"", sites.a.pool().display());
+    let text = text.replace(&pool, &format!("{pool}\nlog_path = \"{}\"", logs.display()));
+    fs::write(sites.a.config_path(), text)?;
+    sites.start()?;
+    let cli = sites.a.cli();
+    refused(create(&cli, "v", &[]), &["logs is not there", "log_path"])?;
+    fs::create_dir(&logs)?;
+    sites.create(&NewVolume { name: "v", size: "16Mi", mode: "sync", options: vec!["--log-size", "16Mi"] })?;
+    let its_log = |dir: &Path| Ok::<_, anyhow::Error>(fs::read_dir(dir)?.next().context("a log")??.path());
+    let log = its_log(&logs)?;
+    ensure!(log.join("slot-000001.seg").exists(), "no slot in {}", log.display());
+    let replica = sites.b.cli().show("v")?.directory();
+    ensure!(replica.join("log/slot-000001.seg").exists(), "each site has its own place");
+
+    sites.a.stop()?;
+    let away = sites.a.dir().join("away");
+    fs::rename(&log, &away)?;
+    sites.a.start(&sites.stage)?;
+    let error = cli.show("v")?.open_error().to_owned();
+    ensure!(error.contains("log is missing") && error.contains("is its device mounted?"), "{error}");
+    sites.a.stop()?;
+    fs::create_dir(&log)?;
+    sites.a.start(&sites.stage)?;
+    let error = cli.show("v")?.open_error().to_owned();
+    ensure!(error.contains("is not this volume's log"), "{error}");
+    sites.a.stop()?;
+    fs::remove_dir(&log)?;
+    fs::rename(&away, &log)?;
+    sites.a.start(&sites.stage)?;
+    cli.wait_for("v", "protected volume", PATIENCE, |view| view.is_protected())?;
+    cli.json(&["volume", "delete", "v", "--purge", "--force", "--yes"])?;
+    ensure!(fs::read_dir(&logs)?.count() == 0, "the log went with its volume");
+    Ok(())
+}
+
+#[test]
 fn a_resize_that_is_refused_leaves_the_base_as_it_was() -> Result<()> {
     let mut sites = sites("admin-resize")?;
     sites.start()?;

@@ -89,6 +89,26 @@ fn a_copy_whose_process_died_was_not_closed_cleanly() {
     }
 }
 
+#[test]
+fn a_log_elsewhere_is_read_and_one_that_is_missing_is_no_empty_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (copy, elsewhere) = (copy_in(dir.path(), "copy"), dir.path().join("elsewhere"));
+    fs::rename(copy.join("log"), &elsewhere).expect("moved");
+    std::os::unix::fs::symlink(&elsewhere, copy.join("log")).expect("linked");
+    fs::write(copy.join("log-identity"), "this log").expect("written");
+    fs::write(elsewhere.join("identity"), "this log").expect("written");
+    let shown = json(&log("inspect", &copy, &["-o", "json"]));
+    assert_eq!(shown["recordsAboveFloor"]["write"], 40);
+    fs::write(elsewhere.join("identity"), "that log").expect("written");
+    let foreign = log("verify", &copy, &[]);
+    fs::remove_dir_all(&elsewhere).expect("removed");
+    for output in [foreign, log("inspect", &copy, &[])] {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("elsewhere is not there, or is not this copy's"), "{said}");
+    }
+}
+
 /// Adds a footer and a branch to a copy, made of its first segment.
 fn add_footer_and_branch(copy: &Path) -> (PathBuf, PathBuf) {
     let segment = fs::read(first_segment(copy)).expect("readable");

@@ -16,7 +16,7 @@ use super::{Agent, Entry, lock, refused, wall_now};
 use crate::catalogue::{Catalogue, VOLUME_FILE, VolumeEntry, VolumeRecord};
 use crate::config::{Name, PoolConfig};
 use crate::control::{EngineError, FrontendKind};
-use crate::disk::{FileOptions, NewBase, NewFiles, VolumeFiles, files};
+use crate::disk::{FileOptions, NewBase, NewFiles, NewLog, VolumeFiles, files};
 use crate::peer::control::NewReplica;
 use crate::shard::OpenVolume;
 
@@ -297,13 +297,7 @@ fn make_files(catalogue: &Mutex<Catalogue>, making: Making, limit: u32) -> Resul
     };
     let record = VolumeRecord { id, name, created: wall_now(), frontend, attached: None };
     let dir = pool.path.join(id.to_string());
-    let new = Node::create(&params);
-    // The record is part of the volume from its first moment: a volume without one could neither be opened nor made again.
-    let made = record.to_text().map_err(failed).and_then(|text| {
-        let others = vec![(VOLUME_FILE, text.into())];
-        let new = NewFiles { superblock: new.superblock, config: new.config, others };
-        VolumeFiles::create(&dir, &base, &new, FileOptions::default()).map(drop).map_err(failed)
-    });
+    let made = write_files(&pool, &dir, &base, &record, &params);
     let mut catalogue = lock(catalogue);
     if let Err(error) = made {
         catalogue.unreserve(id);
@@ -313,6 +307,29 @@ fn make_files(catalogue: &Mutex<Catalogue>, making: Making, limit: u32) -> Resul
         return Err(error);
     }
     catalogue.enlist(&pool.name, &dir, record).map_err(refused)
+}
+
+fn write_files(
+    pool: &PoolConfig,
+    dir: &Path,
+    base: &NewBase,
+    record: &VolumeRecord,
+    params: &CreateParams,
+) -> Result<(), EngineError> {
+    // The record is part of the volume from its first moment: a volume without one could neither be opened nor made again.
+    let others = vec![(VOLUME_FILE, record.to_text().map_err(failed)?.into())];
+    let log = pool.log_path.as_deref().map(|logs| new_log(logs, record.id)).transpose()?;
+    let new = Node::create(params);
+    let new = NewFiles { superblock: new.superblock, config: new.config, others, log };
+    VolumeFiles::create(dir, base, &new, FileOptions::default()).map(drop).map_err(failed)
+}
+
+/// A log that is not beside its volume. Its name is new each time: what a copy of this volume left there before, or another agent
+/// has, is nobody's business here.
+fn new_log(logs: &Path, id: VolumeId) -> Result<NewLog, EngineError> {
+    let token = u64::from_le_bytes(random()?);
+    let name = format!("{id}-{token:016x}");
+    Ok(NewLog { path: logs.join(&name), identity: format!("tidemark log {name}\n") })
 }
 
 /// The newest superblock in the file's content; none: damaged.

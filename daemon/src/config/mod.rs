@@ -106,7 +106,7 @@ pub struct PoolConfig {
     pub name: Name,
     /// Holds one directory per volume.
     pub path: PathBuf,
-    /// Holds the logs when they live on another device.
+    /// Holds the logs of new volumes when they live on another device; it is there already.
     pub log_path: Option<PathBuf>,
 }
 

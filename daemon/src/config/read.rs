@@ -77,13 +77,9 @@ fn node(mut section: Section<'_>, host: &Host) -> Option<NodeConfig> {
 }
 
 fn pool(mut section: Section<'_>) -> Option<PoolConfig> {
-    let (name, path) = (section.need("name"), section.need("path"));
-    // Whoever asks for it counts on another device: ignoring it would be a promise.
-    if section.get::<PathBuf>("log_path").is_some() {
-        section.conflict("log_path", "does not act yet in this version: leave it out, logs lie in pool.path");
-    }
+    let (name, path, log_path) = (section.need("name"), section.need("path"), section.get("log_path"));
     section.finish();
-    Some(PoolConfig { name: name?, path: path?, log_path: None })
+    Some(PoolConfig { name: name?, path: path?, log_path })
 }
 
 fn peer_listener(mut section: Section<'_>) -> Option<PeerListener> {

@@ -85,6 +85,7 @@ fn a_full_file_is_read_as_written() {
         [[pool]]
         name = "fast"
         path = "/fast"
+        log_path = "/nvme/log"
         [peer]
         listen = "10.0.0.1:9740"
         tls = { cert = "/c", key = "/k", ca = "/ca" }
@@ -117,7 +118,7 @@ fn a_full_file_is_read_as_written() {
         "#,
     );
     let tls = TlsFiles { cert: "/c".into(), key: "/k".into(), ca: "/ca".into() };
-    assert_eq!(config.pools[1].path, Path::new("/fast"));
+    assert_eq!(config.pools[1].log_path.as_deref(), Some(Path::new("/nvme/log")));
     assert_eq!(config.peer.unwrap().security, Security::Mutual(tls.clone()));
     assert_eq!(config.peers[0].address.as_str(), "b.example:9740");
     assert_eq!(config.admin.tcp.unwrap().tls, tls);
@@ -181,10 +182,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ("[defaults]\nlog_size = \"10 apples\"\n", &["defaults.log_size = \"10 apples\": allowed is bytes such as"]),
     ("[defaults]\ndisk_timeout = \"1ms\"\n", &["defaults.disk_timeout: is 1: allowed are 1000 to 600000 milliseconds"]),
     ("[defaults]\nlog_size = \"4Ki\"\n", &["defaults.log_size: is 4096: allowed are 1048576 to"]),
-    (
-        "[[pool]]\nname = \"b\"\npath = \"/b\"\nlog_path = \"/nvme\"\n",
-        &["pool[1].log_path: does not act yet in this version: leave it out, logs lie in pool.path"],
-    ),
+    ("[[pool]]\nname = \"b\"\npath = \"/b\"\nlog_path = \"/b\"\n", &["pool.path: \"/b\" is used twice"]),
     ("[limits]\nstop_timeout = 30\n", &["limits.stop_timeout = 30: allowed is a duration such as"]),
     ("[limits]\nvolumes = -1\n", &["limits.volumes = -1: allowed is a whole number from 1 to 4096"]),
     ("[[admin]]\n", &["admin = [{}]: allowed is a section [admin]"]),

@@ -20,6 +20,7 @@ use super::buffer::Pool;
 use super::data_file::{DataFile, Mode};
 use super::home::{self, Access, Home, numbered};
 use super::identity::{BaseInfo, describe, probe_base, size_of};
+use super::log_place::{self, NewLog};
 use crate::crashsafe;
 
 /// Descriptors of log slots kept open per volume; the least recently used is closed.
@@ -61,6 +62,8 @@ pub struct NewFiles {
     pub config: Bytes,
     /// Files of the caller's own, by name: they are there whenever the volume is.
     pub others: Vec<(&'static str, Bytes)>,
+    /// Where the log goes; none: into the volume's directory.
+    pub log: Option<NewLog>,
 }
 
 /// An open log slot and when it was last used, in lookups.
@@ -90,14 +93,14 @@ impl VolumeFiles {
             return Err(Error::Exists { path: dir.to_owned() });
         }
         let unfinished = crashsafe::unfinished(dir);
-        remove_tree(&unfinished)?;
+        discard(&unfinished)?;
         let made = furnish(&unfinished, base, new)
             .and_then(|()| Home::lock(&unfinished, Access::Serve, options.allow_buffered))
             .and_then(Self::open_files) // proves that the base can be claimed before the volume exists
             .map(drop)
             .and_then(|()| publish(&unfinished, dir));
         if made.is_err() {
-            let _ = fs::remove_dir_all(&unfinished); // the first error is the one to report
+            let _ = discard(&unfinished); // the first error is the one to report
         }
         made.and_then(|()| Self::open(dir, options))
     }
@@ -117,6 +120,9 @@ impl VolumeFiles {
     }
 
     fn open_files(home: Arc<Home>) -> Result<Self, Error> {
+        if let Some(probe) = log_place::probe(home.dir()) {
+            DataFile::open(&home, probe, Mode::Direct)?; // a device that cannot do it is refused before it holds anything
+        }
         let superblock = open_part(&home, FileRef::Superblock, home::SUPERBLOCK)?;
         let config = open_part(&home, FileRef::Config, home::CONFIG)?;
         let (base, info) = open_base(&home)?;
@@ -289,7 +295,7 @@ pub fn volumes_in(pool: &Path) -> Result<Vec<(VolumeId, PathBuf)>, Error> {
         let leftover = [crashsafe::UNFINISHED, REMOVED].iter().find_map(|suffix| name.strip_suffix(suffix));
         match (VolumeId::parse(name), leftover.and_then(VolumeId::parse)) {
             (Some(id), _) if path.is_dir() => volumes.push((id, path)),
-            (_, Some(_)) => remove_tree(&path)?,
+            (_, Some(_)) => discard(&path)?,
             _ => {}
         }
     }
@@ -309,12 +315,12 @@ pub fn base_path(dir: &Path) -> PathBuf {
 /// # Errors
 /// [`Error::InUse`] when somebody serves it, else what failed.
 pub fn remove_volume(dir: &Path) -> Result<(), Error> {
-    let home = Home::lock(dir, Access::Serve, true)?;
+    let lock = Home::lock_dir(dir, Access::Serve)?;
     let gone = crashsafe::with_suffix(dir, REMOVED);
-    remove_tree(&gone)?;
+    discard(&gone)?;
     publish(dir, &gone)?;
-    drop(home);
-    remove_tree(&gone)?;
+    drop(lock);
+    discard(&gone)?;
     crashsafe::sync_parent(dir).map_err(Error::io("sync the directory of", dir))
 }
 
@@ -331,7 +337,7 @@ pub fn release_volume(dir: &Path, kept: &Path) -> Result<PathBuf, Error> {
     if kept.exists() {
         return Err(Error::Exists { path: kept.to_owned() });
     }
-    drop(Home::lock(dir, Access::Serve, true)?);
+    drop(Home::lock_dir(dir, Access::Serve)?);
     // The image must not go with its directory when the power fails in between.
     crashsafe::rename(&base, kept).map_err(Error::io("keep the base image as", kept))?;
     remove_volume(dir).map(|()| kept.to_owned())
@@ -339,8 +345,12 @@ pub fn release_volume(dir: &Path, kept: &Path) -> Result<PathBuf, Error> {
 
 /// Fills a directory that is not yet a volume, durably.
 fn furnish(dir: &Path, base: &NewBase, new: &NewFiles) -> Result<(), Error> {
-    for sub in [dir.to_owned(), dir.join(home::LOG), dir.join(home::BRANCH)] {
+    let own_log = new.log.is_none().then(|| dir.join(home::LOG));
+    for sub in [dir.to_owned(), dir.join(home::BRANCH)].into_iter().chain(own_log) {
         fs::DirBuilder::new().mode(0o700).create(&sub).map_err(Error::io("create", &sub))?;
+    }
+    if let Some(log) = &new.log {
+        log_place::make(dir, log)?;
     }
     let own = [(home::SUPERBLOCK, &new.superblock), (home::CONFIG, &new.config)];
     for (name, content) in own.into_iter().chain(new.others.iter().map(|(name, content)| (*name, content))) {
@@ -425,6 +435,12 @@ fn list(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<(u32, u64)>, Error
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Removes a volume's directory, finished or not, with its log wherever that is.
+fn discard(dir: &Path) -> Result<(), Error> {
+    log_place::remove(dir)?;
+    remove_tree(dir)
 }
 
 /// Removes a directory with all in it; one that is not there is success.

@@ -10,6 +10,8 @@
 //! <pool>/<volume>/base                  symbolic link to an adopted device or file
 //! ```
 //!
+//! `log` is a link where the logs of the pool lie on another device (see [`super::log_place`]).
+//!
 //! Invariant: whoever may still touch a file of the volume, an operation in flight included, holds an `Arc<Home>` and with it
 //! the lock. So a second agent is refused until the last operation of the first has ended.
 
@@ -21,7 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tidemark_core::event::{FileRef, Slot};
 
-use super::Error;
+use super::{Error, log_place};
 
 /// Directory of the log.
 pub(super) const LOG: &str = "log";
@@ -53,19 +55,27 @@ pub(super) struct Home {
     /// Page cache instead of direct I/O is accepted where the file system has no other.
     allow_buffered: bool,
     _lock: Flock<File>,
+    /// Of the log's directory where that is elsewhere.
+    _log: Option<Flock<File>>,
 }
 
 impl Home {
-    /// Locks `dir`, which exists.
+    /// Locks `dir`, which exists, with its log, which has to be there.
     pub fn lock(dir: &Path, access: Access, allow_buffered: bool) -> Result<Arc<Self>, Error> {
+        let lock = Self::lock_dir(dir, access)?;
+        let log = log_place::claim(dir, access)?;
+        Ok(Arc::new(Self { dir: dir.to_owned(), access, allow_buffered, _lock: lock, _log: log }))
+    }
+
+    /// Locks `dir` alone, whatever there is of its log: nobody serves the volume as long as that is held.
+    pub fn lock_dir(dir: &Path, access: Access) -> Result<Flock<File>, Error> {
         let handle = match File::open(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::NotAVolume { dir: dir.to_owned(), missing: "the directory" });
             }
             other => other.map_err(Error::io("open", dir))?,
         };
-        let lock = lock(handle, access, dir)?;
-        Ok(Arc::new(Self { dir: dir.to_owned(), access, allow_buffered, _lock: lock }))
+        lock(handle, access, dir)
     }
 
     pub fn dir(&self) -> &Path {

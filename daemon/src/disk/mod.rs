@@ -6,6 +6,7 @@
 //! | `home` | a volume's directory: names, lock, access |
 //! | `data_file` | one open file, with and without O_DIRECT |
 //! | `files` | a volume's files together: create, open, list, release |
+//! | `log_place` | a log on another device: made, proven to be the volume's, removed |
 //! | `identity` | a name for the device or file under a base image |
 //! | `transfer` | one read or write in progress: pieces, short results, retries |
 //! | `operation` | what the ring has under way, and its submission entries |
@@ -24,6 +25,7 @@ mod data_file;
 pub mod files;
 mod home;
 mod identity;
+mod log_place;
 mod operation;
 mod room;
 mod transfer;
@@ -37,6 +39,7 @@ use tidemark_core::event::DiskError;
 pub use buffer::{AlignedBuf, Pool};
 pub use files::{FileOptions, NewBase, NewFiles, VolumeFiles};
 pub use identity::{BaseInfo, probe_base};
+pub use log_place::NewLog;
 pub use uring::{Bell, Completion, Ring, RingOptions, VolumeKey};
 
 /// Why the disk shell could not do what it was asked to.
@@ -77,6 +80,24 @@ pub enum Error {
         dir: PathBuf,
         /// What was looked for.
         missing: &'static str,
+    },
+    /// The directory for logs on another device is not there.
+    #[error("{} is not there, where the pool's logs are to be (log_path): is its device mounted?", path.display())]
+    NoLogPlace {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The log lies on another device, and is not there.
+    #[error("the volume's log is missing: {} is not there; is its device mounted?", path.display())]
+    LogMissing {
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// What is where the log was is another volume's, or nobody's.
+    #[error("the volume's log is missing: {} is not this volume's log", path.display())]
+    ForeignLog {
+        /// Where it was.
+        path: PathBuf,
     },
     /// A base image is a regular file or a block device.
     #[error("{} is neither a regular file nor a block device", path.display())]

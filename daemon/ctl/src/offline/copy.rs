@@ -58,6 +58,7 @@ impl VolumeCopy {
         if !path.exists() {
             return Err(OfflineError::NoCopy { path: dir.to_owned() });
         }
+        check_log(dir)?;
         let unusable = |source| OfflineError::Superblock { path: path.clone(), source };
         let file = read_small(&path)?;
         let twin = superblock::FILE.decode(&file).map_err(unusable)?;
@@ -79,6 +80,20 @@ impl VolumeCopy {
     /// The slots as recovery wants them.
     pub fn slot_lengths(&self) -> Vec<(Slot, u64)> {
         self.slots.iter().map(|slot| (Slot(slot.number), slot.len)).collect()
+    }
+}
+
+/// A log that lies elsewhere is the copy's own: both ends of the link say the same. Nothing else would be worth a look.
+fn check_log(dir: &Path) -> Result<(), OfflineError> {
+    let wanted = dir.join("log-identity");
+    if !wanted.exists() {
+        return Ok(());
+    }
+    let log = dir.join("log");
+    let identity = fs::read(log.join("identity")).ok();
+    match identity.is_some() && identity == fs::read(&wanted).ok() {
+        true => Ok(()),
+        false => Err(OfflineError::NoLog { path: fs::read_link(&log).unwrap_or(log) }),
     }
 }
 

@@ -21,6 +21,12 @@ pub enum OfflineError {
         /// The directory.
         path: PathBuf,
     },
+    /// Its log lies elsewhere and is not there, or another one is.
+    #[error("the log of the copy is missing: {} is not there, or is not this copy's", path.display())]
+    NoLog {
+        /// Where it was to be.
+        path: PathBuf,
+    },
     /// An agent has it.
     #[error("an agent has the volume copy in {} open", path.display())]
     InUse {
@@ -51,6 +57,7 @@ impl OfflineError {
         match self {
             Self::NoCopy { .. } => Some("`tidemark volume show` prints the directory of a volume"),
             Self::InUse { .. } => Some("stop the agent first; `tidemark status` shows a volume that is served"),
+            Self::NoLog { .. } => Some("mount the device of the pool's log_path"),
             Self::Superblock { .. } => Some("restore the copy from its peer: both of its versions are unreadable"),
             Self::File { .. } => None,
         }

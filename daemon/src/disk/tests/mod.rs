@@ -1,6 +1,7 @@
 //! The disk shell on real files. The harness waits as a shard does: on the ring's eventfd through tokio.
 
 mod devices;
+mod log_place;
 mod ring;
 mod volumes;
 
@@ -24,7 +25,7 @@ const ANYWHERE: FileOptions = FileOptions { allow_buffered: true };
 
 fn new_files() -> NewFiles {
     let others = vec![("note", "a file of the caller's own".into())];
-    NewFiles { superblock: vec![1; 65536].into(), config: vec![2; 65536].into(), others }
+    NewFiles { superblock: vec![1; 65536].into(), config: vec![2; 65536].into(), others, log: None }
 }
 
 fn image(size: u64) -> NewBase {
