@@ -91,6 +91,7 @@ impl Agent {
         self.detach_volume(id, false).await?;
         self.verb_on(id, shard, Verb::Release).await?;
         self.close_volume(id, shard).await?;
+        self.until_free(id).await;
         self.unlist(id, move |catalogue| catalogue.release_volume(id)).await
     }
 
@@ -131,6 +132,7 @@ impl Agent {
         self.detach_volume(id, force).await?;
         if !closed {
             self.close_volume(id, shard).await?;
+            self.until_free(id).await;
         }
         let now_ms = wall_now().0;
         match disposal {

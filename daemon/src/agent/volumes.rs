@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use tidemark_core::event::Event;
 use tidemark_core::format::superblock::{self, Superblock};
@@ -22,6 +23,9 @@ use crate::shard::OpenVolume;
 
 /// Bytes of a log slot of a new volume.
 pub const SLOT_BYTES: u64 = 32 << 20;
+
+/// Longer than a stream to the peer is tried to be opened.
+const LETTING_GO: Duration = Duration::from_secs(10);
 
 /// A volume about to be made.
 pub(super) struct Making {
@@ -261,6 +265,16 @@ impl Agent {
             let _ = is_gone.await; // an error says the same: it is gone
         }
         Ok(())
+    }
+
+    /// Waits until the last hand has let go of a closed volume's files: a stream to the peer that ends, or is being opened. One that
+    /// takes longer shows as a refusal of what comes next.
+    pub(super) async fn until_free(&self, id: VolumeId) {
+        let Some(dir) = self.state().volumes.get(&id).map(|entry| entry.dir.clone()) else { return };
+        let until = Instant::now() + LETTING_GO;
+        while !files::is_free(&dir) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Closes everything in order, the catalogue last; for a stop of the agent, after [`Agent::release_devices`].

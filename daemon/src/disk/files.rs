@@ -303,6 +303,11 @@ pub fn volumes_in(pool: &Path) -> Result<Vec<(VolumeId, PathBuf)>, Error> {
     Ok(volumes)
 }
 
+/// True when nobody has the volume in `dir` open any more, or it is not there.
+pub fn is_free(dir: &Path) -> bool {
+    !matches!(Home::lock_dir(dir, Access::Serve), Err(Error::InUse { .. }))
+}
+
 /// Where the base of the volume in `dir` is: its own image, or what its link says.
 pub fn base_path(dir: &Path) -> PathBuf {
     let named = home::base_in(dir);
