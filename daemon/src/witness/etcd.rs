@@ -82,8 +82,8 @@ impl Etcd {
         connected.channels.clone()
     }
 
-    /// The first answer that an endpoint gives, or a refusal of one. Each endpoint gets its share of the time that is left, so
-    /// that a silent one leaves some for the others.
+    /// The first answer that an endpoint gives; when none does, a refusal counts more than silence. Each endpoint gets its share of
+    /// the time that is left, so that a silent one leaves some for the others.
     async fn ask<T, F: Future<Output = Result<T, Status>> + Send>(
         &self,
         deadline: Instant,
@@ -91,7 +91,7 @@ impl Etcd {
     ) -> Result<T, WitnessError> {
         let channels = self.channels();
         let (count, first) = (channels.len(), self.last.load(Ordering::Relaxed));
-        let mut why = Vec::new();
+        let (mut why, mut is_refused) = (Vec::new(), false);
         for tried in 0..count {
             let index = (first + tried) % count;
             let left = deadline.saturating_duration_since(Instant::now()) / (count - tried) as u32;
@@ -101,10 +101,14 @@ impl Etcd {
                     self.last.store(index, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(status) => why.push(judged(&self.endpoints[index], &status)?),
+                Err(status) => {
+                    why.push(format!("{}: {}", self.endpoints[index], innermost(&status)));
+                    is_refused |= is_refusal(&status);
+                }
             }
         }
-        Err(WitnessError::Unavailable(why.join("; ")))
+        let why = why.join("; ");
+        Err(if is_refused { WitnessError::Refused(why) } else { WitnessError::Unavailable(why) })
     }
 }
 
@@ -199,17 +203,12 @@ fn unintelligible(what: &str) -> WitnessError {
     WitnessError::Unavailable(format!("the server sends {what}: is it etcd 3?"))
 }
 
-/// Why `endpoint` did not answer, when another one may.
-///
-/// # Errors
-/// When no endpoint will answer otherwise.
-fn judged(endpoint: &HostPort, status: &Status) -> Result<String, WitnessError> {
-    let text = format!("{endpoint}: {}", innermost(status));
-    let is_refusal = match status.code() {
+/// True when trying again does not help: a permission, a certificate, another program.
+fn is_refusal(status: &Status) -> bool {
+    match status.code() {
         Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::Unimplemented => true,
         _ => refuses_tls(status),
-    };
-    if is_refusal { Err(WitnessError::Refused(text)) } else { Ok(text) }
+    }
 }
 
 fn causes<'a>(status: &'a Status) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {

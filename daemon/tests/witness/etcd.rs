@@ -257,6 +257,15 @@ async fn over_tls_both_sides_want_certificates_of_their_authority() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_refused_does_not_keep_the_others_away() {
+    let (good, stranger) = (Server::new(Some(Pki::new())), Server::new(Some(Pki::new())));
+    let witness = over(good.over(vec![stranger.address(), good.address()]));
+    witness.probe(NodeId([5; 16])).await.unwrap();
+    let alone = over(good.over(vec![stranger.address(), address(free_port())])).read(CELL).await;
+    assert!(matches!(alone, Err(WitnessError::Refused(_))), "{alone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewed_certificates_are_taken_while_it_runs() {
     let server = Server::new(Some(Pki::new()));
     let (good, stranger) = (server.pki.as_ref().unwrap().files.clone(), Pki::new());
