@@ -24,7 +24,8 @@ use crate::frontend::kernel_nbd::{self, DriverError};
 use crate::frontend::nbd::TcpSecurity;
 use crate::here;
 use crate::peer::control::serve_control;
-use crate::peer::{PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
+use crate::peer::tls::certified;
+use crate::peer::{OwnFiles, PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
 use crate::shard::{self, Shard, ShardHandle, ShardOptions, ShardThread};
 use crate::telemetry::{Pages, Telemetry};
 use crate::witness::{Witness, WitnessError};
@@ -137,6 +138,21 @@ fn transport(
 fn witness(config: &Config, telemetry: &Telemetry) -> Result<Option<Arc<Witness>>, WitnessError> {
     let witness = config.witness.as_ref().map(|config| Witness::new(config, telemetry.witness.clone()));
     Ok(witness.transpose()?.map(Arc::new))
+}
+
+/// Who this agent is. At its first start it takes the ids that the file does not name from its certificate: made up, they would
+/// never fit it.
+fn identity(config: &Config) -> Result<Identity, AppError> {
+    if let Some(known) = Identity::load(config)? {
+        return Ok(known);
+    }
+    let mut named = config.clone();
+    if let Some(Security::Mutual(files)) = config.peer.as_ref().map(|p| &p.security) {
+        let own = certified(&OwnFiles { cert: files.cert.clone(), key: files.key.clone() })?;
+        named.site.id.get_or_insert(own.site);
+        named.node.id.get_or_insert(own.node);
+    }
+    Ok(Identity::load_or_create(&named)?)
 }
 
 /// How often something is tried that a predecessor may hold.
@@ -277,7 +293,7 @@ pub async fn end_devices(config: &Config) -> Result<Vec<PathBuf>, AppError> {
 pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), AppError> {
     make_directories(&config)?;
     let _alone = lock_run_dir(&config).await?;
-    let identity = Identity::load_or_create(&config)?;
+    let identity = identity(&config)?;
     let control = Control::bind(&config.admin, identity.site).await?;
     let telemetry = Arc::new(Telemetry::new());
     let own = PeerIdentity { site: identity.site, node: identity.node };

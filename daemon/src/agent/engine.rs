@@ -300,7 +300,7 @@ fn leaves_no_peer_behind(status: &Status) -> Result<(), EngineError> {
         Some(site) if status.config.primary == Some(status.site) => Err(EngineError::Refused {
             reason: "peer-left-behind",
             text: format!(
-                "this is the primary and site {site} has a copy that would have none: demote it here and promote it there, or                  forget the peer (mode async, then no peer site), or use force"
+                "this is the primary and site {site} has a copy that would have none: demote it here and promote it there, or forget the peer (mode async, then no peer site), or use force"
             ),
         }),
         _ => Ok(()),

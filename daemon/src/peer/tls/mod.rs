@@ -124,6 +124,14 @@ struct Material {
     server: Arc<ServerConfig>,
 }
 
+/// Whom an agent's own certificate names.
+///
+/// # Errors
+/// Any [`TlsError`].
+pub fn certified(files: &OwnFiles) -> Result<PeerIdentity, TlsError> {
+    OwnCertificate::read(files).map(|own| own.identity)
+}
+
 impl Tls {
     /// Reads and checks everything.
     ///
