@@ -30,11 +30,11 @@ use crate::shard::{self, Shard, ShardHandle, ShardOptions, ShardThread};
 use crate::telemetry::{Pages, Telemetry};
 use crate::witness::{Witness, WitnessError};
 
-/// Why the agent does not start.
+/// Why the agent does not start. What failed below is the source, and not in the text too: both are printed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// A directory cannot be made.
-    #[error("cannot make {path}: {source}")]
+    #[error("cannot make {path}")]
     Directory {
         /// The directory.
         path: String,
@@ -51,19 +51,19 @@ pub enum AppError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// What is known cannot be had.
-    #[error("catalogue: {0}")]
+    #[error("catalogue")]
     Catalogue(#[from] CatalogueError),
     /// The certificates of the peer listener cannot be used.
-    #[error("peer.tls: {0}")]
+    #[error("peer.tls")]
     Tls(#[from] TlsError),
     /// The certificates of the NBD listener cannot be used.
-    #[error("nbd.tls: {0}")]
+    #[error("nbd.tls")]
     NbdTls(#[source] crate::control::TlsError),
     /// The files of the witness cannot be used.
     #[error("witness: {0}")]
     Witness(#[from] WitnessError),
     /// A shard cannot be started.
-    #[error("shard {index}: {source}")]
+    #[error("shard {index}")]
     Shard {
         /// Which.
         index: u16,
@@ -71,7 +71,7 @@ pub enum AppError {
         source: std::io::Error,
     },
     /// A listener cannot be had.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// Where.
         address: SocketAddr,
