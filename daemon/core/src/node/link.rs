@@ -50,6 +50,8 @@ pub(super) struct Link {
     pub sync_wanted: Lsn,
     pub idle_at: Nanos,
     pub fetching: bool,
+    /// The peer asked for what is here beyond its tail, and was not answered yet.
+    pub tail_asked: Option<Boundary>,
     /// The K that the peer was told and has not answered yet.
     pub telling: Option<crate::config::Since>,
     /// The peer was not in a state to take it: it is told again then.
@@ -82,6 +84,7 @@ impl Node {
             sync_wanted: Lsn::ZERO,
             idle_at: now,
             fetching: false,
+            tail_asked: None,
             telling: None,
             tell_again_at: None,
         });

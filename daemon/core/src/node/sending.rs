@@ -167,14 +167,16 @@ impl Node {
         let Ok(DiskDone::Read(data)) = result else {
             return self.fail_copy("old frames of the log cannot be read");
         };
-        let Some(link) = self.link.as_ref().filter(|l| l.conn == read.conn) else { return };
-        if read.fetch {
+        let next = self.link.as_ref().filter(|l| l.conn == read.conn).map(|l| l.sender.next);
+        if read.fetch && next.is_some() {
             self.send_old(now, &data, &read.frames, true);
             let next = read.frames.last().map_or(read.first, |f| f.last.next());
-            self.answer_tail(now, next);
-        } else if link.sender.next == read.first {
+            return self.answer_tail(now, next);
+        }
+        if next == Some(read.first) {
             self.send_old(now, &data, &read.frames, false);
         }
+        self.answer_late(now);
     }
 
     fn send_old(&mut self, now: Nanos, data: &Bytes, frames: &[FrameRef], fetch: bool) {
@@ -226,8 +228,19 @@ impl Node {
         if self.boundary_at(from.position.lsn) != Some(from) {
             return self.refuse(crate::ship::Refusal::Chain);
         }
-        if self.catch_up.is_none() {
-            self.answer_tail(now, from.position.lsn.next());
+        match (&self.catch_up, &mut self.link) {
+            // What was asked before is being answered.
+            (Some(read), Some(link)) if read.fetch && read.conn == link.conn => {}
+            // A read for an earlier stream, or of the time when this copy led, is under way: the answer follows it.
+            (Some(_), Some(link)) => link.tail_asked = Some(from),
+            _ => self.answer_tail(now, from.position.lsn.next()),
+        }
+    }
+
+    /// Answers who asked for the tail while an older read was under way.
+    fn answer_late(&mut self, now: Nanos) {
+        if let Some(from) = self.link.as_mut().and_then(|l| l.tail_asked.take()) {
+            self.on_fetch_tail(now, from);
         }
     }
 

@@ -3,7 +3,7 @@
 use tidemark_core::config::{Mode, Policy};
 use tidemark_core::event::{DiskOp, FileRef};
 use tidemark_core::ship::gate::GATHER_BYTES;
-use tidemark_core::status::CopyState;
+use tidemark_core::status::{CopyState, Role};
 use tidemark_core::types::{BLOCK, Lsn};
 use tidemark_core::verb::Verb;
 
@@ -176,4 +176,30 @@ fn a_bandwidth_limit_holds_and_is_lifted_online() {
     assert!((9..=12).contains(&shipped), "{shipped} frames in ten seconds at one a second");
     set(&mut pair, |policy| policy.bandwidth = 0);
     assert_eq!(appended(&pair, B), appended(&pair, A));
+}
+
+#[test]
+fn a_peer_that_asks_for_the_tail_again_is_answered_when_the_read_for_the_first_question_has_ended() {
+    let mut pair = in_sync();
+    let earlier = pair.copies[A].files.clone();
+    for block in 0..20 {
+        pair.write(A, block, 7);
+    }
+    pair.kill(A);
+    pair.kill(B);
+    // A lost what it had written last; B reads its log from the disk.
+    pair.copies[A].files = earlier;
+    pair.start(B);
+    pair.copies[B].fate = |op| match op {
+        DiskOp::Read { file: FileRef::Log(_), .. } => Fate::Later,
+        _ => Fate::Done,
+    };
+    pair.start(A);
+    pair.connect();
+    pair.connect();
+    pair.copies[B].fate = |_| Fate::Done;
+    pair.do_late(B);
+    pair.pass(1_000);
+    assert_eq!(pair.status(A).role, Role::Primary, "{:?}", pair.status(A));
+    assert_eq!(appended(&pair, A), appended(&pair, B));
 }
