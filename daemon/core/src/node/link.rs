@@ -229,6 +229,9 @@ impl Node {
         if hello.volume != self.superblock.volume || Some(hello.site) != peer || hello.site == self.site {
             return self.hang_up(Refusal::Identity);
         }
+        if self.k.primary == Some(self.site) && !hello.needs_seed {
+            self.notice_regression(&hello);
+        }
         if let Some(link) = &mut self.link {
             link.hello = Some(hello);
             link.fresh = true;
@@ -375,7 +378,6 @@ impl Node {
         if hello.is_suspect {
             return self.refuse(Refusal::Suspect);
         }
-        self.notice_regression(hello);
         match self.relation(hello) {
             Relation::Unrelated => self.refuse(Refusal::Unrelated),
             Relation::Common { common, theirs_has_more: true, .. } => self.peer_has_more(common.lsn, hello.floor),

@@ -77,9 +77,11 @@ impl Node {
         }
         // Also a seeding whose live frames are gone before they left: what it sent so far leads nowhere.
         self.seeder = None;
-        if let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) {
-            self.want_seeding(now, &hello);
-        }
+        // Its greeting may be older than the last seeding; and should the next one have to wait, this is what it waits for.
+        let Some(hello) = self.link.as_mut().and_then(|l| l.hello.as_mut()) else { return };
+        hello.needs_seed = true;
+        let hello = hello.clone();
+        self.want_seeding(now, &hello);
     }
 
     /// Live frames flow only in the last pass.
