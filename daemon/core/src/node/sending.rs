@@ -49,16 +49,15 @@ impl Node {
         if self.catch_up.is_some() {
             return false;
         }
-        let link_next = link.sender.next;
-        if link_next > end {
+        let next = link.sender.next;
+        if next > end {
             link.sender.source = Source::Stream;
             link.gate.nothing_waits();
             return false;
         }
-        if self.is_held_fork(link_next) || !self.may_leave(now) {
+        if self.is_held_fork(next) || !self.may_leave(now) {
             return false;
         }
-        let next = self.link.as_ref().map_or(Lsn::ZERO, |l| l.sender.next);
         match self.log.tail.holding(next) {
             Some(frame) => {
                 let header = frame.header.slice(..frame.used);
