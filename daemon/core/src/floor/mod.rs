@@ -100,8 +100,8 @@ pub struct Floor {
     next_read: usize,
     buffers: Vec<Bytes>,
     batch: Index,
-    writes: Vec<Piece>,
-    next_write: usize,
+    /// What is written next; `None`: all was.
+    next_write: Option<Piece>,
     in_flight: usize,
     failing: bool,
     pace: Pace,
@@ -125,8 +125,7 @@ impl Floor {
             next_read: 0,
             buffers: Vec::new(),
             batch: Index::default(),
-            writes: Vec::new(),
-            next_write: 0,
+            next_write: None,
             in_flight: 0,
             failing: false,
             pace: Pace::default(),
@@ -227,14 +226,7 @@ impl Floor {
         }
         self.phase = Phase::Writing;
         let size = self.resized.unwrap_or(size);
-        let blocks = size.div_ceil(BLOCK as u64);
-        let entries: Vec<(u64, u64)> = self.batch.iter().map(|(lba, count, _)| (lba, count)).collect();
-        self.writes = entries
-            .into_iter()
-            .filter(|(lba, _)| *lba < blocks)
-            .flat_map(|(lba, count)| self.batch.lookup(BlockRange::new(lba, count.min(blocks - lba) as u32)))
-            .collect();
-        self.next_write = 0;
+        self.seek(0, size);
         self.write_more(now, size, out);
         Step::Wait
     }
@@ -259,17 +251,27 @@ impl Floor {
         true
     }
 
+    /// What is written next is the first piece of the batch at or above block `from`, as far as the base reaches.
+    fn seek(&mut self, from: u64, size: u64) {
+        let blocks = size.div_ceil(BLOCK as u64);
+        let piece = self.batch.next_from(from).filter(|piece| piece.lba < blocks);
+        self.next_write = piece.map(|p| Piece { count: u64::from(p.count).min(blocks - p.lba) as u32, ..p });
+    }
+
     /// Submits base writes up to the limit, as far as the pace admits them.
     fn write_more(&mut self, now: Nanos, size: u64, out: &mut Outbox) {
-        while self.in_flight < self.most_in_flight() && self.next_write < self.writes.len() && self.pace.admits(now) {
-            let op = self.next_op(size);
+        while self.in_flight < self.most_in_flight()
+            && self.pace.admits(now)
+            && let Some(first) = self.next_write.take()
+        {
+            let op = self.next_op(first, size);
             if let DiskOp::Write { bufs, .. } = &op {
                 self.pace.spend(bufs.iter().map(|b| b.len() as u64).sum());
             }
             self.in_flight += 1;
             out.disk(now, Route::FloorWrite, op);
         }
-        if self.in_flight == 0 && self.next_write == self.writes.len() {
+        if self.in_flight == 0 && self.next_write.is_none() {
             self.phase = Phase::Syncing;
             let files = if planted(Planted::FloorWithoutBaseSync) { Vec::new() } else { vec![FileRef::Base] };
             out.disk(now, Route::FloorSync, DiskOp::Sync { files });
@@ -279,14 +281,14 @@ impl Floor {
     /// How many base writes may be under way for the next one to go.
     fn most_in_flight(&self) -> usize {
         let is_zero = |piece: &Piece| matches!(piece.found, Some((_, Place::Zero)));
-        if self.writes.get(self.next_write).is_some_and(is_zero) { ZEROS_IN_FLIGHT } else { WRITES_IN_FLIGHT }
+        if self.next_write.as_ref().is_some_and(is_zero) { ZEROS_IN_FLIGHT } else { WRITES_IN_FLIGHT }
     }
 
     /// True when there are base writes that only the pace holds back.
     fn is_held_back(&self) -> bool {
         self.phase == Phase::Writing
             && !self.failing
-            && self.next_write < self.writes.len()
+            && self.next_write.is_some()
             && self.in_flight < self.most_in_flight()
     }
 
@@ -307,24 +309,19 @@ impl Floor {
         &mut self.pace
     }
 
-    /// The next run of adjacent blocks as one operation.
-    fn next_op(&mut self, size: u64) -> DiskOp {
-        let first = self.writes[self.next_write].clone();
+    /// The run of adjacent blocks that begins with `first` as one operation.
+    fn next_op(&mut self, first: Piece, size: u64) -> DiskOp {
         let offset = first.lba * BLOCK as u64;
         if let Some((_, Place::Zero)) = first.found {
             let count = first.count.min((ZERO_BYTES / BLOCK as u64) as u32);
-            if count == first.count {
-                self.next_write += 1;
-            } else {
-                let rest = &mut self.writes[self.next_write];
-                (rest.lba, rest.count) = (first.lba + u64::from(count), first.count - count);
-            }
+            self.seek(first.lba + u64::from(count), size);
             self.blocks += u64::from(count);
             let len = (u64::from(count) * BLOCK as u64).min(size - offset);
             return DiskOp::Zero { file: FileRef::Base, offset, len, deallocate: true };
         }
         let (mut bufs, mut end) = (Vec::new(), first.lba);
-        while let Some(piece) = self.writes.get(self.next_write) {
+        self.next_write = Some(first.clone());
+        while let Some(piece) = &self.next_write {
             let Some((_, Place::Log { slot, block, .. })) = &piece.found else { break };
             let bytes = (piece.lba + u64::from(piece.count) - first.lba) * BLOCK as u64;
             if piece.lba != end || (end > first.lba && bytes > WRITE_BYTES) {
@@ -333,7 +330,7 @@ impl Floor {
             let (from, len) = (*block as usize * BLOCK, piece.count as usize * BLOCK);
             bufs.push(self.buffers[slot.0 as usize].slice(from..from + len));
             end = piece.lba + u64::from(piece.count);
-            self.next_write += 1;
+            self.seek(end, size);
         }
         self.blocks += end - first.lba;
         clamp(&mut bufs, (end - first.lba) * BLOCK as u64, size - offset);
@@ -421,7 +418,7 @@ impl Floor {
         self.reads.clear();
         self.buffers.clear();
         self.batch.clear();
-        self.writes.clear();
+        self.next_write = None;
         self.extents.clear();
         self.head.clear();
         self.resized = None;

@@ -3,7 +3,7 @@
 //! Invariants: entries are disjoint; an entry's lsn is above the floor once the floor has passed and pruned it; a later
 //! insert always has a higher lsn than what it covers (records are applied in log order).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
 
 use crate::event::Slot;
@@ -181,6 +181,15 @@ impl Index {
         out
     }
 
+    /// The first piece at or above block `from` that is newer than the base.
+    pub fn next_from(&self, from: u64) -> Option<Piece> {
+        let around = self.map.range(..=from).next_back().filter(|(lba, e)| *lba + e.count > from);
+        let (&lba, entry) = around.or_else(|| self.map.range(from..).next())?;
+        let start = lba.max(from);
+        let place = entry.place.skip((start - lba) as u32);
+        Some(Piece { lba: start, count: (lba + entry.count - start) as u32, found: Some((entry.lsn, place)) })
+    }
+
     /// True when any block of the range is newer than the base.
     pub fn touches(&self, range: BlockRange) -> bool {
         let before = self.map.range(..range.start()).next_back();
@@ -196,6 +205,15 @@ impl Index {
 
     /// The floor passed `upto`: entries of `range` that are not newer live in the base now.
     pub fn prune(&mut self, range: BlockRange, upto: Lsn) {
+        // Mostly one entry is all there is of the range.
+        if let btree_map::Entry::Occupied(entry) = self.map.entry(range.start())
+            && entry.get().count == u64::from(range.count.0)
+        {
+            if entry.get().lsn <= upto {
+                entry.remove();
+            }
+            return;
+        }
         let stale: Vec<(u64, u64)> = self
             .lookup(range)
             .into_iter()
@@ -273,6 +291,10 @@ mod tests {
                 }
                 index.check();
             }
+            let newer: Vec<_> = index.lookup(BlockRange::new(0, 80)).into_iter().filter(|p| p.found.is_some()).collect();
+            let end = |piece: &Piece| piece.lba + u64::from(piece.count);
+            let walked = std::iter::successors(index.next_from(0), |piece| index.next_from(end(piece)));
+            prop_assert!(walked.eq(newer), "a walk meets the same pieces");
             for piece in index.lookup(BlockRange::new(0, 80)) {
                 for i in 0..piece.count {
                     let got = piece.found.as_ref().map(|(lsn, place)| match place {
