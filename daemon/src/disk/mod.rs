@@ -26,6 +26,7 @@ pub mod files;
 mod home;
 mod identity;
 mod log_place;
+mod lull;
 mod operation;
 mod room;
 mod transfer;

@@ -22,6 +22,8 @@ pub(super) struct Submission {
 pub(super) struct Op {
     pub volume: VolumeKey,
     pub token: DiskToken,
+    /// Of the writes that continue this one and go with it.
+    pub joined: Vec<DiskToken>,
     pub work: Work,
     /// Bytes of a write to a base image, which is counted while it is in the kernel (see [`super::uring`]); else zero.
     pub base_bytes: u64,
@@ -44,6 +46,17 @@ pub(super) struct SyncSet {
 pub(super) struct Cells {
     ops: Vec<Option<Op>>,
     free: Vec<u32>,
+}
+
+impl Op {
+    pub fn new(volume: VolumeKey, token: DiskToken, work: Work, base_bytes: u64) -> Self {
+        Self { volume, token, joined: Vec::new(), work, base_bytes }
+    }
+
+    /// What each of the operations in it gives.
+    pub fn ends(&self, result: &DiskResult) -> impl Iterator<Item = (VolumeKey, DiskToken, DiskResult)> {
+        std::iter::once(&self.token).chain(&self.joined).map(move |token| (self.volume, *token, result.clone()))
+    }
 }
 
 impl Cells {

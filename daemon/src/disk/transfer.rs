@@ -18,6 +18,9 @@ use super::disk_error;
 
 /// The most pieces of one system call (`IOV_MAX`); the rest follows as after a short write.
 pub(super) const VECTORS_MAX: usize = 1024;
+/// Bytes of writes that go to the kernel as one: a device takes so much in little more time than a single block, and more of it at
+/// once would only delay the first of them.
+const JOINED_BYTES_MAX: u64 = 256 << 10;
 /// How often an interrupted or busy transfer is repeated without any progress.
 const RETRIES_MAX: u32 = 64;
 
@@ -50,9 +53,9 @@ pub(super) struct Transfer {
     /// The first vector that is not finished.
     next: usize,
     /// The caller's pieces.
-    _pieces: Vec<Bytes>,
+    pieces: Vec<Bytes>,
     /// Copies of pieces that were not aligned.
-    _copies: Vec<AlignedBuf>,
+    copies: Vec<AlignedBuf>,
     /// Where a read goes.
     target: Option<AlignedBuf>,
     retries: u32,
@@ -72,8 +75,8 @@ impl Transfer {
             remaining: u64::from(len),
             vectors,
             next: 0,
-            _pieces: Vec::new(),
-            _copies: Vec::new(),
+            pieces: Vec::new(),
+            copies: Vec::new(),
             target: Some(target),
             retries: 0,
         }
@@ -93,11 +96,27 @@ impl Transfer {
             remaining,
             vectors,
             next: 0,
-            _pieces: pieces,
-            _copies: copies,
+            pieces,
+            copies,
             target: None,
             retries: 0,
         }
+    }
+
+    /// True when a write of `len` bytes at `offset` may go with this one, which has not begun.
+    pub fn is_continued_by(&self, file: &Arc<DataFile>, offset: u64, len: u64, durable: bool) -> bool {
+        self.direction == Direction::Write
+            && Arc::ptr_eq(&self.file, file)
+            && self.offset + self.remaining == offset
+            && self.remaining + len <= JOINED_BYTES_MAX
+            && (self.channel, self.durable) == (file.channel(offset, len), durable)
+    }
+
+    /// Writes `pieces` behind what there is.
+    pub fn join(&mut self, pieces: Vec<Bytes>, pool: &Pool) {
+        self.remaining += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.copies.extend(gather(&pieces, self.file.alignment(self.channel), pool, &mut self.vectors));
+        self.pieces.extend(pieces);
     }
 
     /// The same write, ending only when it is durable.

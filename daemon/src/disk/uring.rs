@@ -5,8 +5,9 @@
 //!      \-> lull -^           ^ submit(): one io_uring_enter for all of it
 //! ```
 //!
-//! Writes to a base image are nobody's answer: they wait for a `lull` and go to the kernel by the batch, few at a time while
-//! anything else is under way. Everything else goes at once.
+//! Writes to a base image are nobody's answer: they wait for a `lull`. Everything else goes at once. Writes to a log that follow
+//! each other and are queued in one go are one to the kernel: a replica takes what its primary gathered frame by frame, and each
+//! write of its own would cost the device and both processors as much as all of them together.
 //!
 //! Invariants:
 //! 1. `in_flight` counts the submissions whose completion was not seen; it never exceeds [`IN_FLIGHT_MAX`], which the
@@ -39,6 +40,7 @@ use super::blocking::{Task, Worker};
 use super::buffer::Pool;
 use super::complaints::Complaints;
 use super::files::VolumeFiles;
+use super::lull::Lull;
 use super::operation::{Cells, Op, Submission, SyncSet, Work, entry};
 use super::transfer::{Step, Transfer};
 
@@ -55,12 +57,6 @@ const SPARE_MAX: usize = 256;
 const SPARE_VECTORS_MAX: usize = 256;
 /// How often a submission that the kernel has no room for is repeated when nothing in flight could make room.
 const ENTER_RETRIES_MAX: u32 = 1000;
-/// Writes to base images in the kernel at once: beside other work so few that the device's queue is left to those who wait
-/// for an answer, and as many as the core has under way when there is nothing else.
-const BASE_WRITES_BUSY: u32 = 4;
-const BASE_WRITES_IDLE: u32 = 16;
-/// Bytes of base writes from which on no further one goes beside other work.
-const BASE_BYTES_BUSY: u64 = 1 << 20;
 
 /// Names a volume within its shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -93,11 +89,11 @@ pub struct Ring {
     worker: Worker,
     cells: Cells,
     backlog: VecDeque<Submission>,
-    /// Writes to base images, for the backlog when few of them are under way.
-    lull: VecDeque<Submission>,
-    base_writes: u32,
-    base_bytes: u64,
+    /// Writes to base images, for the backlog when little else is under way.
+    lull: Lull,
     in_flight: u32,
+    /// The write to a log that was queued last and has not been submitted: one that continues it goes with it.
+    joinable: Option<u32>,
     /// Ended without the kernel.
     ended: Vec<Completion>,
     /// Emptied vectors of past transfers.
@@ -154,10 +150,9 @@ impl Ring {
             worker,
             cells: Cells::default(),
             backlog: VecDeque::new(),
-            lull: VecDeque::new(),
-            base_writes: 0,
-            base_bytes: 0,
+            lull: Lull::default(),
             in_flight: 0,
+            joinable: None,
             ended: Vec::new(),
             spare: Vec::new(),
             batch: Vec::new(),
@@ -210,7 +205,9 @@ impl Ring {
     /// # Errors
     /// [`Error::Ring`]: the ring is unusable.
     pub fn submit(&mut self) -> Result<(), Error> {
-        self.release_base_writes();
+        self.joinable = None;
+        let is_busy = !self.backlog.is_empty() || self.in_flight > self.lull.under_way();
+        self.lull.release(is_busy, &mut self.backlog);
         loop {
             self.fill();
             if self.ring.submission().is_empty() {
@@ -246,7 +243,7 @@ impl Ring {
         batch.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
         for (cell, result) in batch.drain(..) {
             self.in_flight -= 1;
-            out.extend(self.on_completion(cell as u32, result));
+            self.on_completion(cell as u32, result, out);
         }
         self.batch = batch;
     }
@@ -258,7 +255,7 @@ impl Ring {
         files: &VolumeFiles,
         Write { file, offset, bufs, durable }: Write,
     ) -> Result<(), Error> {
-        let is_base = file == FileRef::Base;
+        let (is_base, is_log) = (file == FileRef::Base, matches!(file, FileRef::Log(_)));
         let file = files.file(file)?;
         if bufs.iter().all(|piece| piece.is_empty()) {
             self.end(volume, token, Ok(DiskDone::Done));
@@ -266,13 +263,21 @@ impl Ring {
         }
         let len: u64 = bufs.iter().map(|piece| piece.len() as u64).sum();
         check_range(files, offset, len)?;
+        if let Some(op) = self.joinable.map(|cell| self.cells.at(cell)).filter(|op| op.volume == volume)
+            && let Work::Transfer(transfer) = &mut op.work
+            && transfer.is_continued_by(&file, offset, len, durable)
+        {
+            transfer.join(bufs, &self.pool);
+            op.joined.push(token);
+            return Ok(());
+        }
         let vectors = self.spare.pop().unwrap_or_default();
         let work = Work::Transfer(Transfer::write(file, offset, bufs, &self.pool, vectors).durable(durable));
         if is_base {
-            let cell = self.cells.insert(Op { volume, token, work, base_bytes: len });
-            self.lull.push_back(Submission { cell, part: 0 });
+            let cell = self.cells.insert(Op::new(volume, token, work, len));
+            self.lull.push(Submission { cell, part: 0 }, len);
         } else {
-            self.start(volume, token, work, 1);
+            self.joinable = Some(self.start(volume, token, work, 1)).filter(|_| is_log);
         }
         Ok(())
     }
@@ -321,33 +326,16 @@ impl Ring {
         }
     }
 
-    fn start(&mut self, volume: VolumeKey, token: DiskToken, work: Work, parts: u32) {
-        let cell = self.cells.insert(Op { volume, token, work, base_bytes: 0 });
+    fn start(&mut self, volume: VolumeKey, token: DiskToken, work: Work, parts: u32) -> u32 {
+        let cell = self.cells.insert(Op::new(volume, token, work, 0));
         self.backlog.extend((0..parts).map(|part| Submission { cell, part }));
+        cell
     }
 
     /// Ends an operation without the kernel.
     fn end(&mut self, volume: VolumeKey, token: DiskToken, result: DiskResult) {
         self.ended.push((volume, token, result));
         let _ = self.wake.write(1); // fails only when the counter is full, and then it is raised
-    }
-
-    /// Gives waiting writes to base images to the backlog, once half of those that may be under way have ended: the device
-    /// works on one half while the other comes together.
-    fn release_base_writes(&mut self) {
-        let is_busy = !self.backlog.is_empty() || self.in_flight > self.base_writes;
-        let (most, bytes) = if is_busy { (BASE_WRITES_BUSY, BASE_BYTES_BUSY) } else { (BASE_WRITES_IDLE, u64::MAX) };
-        if self.base_writes > most / 2 {
-            return;
-        }
-        while self.base_writes < most
-            && self.base_bytes < bytes
-            && let Some(submission) = self.lull.pop_front()
-        {
-            self.base_writes += 1;
-            self.base_bytes += self.cells.at(submission.cell).base_bytes;
-            self.backlog.push_back(submission);
-        }
     }
 
     /// Moves the backlog into the submission ring as far as there is room.
@@ -385,35 +373,37 @@ impl Ring {
         self.in_flight - self.ring.submission().len() as u32
     }
 
-    fn on_completion(&mut self, cell: u32, result: i32) -> Option<Completion> {
+    fn on_completion(&mut self, cell: u32, result: i32, out: &mut Vec<Completion>) {
         let op = self.cells.at(cell);
         let (ended, errno) = match &mut op.work {
             Work::Transfer(transfer) => match transfer.on_result(result) {
                 Step::Again => {
-                    self.backlog.push_back(Submission { cell, part: 0 });
-                    return None;
+                    return self.backlog.push_back(Submission { cell, part: 0 });
                 }
                 Step::Ended(ended, errno) => (ended, errno),
             },
-            Work::Sync(sync) => (sync.on_result(result)?, sync.errno()),
+            Work::Sync(sync) => match sync.on_result(result) {
+                Some(ended) => (ended, sync.errno()),
+                None => return,
+            },
         };
         if ended.is_ok()
             && let Some(sync) = op.work.sync_after()
         {
             op.work = sync;
-            self.backlog.push_back(Submission { cell, part: 0 });
-            return None;
+            return self.backlog.push_back(Submission { cell, part: 0 });
         }
         let op = self.cells.remove(cell);
-        self.base_writes -= u32::from(op.base_bytes > 0);
-        self.base_bytes -= op.base_bytes;
+        if op.base_bytes > 0 {
+            self.lull.ended(op.base_bytes);
+        }
+        out.extend(op.ends(&ended));
         if let Err(error) = ended {
             self.complaints.raise(&op, error, errno);
         }
         if let Work::Transfer(transfer) = op.work {
             self.keep_spare(transfer.into_vectors());
         }
-        Some((op.volume, op.token, ended))
     }
 }
 

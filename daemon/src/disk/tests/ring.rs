@@ -81,6 +81,44 @@ fn more_pieces_than_one_call_takes_are_all_written() {
 }
 
 #[test]
+fn writes_that_follow_each_other_end_one_by_one_with_all_their_bytes() {
+    with_both_rings(|shard, files| {
+        shard.done(files, DiskOp::Prepare { slot: Slot(1), len: 4 << 20 });
+        let data = pattern(21, 2 << 20);
+        let frames: Vec<_> = (0..256).map(|i| i * 8192..(i + 1) * 8192).collect();
+        let tokens: Vec<_> = frames
+            .iter()
+            .enumerate()
+            .map(|(i, range)| {
+                // A header that is not aligned and a block that is, some of them durable.
+                let bufs =
+                    vec![placed(&data[range.start..][..4096], 8), placed(&data[range.start + 4096..range.end], 0)];
+                let write = DiskOp::Write { file: SLOT, offset: range.start as u64, bufs, durable: i % 32 > 28 };
+                shard.queue(files, write)
+            })
+            .collect();
+        assert!(shard.ring.in_flight(VOLUME) < tokens.len() / 4, "most go with another");
+        shard.settle();
+        assert!(tokens.iter().all(|token| shard.results.remove(token) == Some(Ok(DiskDone::Done))));
+        assert_eq!(shard.read(files, SLOT, 0, 2 << 20), data);
+    });
+}
+
+#[test]
+fn a_write_joins_only_what_it_continues() {
+    let dir = tempdir();
+    let files = volume_at(dir.path());
+    let (base, other) = (files.file(FileRef::Base).unwrap(), files.file(FileRef::Superblock).unwrap());
+    let write = Transfer::write(base.clone(), 4096, vec![pattern(1, 8192)], &Pool::new(), Vec::new());
+    assert!(write.is_continued_by(&base, 12_288, 4096, false));
+    assert!(!write.is_continued_by(&base, 16_384, 4096, false), "a gap");
+    assert!(!write.is_continued_by(&base, 4096, 4096, false), "the same place again");
+    assert!(!write.is_continued_by(&base, 12_288, 4096, true), "another promise");
+    assert!(!write.is_continued_by(&base, 12_288, 1 << 20, false), "more than goes at once");
+    assert!(!write.is_continued_by(&other, 12_288, 4096, false), "another file");
+}
+
+#[test]
 fn a_write_or_read_of_nothing_is_done_at_once() {
     with_both_rings(|shard, files| {
         shard.done(files, DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![], durable: false });
@@ -204,16 +242,18 @@ fn more_operations_than_the_ring_holds_all_end() {
     with_both_rings(|shard, files| {
         shard.done(files, DiskOp::Prepare { slot: Slot(1), len: 16 << 20 });
         let writes = 4 * IN_FLIGHT as u64;
+        // No two of them follow each other: those would be one.
+        let block = |i: u64| i * 7 % 4096;
         let tokens: Vec<_> = (0..writes)
             .map(|i| {
                 let bufs = vec![placed(&pattern(i, 4096), (i % 2) as usize)];
-                shard.queue(files, DiskOp::Write { file: SLOT, offset: i % 4096 * 4096, bufs, durable: false })
+                shard.queue(files, DiskOp::Write { file: SLOT, offset: block(i) * 4096, bufs, durable: false })
             })
             .collect();
         shard.settle();
         assert!(tokens.iter().all(|token| shard.results.remove(token) == Some(Ok(DiskDone::Done))));
         let reads: Vec<_> = (writes - 4096..writes)
-            .map(|i| (i, shard.queue(files, DiskOp::Read { file: SLOT, offset: i % 4096 * 4096, len: 4096 })))
+            .map(|i| (i, shard.queue(files, DiskOp::Read { file: SLOT, offset: block(i) * 4096, len: 4096 })))
             .collect();
         shard.settle();
         for (i, token) in reads {
