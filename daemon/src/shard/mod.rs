@@ -151,6 +151,12 @@ impl Shard {
         timeout
     }
 
+    /// True when somebody waits for what a volume does next. Where nobody does, looking only takes the processor from others.
+    fn is_awaited(&self) -> bool {
+        let now = self.now();
+        self.volumes.borrow().values().any(|volume| volume.is_awaited(now))
+    }
+
     async fn run(self: Rc<Self>, bell: Bell, mut patience: Patience) -> Result<(), crate::disk::Error> {
         let mut done = Vec::new();
         let mut alarm = pin!(tokio::time::sleep(REST));
@@ -167,7 +173,8 @@ impl Shard {
             self.ring.borrow_mut().submit()?;
             wind(alarm.as_mut(), wait);
             let began = Instant::now();
-            if !self.look(began, patience.limit(), hurries).await {
+            let limit = if self.is_awaited() { patience.limit() } else { Duration::ZERO };
+            if !self.look(began, limit, hurries).await {
                 self.asleep.set(true);
                 tokio::select! {
                     biased;

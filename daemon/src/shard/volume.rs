@@ -58,6 +58,8 @@ pub struct Volume {
     disk: DiskMetrics,
     /// Disk operations under way and when they began.
     disk_ops: RefCell<BTreeMap<DiskToken, (DiskVerb, DiskFile, Nanos)>>,
+    /// When a request was last answered, or a message came whose acknowledgement somebody waits for.
+    asked_at: Cell<Nanos>,
 }
 
 impl Shard {
@@ -79,6 +81,7 @@ impl Shard {
             events: open.events,
             disk: open.disk,
             disk_ops: RefCell::default(),
+            asked_at: Cell::default(),
         });
         self.volumes.borrow_mut().insert(volume.key.0, volume.clone());
         self.rouse();
@@ -168,6 +171,9 @@ impl Volume {
                 () = closed.notified() => return,
             };
             for message in messages.drain(..) {
+                if self.is_hurried(&message) || matches!(message, Message::Sync { .. }) {
+                    self.asked_at.set(self.now());
+                }
                 self.tell(Input::PeerMessage(conn, settled(message, &pool)));
             }
             if let Err(end) = received {
@@ -248,12 +254,13 @@ impl Volume {
             }
             Output::Reply(id, result) => {
                 let done = self.requests.borrow_mut().remove(&id);
+                self.asked_at.set(now);
                 if let Some(done) = done {
                     done(result);
                 }
             }
             Output::Send(conn, message) => {
-                shard.hurry.set(shard.hurry.get() || self.is_awaited(&message));
+                shard.hurry.set(shard.hurry.get() || self.is_hurried(&message));
                 if let Some((stream, _)) = self.streams.borrow().get(&conn) {
                     let _ = stream.send(message); // a broken stream reports itself
                 }
@@ -269,8 +276,13 @@ impl Volume {
         }
     }
 
+    /// True when a request is under way or the next one is likely to follow at once; at a replica, when its primary's is.
+    pub(super) fn is_awaited(&self, now: Nanos) -> bool {
+        !self.requests.borrow().is_empty() || now.since(self.asked_at.get()) < ASKED_NS
+    }
+
     /// True for a message whose acknowledgement somebody waits for.
-    fn is_awaited(&self, message: &Message) -> bool {
+    fn is_hurried(&self, message: &Message) -> bool {
         let is_write_through = || self.node.borrow().ack_on() == AckOn::Write;
         matches!(message, Message::Append(append) if append.sync || is_write_through())
     }
@@ -346,6 +358,9 @@ fn settled(mut message: Message, pool: &Pool) -> Message {
     }
     message
 }
+
+/// So many nanoseconds after an answer its client is still expected to ask for more: the time that is looked by default.
+const ASKED_NS: u64 = 100_000;
 
 /// Messages of a peer handed to the core before the driver runs.
 const MESSAGES_AT_ONCE: usize = 256;
