@@ -12,6 +12,8 @@ pub const RETENTION_MS: RangeInclusive<u64> = 0..=10 * YEAR_MS;
 pub const LOG_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 50;
 /// `diskTimeout`, milliseconds: every healthy disk answers within the shortest, and the longest is still noticed.
 pub const DISK_TIMEOUT_MS: RangeInclusive<u64> = 1_000..=600_000;
+/// `peerLoss`, milliseconds: longer than a slow network takes, and the longest still ends.
+pub const PEER_LOSS_MS: RangeInclusive<u64> = 500..=600_000;
 /// `indexRanges`.
 pub const INDEX_RANGES: RangeInclusive<u32> = 1 << 10..=1 << 24;
 /// The least `bandwidth` that is not 0 (unlimited), bytes per second: less would hold up a single frame for longer than peers

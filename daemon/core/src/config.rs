@@ -90,8 +90,17 @@ impl Config {
     }
 }
 
-/// What the operator wants of a volume; persisted beside K, changeable online. Fields of the vocabulary that need a witness
-/// are parsed and kept but act from the witness issue on.
+/// What a primary does when a peer that every flush waits for is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum OnPeerLoss {
+    /// Flushes wait until the peer is back, or until a person decides.
+    #[default]
+    Suspend,
+    /// The witness decides which site goes on: the primary without its peer, or the peer once the primary's lease has ended.
+    Witness,
+}
+
+/// What the operator wants of a volume; persisted beside K, changeable online.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Policy {
     /// Wanted mode; S follows when the copies are equal.
@@ -110,6 +119,12 @@ pub struct Policy {
     pub bandwidth: u64,
     /// Ranges that the in-memory index may hold.
     pub index_ranges: u32,
+    /// What becomes of a volume whose peer is lost.
+    pub on_peer_loss: OnPeerLoss,
+    /// A follower that every flush waited for takes over by itself, as soon as the witness lets it.
+    pub auto_failover: bool,
+    /// A peer of which nothing was heard for so long is lost, in milliseconds.
+    pub peer_loss_ms: u64,
 }
 
 impl Default for Policy {
@@ -123,6 +138,9 @@ impl Default for Policy {
             disk_timeout_ms: 30_000,
             bandwidth: 0,
             index_ranges: 512 * 1024,
+            on_peer_loss: OnPeerLoss::Suspend,
+            auto_failover: false,
+            peer_loss_ms: 5_000,
         }
     }
 }

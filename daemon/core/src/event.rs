@@ -8,8 +8,10 @@
 
 use bytes::Bytes;
 
+use crate::format::witness::{Cell, Content};
+use crate::group::witness::{Found, Revision};
 use crate::ship::Message;
-use crate::types::{ByteRange, SiteId};
+use crate::types::{ByteRange, Nanos, SiteId};
 use crate::verb::{Verb, VerbError, VerbOk};
 
 /// Names a frontend request until its reply; unique per node while outstanding. Chosen by the shell.
@@ -27,6 +29,10 @@ pub struct ConnId(pub u64);
 /// Names a verb until its answer. Chosen by the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VerbId(pub u64);
+
+/// Names a question to the witness until its answer; unique per node while outstanding. Chosen by the core.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AskId(pub u64);
 
 /// A log slot: one preallocated segment file, reused in turn. `slot-{:06}.seg` on disk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -203,6 +209,44 @@ pub enum RequestError {
     Io,
 }
 
+/// What the core asks of the witness: one cell, read or changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// The cell.
+    pub cell: Cell,
+    /// What it is to become; `None`: it is only read.
+    pub change: Option<CellChange>,
+}
+
+/// A change of a cell, made only where the cell is as expected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CellChange {
+    /// The revision that it was read at; `None`: it did not exist.
+    pub expected: Option<Revision>,
+    /// The new value. The same value may be asked for again as long as it is not known what became of it.
+    pub content: Content,
+}
+
+/// What the witness answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WitnessAnswer {
+    /// The change was made and is durable.
+    Committed(Revision),
+    /// The cell holds this: the answer to a read, or to a change that was not made and will not be.
+    Holds(Option<Found>),
+    /// Nothing certain: the change may have been made or be made yet.
+    Lost,
+}
+
+/// The agent's own lease, as the witness has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// The grant that is held.
+    pub lease_gen: u64,
+    /// When its newest renewal was *sent*, on the clock of the node that is told.
+    pub sent: Nanos,
+}
+
 /// What a shell tells the core.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -223,6 +267,10 @@ pub enum Input {
     PeerDown(ConnId),
     /// An operator or a controller asks.
     Verb(VerbId, Verb),
+    /// The end of a question to the witness, whatever came of it.
+    Witness(AskId, WitnessAnswer),
+    /// The agent's lease was granted, renewed or (`None`) lost. Told again whenever it changed.
+    Lease(Option<Grant>),
     /// `poll_timeout()` has come, or the shell wants the core to look at the clock.
     Tick,
 }
@@ -240,6 +288,8 @@ pub enum Output {
     Close(ConnId, CloseReason),
     /// The end of a verb.
     Verb(VerbId, Result<VerbOk, VerbError>),
+    /// Ask the witness this and answer with [`Input::Witness`]. At most two questions are open at a time.
+    Ask(AskId, Question),
     /// Something a person should see: a line in the log, a metric.
     Event(Event),
 }

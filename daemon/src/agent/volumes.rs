@@ -143,6 +143,7 @@ impl Agent {
                 slots: files.slots().map_err(failed)?,
                 base_size: files.base_size(),
                 tail_bytes: tidemark_core::node::TAIL_BYTES,
+                lease: None,
             };
             Ok((files, params))
         });

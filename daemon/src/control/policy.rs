@@ -48,6 +48,7 @@ impl PolicyPatch {
             disk_timeout_ms: self.disk_timeout_ms.unwrap_or(policy.disk_timeout_ms),
             bandwidth: self.bandwidth.unwrap_or(policy.bandwidth),
             index_ranges: self.index_ranges.unwrap_or(policy.index_ranges),
+            ..policy
         }
     }
 

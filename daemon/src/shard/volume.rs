@@ -272,6 +272,7 @@ impl Volume {
                     let _ = answer.send(result); // the asker went away
                 }
             }
+            Output::Ask(..) => {}
             Output::Event(event) => (self.events)(&event),
         }
     }

@@ -39,7 +39,7 @@ fn nonce() -> Result<Nonce, WitnessError> {
 fn next(found: Option<&Found>, writer: Nonce) -> Content {
     match found.map(|found| &found.content) {
         Some(Content::Lease(lease)) => Content::Lease(lease.renewed(writer)),
-        _ => Content::Lease(Lease { lease_gen: 1, counter: 1, writer }),
+        _ => Content::Lease(Lease { lease_gen: 1, counter: 1, writer, span_ms: 0 }),
     }
 }
 

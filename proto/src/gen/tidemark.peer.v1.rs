@@ -4,7 +4,7 @@
 pub struct Envelope {
     #[prost(
         oneof = "envelope::Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 60, 61"
     )]
     pub body: ::core::option::Option<envelope::Body>,
 }
@@ -58,6 +58,10 @@ pub mod envelope {
         VerifyAnswer(super::VerifyAnswer),
         #[prost(message, tag = "22")]
         Goodbye(super::Goodbye),
+        #[prost(message, tag = "60")]
+        Confirm(super::Confirm),
+        #[prost(message, tag = "61")]
+        Confirmed(super::Confirmed),
     }
 }
 /// The age of a configuration, ordered by major, then minor.
@@ -446,6 +450,14 @@ pub struct Policy {
     /// Ranges that the in-memory index may hold.
     #[prost(uint32, tag = "8")]
     pub index_ranges: u32,
+    #[prost(enumeration = "OnPeerLoss", tag = "10")]
+    pub on_peer_loss: i32,
+    /// A follower takes over by itself as soon as the witness lets it.
+    #[prost(bool, tag = "11")]
+    pub auto_failover: bool,
+    /// A peer of which nothing was heard for so long is lost, milliseconds.
+    #[prost(uint64, tag = "12")]
+    pub peer_loss_ms: u64,
 }
 /// The primary wants to grow the volume.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -484,6 +496,24 @@ pub struct VerifyAnswer {
     pub id: u64,
     #[prost(enumeration = "VerifyVerdict", tag = "2")]
     pub verdict: i32,
+}
+/// A primary whose lease lets it serve asks whether its peer still holds the same K. Answered by Confirmed where it does, else
+/// by nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Confirm {
+    /// The sender's K.
+    #[prost(message, optional, tag = "1")]
+    pub k: ::core::option::Option<Since>,
+    /// Given back as it is.
+    #[prost(uint64, tag = "2")]
+    pub stamp: u64,
+}
+/// Answer to Confirm.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Confirmed {
+    /// That of the question.
+    #[prost(uint64, tag = "1")]
+    pub stamp: u64,
 }
 /// The sender gives up the role of primary for good reason and closes in order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -823,6 +853,38 @@ impl Refusal {
             "REFUSAL_SIZE" => Some(Self::Size),
             "REFUSAL_STORAGE" => Some(Self::Storage),
             "REFUSAL_SPLIT_BRAIN" => Some(Self::SplitBrain),
+            _ => None,
+        }
+    }
+}
+/// What a primary does when a peer that every flush waits for is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OnPeerLoss {
+    Unspecified = 0,
+    /// Flushes wait for the peer or a person.
+    Suspend = 1,
+    /// The witness decides which site goes on.
+    Witness = 2,
+}
+impl OnPeerLoss {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ON_PEER_LOSS_UNSPECIFIED",
+            Self::Suspend => "ON_PEER_LOSS_SUSPEND",
+            Self::Witness => "ON_PEER_LOSS_WITNESS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ON_PEER_LOSS_UNSPECIFIED" => Some(Self::Unspecified),
+            "ON_PEER_LOSS_SUSPEND" => Some(Self::Suspend),
+            "ON_PEER_LOSS_WITNESS" => Some(Self::Witness),
             _ => None,
         }
     }

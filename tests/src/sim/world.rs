@@ -285,6 +285,7 @@ impl<C: Copy> World<C> {
             slots: s.disk.slots(),
             base_size: s.disk.seen(tidemark_core::event::FileRef::Base).map_or(0, |b| b.len()),
             tail_bytes: self.operator.tail_bytes,
+            lease: None,
         };
         let instance = s.instance;
         match C::open(s.clock.at(self.now), params) {
@@ -432,6 +433,7 @@ impl<C: Copy> World<C> {
             Output::Reply(id, result) => self.replied(site, id, result),
             Output::Verb(id, result) => self.verb_ended(site, id, result),
             Output::Close(conn, reason) => self.close(site, conn, &reason.to_string()),
+            Output::Ask(..) => {}
             Output::Event(event) => self.saw(site, event),
         }
     }

@@ -1,6 +1,6 @@
 //! The superblock of a volume copy: what it is, where its floor stands, what its base looked like.
 
-use crate::config::{AckOn, Policy};
+use crate::config::{AckOn, OnPeerLoss, Policy};
 use crate::format::codec::{FormatError, Reader, Writer};
 use crate::format::config::{mode_code, mode_of};
 use crate::format::twin::TwinKind;
@@ -147,12 +147,16 @@ fn encode_policy(p: &Policy, w: &mut Writer) {
         AckOn::Flush => 1,
         AckOn::Write => 2,
     });
-    w.u16(0);
+    w.u8(match p.on_peer_loss {
+        OnPeerLoss::Suspend => 1,
+        OnPeerLoss::Witness => 2,
+    });
+    w.u8(u8::from(p.auto_failover));
     w.u32(p.index_ranges);
-    for v in [p.rpo_target_ms, p.retention_ms, p.log_bytes, p.disk_timeout_ms, p.bandwidth] {
+    for v in [p.rpo_target_ms, p.retention_ms, p.log_bytes, p.disk_timeout_ms, p.bandwidth, p.peer_loss_ms] {
         w.u64(v);
     }
-    w.zeros(64);
+    w.zeros(56);
 }
 
 fn decode_policy(r: &mut Reader<'_>) -> Result<Policy, FormatError> {
@@ -162,7 +166,12 @@ fn decode_policy(r: &mut Reader<'_>) -> Result<Policy, FormatError> {
         2 => AckOn::Write,
         _ => return Err(r.field("ack_on")),
     };
-    r.skip(2)?;
+    let on_peer_loss = match r.u8()? {
+        1 => OnPeerLoss::Suspend,
+        2 => OnPeerLoss::Witness,
+        _ => return Err(r.field("on_peer_loss")),
+    };
+    let auto_failover = r.u8()? != 0;
     let index_ranges = r.u32()?;
     let policy = Policy {
         mode,
@@ -173,8 +182,11 @@ fn decode_policy(r: &mut Reader<'_>) -> Result<Policy, FormatError> {
         log_bytes: r.u64()?,
         disk_timeout_ms: r.u64()?,
         bandwidth: r.u64()?,
+        on_peer_loss,
+        auto_failover,
+        peer_loss_ms: r.u64()?,
     };
-    r.skip(64)?;
+    r.skip(56)?;
     Ok(policy)
 }
 

@@ -11,7 +11,7 @@
 //! | 8 | 16 | the group, or the node |
 //! | 24 | 4 | length of the content |
 //! | 28 | 4 | CRC-32 of bytes 0..28 and the content |
-//! | 32 | .. | content: K of a group; lease_gen (8), counter (8) and writer (16) of a lease or probe |
+//! | 32 | .. | content: K of a group; lease_gen (8), counter (8), writer (16) and span_ms (8) of a lease or probe |
 
 use std::fmt;
 
@@ -77,6 +77,8 @@ pub struct Lease {
     pub counter: u64,
     /// Drawn anew for every change: whoever lost the answer to its change knows by it that it happened.
     pub writer: Nonce,
+    /// How long a renewal lasts for its holder, in milliseconds: a challenger that counts on less waits that long.
+    pub span_ms: u64,
 }
 
 impl Lease {
@@ -119,6 +121,7 @@ pub fn encode(cell: Cell, content: &Content) -> Vec<u8> {
             body.u64(lease.lease_gen);
             body.u64(lease.counter);
             body.bytes(&lease.writer.0);
+            body.u64(lease.span_ms);
         }
     }
     let mut w = Writer::with_capacity(HEAD + body.buf.len());
@@ -165,7 +168,8 @@ pub fn decode(cell: Cell, bytes: &[u8]) -> Result<Content, FormatError> {
     match cell {
         Cell::Group(_) => config::decode(&mut r).map(Content::Config),
         Cell::Lease(_) | Cell::Probe(_) => {
-            Ok(Content::Lease(Lease { lease_gen: r.u64()?, counter: r.u64()?, writer: Nonce(r.array()?) }))
+            let (lease_gen, counter, writer) = (r.u64()?, r.u64()?, Nonce(r.array()?));
+            Ok(Content::Lease(Lease { lease_gen, counter, writer, span_ms: r.u64()? }))
         }
     }
 }
@@ -236,7 +240,7 @@ mod tests {
     const LEASE: Cell = Cell::Lease(NodeId([0xab; 16]));
 
     fn lease() -> Content {
-        Content::Lease(Lease { lease_gen: 3, counter: 77, writer: Nonce([9; 16]) })
+        Content::Lease(Lease { lease_gen: 3, counter: 77, writer: Nonce([9; 16]), span_ms: 10_000 })
     }
 
     #[test]

@@ -172,6 +172,7 @@ impl Holder {
             return Some(Ask::Read);
         };
         let old = found.as_ref().map(|(lease, _)| *lease).unwrap_or_default();
+        let old = Lease { span_ms: self.terms.span_ns.div_ceil(1_000_000), ..old };
         let lease = match self.grant() {
             Some(grant) if grant == old.lease_gen => old.renewed(nonce),
             _ => old.renewed(nonce).revoked(nonce),
@@ -313,7 +314,13 @@ impl Watch {
     /// When the lease has ended, unless something is heard or seen before; `None`: the cell was not read yet.
     pub fn ends(&self) -> Option<Nanos> {
         let quiet = self.still_since?.max(self.heard);
-        Some(Nanos(quiet.0.saturating_add(self.terms.wait_ns())))
+        Some(Nanos(quiet.0.saturating_add(self.wait_ns())))
+    }
+
+    /// What the holder counts on, where that is longer than what is the rule here.
+    fn wait_ns(&self) -> u64 {
+        let theirs = self.seen.as_ref().map_or(0, |(lease, _)| lease.span_ms.saturating_mul(1_000_000));
+        Terms { span_ns: self.terms.span_ns.max(theirs) }.wait_ns()
     }
 
     fn has_ended(&self, now: Nanos) -> bool {
@@ -346,7 +353,7 @@ impl Watch {
     /// Whether a site that became the primary by a change at the witness may serve: nothing was received, and so nothing echoed,
     /// for a full wait.
     pub fn may_open(&self, now: Nanos) -> bool {
-        now.since(self.heard) >= self.terms.wait_ns()
+        now.since(self.heard) >= self.wait_ns()
     }
 }
 

@@ -182,7 +182,7 @@ mod tests {
     const CELL: Cell = Cell::Lease(NodeId([1; 16]));
 
     fn lease(lease_gen: u64, counter: u64, revision: u64) -> Found {
-        let content = Content::Lease(Lease { lease_gen, counter, writer: Nonce::NIL });
+        let content = Content::Lease(Lease { lease_gen, counter, writer: Nonce::NIL, span_ms: 0 });
         Found { content, revision: Revision::Counted(revision) }
     }
 
@@ -208,7 +208,7 @@ mod tests {
     fn another_lease_of_the_same_numbers_is_found_out() {
         let seen = lease(2, 10, 50);
         let mut other = seen.clone();
-        other.content = Content::Lease(Lease { lease_gen: 2, counter: 10, writer: Nonce([1; 16]) });
+        other.content = Content::Lease(Lease { lease_gen: 2, counter: 10, writer: Nonce([1; 16]), span_ms: 0 });
         assert_eq!(after(&[seen], Some(&other)), Err(Regression::Rewritten));
     }
 

@@ -217,6 +217,8 @@ impl Node {
             Message::Grow { size } => self.on_grow(now, size),
             Message::GrowAnswer { size } => self.on_grow_answer(now, size),
             Message::VerifyAnswer { id, verdict } => self.on_verify_verdict(id, verdict),
+            Message::Confirm { k, stamp } => self.on_confirm(k, stamp),
+            Message::Confirmed { stamp } => self.on_confirmed(now, stamp),
             Message::Goodbye => self.on_peer_down(conn),
         }
     }

@@ -7,6 +7,7 @@
 
 mod acks;
 mod advance;
+mod arbitration;
 mod changes;
 mod link;
 mod meta;
@@ -32,6 +33,7 @@ use crate::config::{Config, Policy};
 use crate::event::{DiskResult, DiskToken, Event, Input, Output, Request, RequestId, Slot, VerbId};
 use crate::floor::Floor;
 use crate::format::superblock::{CopyFlag, Superblock};
+use crate::group::lease::Terms;
 use crate::log::Log;
 use crate::log::recovery::Recovery;
 use crate::outbox::{Outbox, Route};
@@ -128,6 +130,8 @@ pub struct OpenParams {
     pub base_size: u64,
     /// Bytes of recent frames to keep in memory; [`TAIL_BYTES`] unless memory is short.
     pub tail_bytes: u64,
+    /// The terms of the agent's lease at its witness; `None`: it has no witness.
+    pub lease: Option<Terms>,
 }
 
 /// Where the node is in its life.
@@ -226,6 +230,7 @@ pub struct Node {
     /// This follower told its primary that it has no room.
     says_full: bool,
 
+    arbiter: arbitration::Arbiter,
     link: Option<link::Link>,
     catch_up: Option<sending::CatchUp>,
     link_refused: Option<String>,
@@ -269,6 +274,8 @@ impl Node {
             Input::PeerMessage(conn, message) => self.on_peer_message(now, conn, message),
             Input::PeerDown(conn) => self.on_peer_down(conn),
             Input::Verb(id, verb) => self.on_verb(now, id, verb),
+            Input::Witness(id, answer) => self.on_witness(now, id, answer),
+            Input::Lease(grant) => self.arbiter.grant = grant,
             Input::Tick => {}
         }
     }

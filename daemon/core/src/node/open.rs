@@ -14,6 +14,7 @@ use crate::format::twin::TwinKind;
 use crate::group;
 use crate::log::recovery::{MIN_SLOT_BYTES, Recovered, Recovery, Start, Step};
 use crate::log::{Log, Placed, Segments};
+use crate::node::arbitration::Arbiter;
 use crate::node::meta::TwinFile;
 use crate::node::{CreateKind, CreateParams, LostTail, NewVolume, Node, OpenParams, Stage};
 use crate::outbox::{Outbox, Route};
@@ -182,6 +183,7 @@ impl Node {
             reads: Default::default(),
             full_since: None,
             says_full: false,
+            arbiter: Arbiter::new(params.lease, now),
             link: None,
             catch_up: None,
             link_refused: None,

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::config::{Config, Policy};
+use crate::config::{Config, Policy, Since};
 use crate::format::round_up_block;
 use crate::types::{
     BlockRange, BootId, Boundary, Epoch, GenId, Incarnation, Lsn, NodeId, Nonce, Position, SiteId, VolumeId, WallMs,
@@ -146,6 +146,19 @@ pub enum Message {
         id: u64,
         /// Equal, different, or "changed while I read: ask again".
         verdict: VerifyVerdict,
+    },
+    /// The primary asks whether its peer still holds the same K; answered by [`Message::Confirmed`] where it does, else by
+    /// nothing.
+    Confirm {
+        /// The sender's K.
+        k: Since,
+        /// Given back as it is.
+        stamp: u64,
+    },
+    /// Answer to [`Message::Confirm`].
+    Confirmed {
+        /// That of the question.
+        stamp: u64,
     },
     /// The sender gives up the role of primary for good reason and closes in order.
     Goodbye,

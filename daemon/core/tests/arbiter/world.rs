@@ -161,7 +161,7 @@ impl World {
     /// A serves under its first lease, B is in S.
     pub fn new(rule: Rule, scope: Scope) -> Self {
         let terms = terms(rule);
-        let lease = Lease { lease_gen: 1, counter: 1, writer: nonce(1, 0) };
+        let lease = Lease { lease_gen: 1, counter: 1, writer: nonce(1, 0), span_ms: terms.span_ns / 1_000_000 };
         let mut holder = Holder::new(terms);
         let _ = holder.poll(Nanos(0), Nonce::NIL); // the read that finds nothing
         holder.on_answer(Nanos(0), Answer::Holds(None));

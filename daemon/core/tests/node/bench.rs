@@ -159,6 +159,7 @@ impl Copy {
             slots: self.slots(),
             base_size: self.files.get(&FileRef::Base).map_or(0, |base| base.len() as u64),
             tail_bytes: 256 << 10,
+            lease: None,
         };
         self.alarms.clear();
         self.node = Some(Node::open(now, params).unwrap_or_else(|error| panic!("the copy does not open: {error}")));
@@ -388,7 +389,7 @@ impl Pair {
             Output::Verb(id, result) => self.copies[site].ended.push((id, result)),
             Output::Reply(id, _) => self.copies[site].replies.push(id),
             Output::Event(Event::Alarm { code, .. }) => self.copies[site].alarms.push(code),
-            Output::Event(_) => {}
+            Output::Ask(..) | Output::Event(_) => {}
         }
         true
     }

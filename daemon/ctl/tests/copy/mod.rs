@@ -83,6 +83,7 @@ impl Shell {
             slots: Vec::new(),
             base_size: SIZE,
             tail_bytes: tidemark_core::node::TAIL_BYTES,
+            lease: None,
         };
         let node = Node::open(Nanos(1), params).expect("opens");
         Self { dir: dir.to_owned(), node, now: Nanos(1), next_request: 0 }

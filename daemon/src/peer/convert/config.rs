@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use tidemark_core::config::{AckOn, Config, Mode, Policy, Since};
+use tidemark_core::config::{AckOn, Config, Mode, OnPeerLoss, Policy, Since};
 use tidemark_core::ship::{AdoptStep, Refusal, VerifyVerdict};
 use tidemark_core::types::SiteId;
 use tidemark_proto::peer as wire;
@@ -79,11 +79,11 @@ fn check_config(config: &Config) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn since_out(since: Since) -> Option<wire::Since> {
+pub(super) fn since_out(since: Since) -> Option<wire::Since> {
     Some(wire::Since { epoch: epoch_out(since.epoch), nonce: raw(&since.nonce.0) })
 }
 
-fn since_in(since: Option<wire::Since>, field: &'static str) -> Result<Since, Malformed> {
+pub(super) fn since_in(since: Option<wire::Since>, field: &'static str) -> Result<Since, Malformed> {
     let since = required(since, field)?;
     Ok(Since { epoch: epoch_in(since.epoch)?, nonce: id(&since.nonce, "nonce")? })
 }
@@ -103,6 +103,13 @@ pub fn policy_out(policy: Policy) -> wire::Policy {
         disk_timeout_ms: policy.disk_timeout_ms,
         bandwidth: policy.bandwidth,
         index_ranges: policy.index_ranges,
+        on_peer_loss: match policy.on_peer_loss {
+            OnPeerLoss::Suspend => wire::OnPeerLoss::Suspend,
+            OnPeerLoss::Witness => wire::OnPeerLoss::Witness,
+        }
+        .into(),
+        auto_failover: policy.auto_failover,
+        peer_loss_ms: policy.peer_loss_ms,
     }
 }
 
@@ -124,6 +131,13 @@ pub fn policy_in(policy: wire::Policy) -> Result<Policy, Malformed> {
             bytes => return Err(Malformed::Bounds { field: "bandwidth", value: bytes }),
         },
         index_ranges: within(policy.index_ranges, bounds::INDEX_RANGES, "index_ranges")?,
+        on_peer_loss: match wire::OnPeerLoss::try_from(policy.on_peer_loss) {
+            Ok(wire::OnPeerLoss::Suspend) => OnPeerLoss::Suspend,
+            Ok(wire::OnPeerLoss::Witness) => OnPeerLoss::Witness,
+            _ => return Err(Malformed::Enum { field: "on_peer_loss", value: policy.on_peer_loss }),
+        },
+        auto_failover: policy.auto_failover,
+        peer_loss_ms: within(policy.peer_loss_ms, bounds::PEER_LOSS_MS, "peer_loss_ms")?,
     })
 }
 

@@ -21,7 +21,9 @@ use tidemark_proto::peer as wire;
 use wire::envelope::Body;
 
 use bodies::{ack_in, ack_out, append_in, append_out, base_in, base_out, hello_in, hello_out};
-use config::{answer_in, answer_out, refusal_in, refusal_out, step_in, step_out, verdict_in, verdict_out};
+use config::{
+    answer_in, answer_out, refusal_in, refusal_out, since_in, since_out, step_in, step_out, verdict_in, verdict_out,
+};
 use parts::{
     boundary_if, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, range_in, range_out,
 };
@@ -163,6 +165,8 @@ fn body_out(message: Message) -> Body {
         Message::VerifyAnswer { id, verdict } => {
             Body::VerifyAnswer(wire::VerifyAnswer { id, verdict: verdict_out(verdict) })
         }
+        Message::Confirm { k, stamp } => Body::Confirm(wire::Confirm { k: since_out(k), stamp }),
+        Message::Confirmed { stamp } => Body::Confirmed(wire::Confirmed { stamp }),
         Message::Goodbye => Body::Goodbye(wire::Goodbye {}),
     }
 }
@@ -217,6 +221,8 @@ fn body_in(body: Body) -> Result<Message, Malformed> {
             Message::VerifyRange { id: m.id, range, lsn: Lsn(m.lsn), hash }
         }
         Body::VerifyAnswer(m) => Message::VerifyAnswer { id: m.id, verdict: verdict_in(m.verdict)? },
+        Body::Confirm(m) => Message::Confirm { k: since_in(m.k, "k")?, stamp: m.stamp },
+        Body::Confirmed(m) => Message::Confirmed { stamp: m.stamp },
         Body::Goodbye(_) => Message::Goodbye,
     })
 }

@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
-use tidemark_core::config::{AckOn, Config, Mode, Policy, Since};
+use tidemark_core::config::{AckOn, Config, Mode, OnPeerLoss, Policy, Since};
 use tidemark_core::ship::{
     Ack, AdoptStep, Append, BaseBlocks, ChainEntry, Hello, Message, Refusal, Remembered, VerifyVerdict,
 };
@@ -180,9 +180,10 @@ fn step() -> impl Strategy<Value = Message> {
 fn policy() -> impl Strategy<Value = Message> {
     let ack_on = prop_oneof![Just(AckOn::Flush), Just(AckOn::Write)];
     let bandwidth = prop_oneof![Just(0), bounds::MIN_BANDWIDTH..=u64::MAX];
-    let times = (bounds::RPO_TARGET_MS, bounds::RETENTION_MS, bounds::DISK_TIMEOUT_MS);
+    let times = (bounds::RPO_TARGET_MS, bounds::RETENTION_MS, bounds::DISK_TIMEOUT_MS, bounds::PEER_LOSS_MS);
+    let losses = (prop_oneof![Just(OnPeerLoss::Suspend), Just(OnPeerLoss::Witness)], any::<bool>());
     let sizes = (bounds::LOG_BYTES, bandwidth, bounds::INDEX_RANGES);
-    (mode(), ack_on, times, sizes).prop_map(|(mode, ack_on, times, sizes)| {
+    (mode(), ack_on, times, sizes, losses).prop_map(|(mode, ack_on, times, sizes, losses)| {
         Message::Policy(Policy {
             mode,
             ack_on,
@@ -192,6 +193,9 @@ fn policy() -> impl Strategy<Value = Message> {
             log_bytes: sizes.0,
             bandwidth: sizes.1,
             index_ranges: sizes.2,
+            on_peer_loss: losses.0,
+            auto_failover: losses.1,
+            peer_loss_ms: times.3,
         })
     })
 }
@@ -206,6 +210,9 @@ fn small() -> impl Strategy<Value = Message> {
         boundary().prop_map(|from| Message::FetchTail { from }),
         Just(Message::TailEnd),
         Just(Message::Goodbye),
+        (epoch(), any::<[u8; 16]>(), any::<u64>())
+            .prop_map(|(epoch, nonce, stamp)| Message::Confirm { k: Since { epoch, nonce: Nonce(nonce) }, stamp }),
+        any::<u64>().prop_map(|stamp| Message::Confirmed { stamp }),
         any::<u64>().prop_map(|size| Message::Grow { size }),
         any::<u64>().prop_map(|size| Message::GrowAnswer { size }),
         (any::<u64>(), range(), any::<u64>(), any::<[u8; 32]>())

@@ -114,6 +114,7 @@ impl Copy {
             slots: disk.slots(),
             base_size: disk.file(FileRef::Base).len() as u64,
             tail_bytes: TAIL_BYTES,
+            lease: None,
         };
         let node = Node::open(now, params).unwrap_or_else(|error| panic!("the copy does not open: {error}"));
         let mut copy = Self { node, disk, who, now, is_late: false, held: VecDeque::new(), sent: 0, outbox: None };
@@ -164,7 +165,8 @@ impl Copy {
                     self.node.handle(self.now, Input::Disk(token, result));
                 }
                 Some(Output::Send(_, message)) => self.send(message),
-                Some(Output::Reply(..) | Output::Close(..) | Output::Verb(..) | Output::Event(_)) => {}
+                Some(Output::Reply(..) | Output::Close(..) | Output::Verb(..) | Output::Ask(..) | Output::Event(_)) => {
+                }
             }
         }
         panic!("the copy does not come to rest");
