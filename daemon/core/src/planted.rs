@@ -51,11 +51,25 @@ pub enum Planted {
     DurableAtSyncEnd,
     /// A write that is durable itself is taken as a sync of all that was written before it.
     DurableWriteCoversAll,
+    /// A primary goes on without its peer on its own decision, not by the witness's (R4).
+    ShrinkWithoutWitness,
+    /// A primary serves on when its lease is over.
+    ServeWithoutLease,
+    /// A follower takes over without waiting for the primary's lease to end.
+    TakeOverAtOnce,
+    /// A follower waits, and does not take the lease that it waited for.
+    TakeOverWithoutRevoking,
+    /// A promotion is judged on what the copy knows, not on what the witness holds.
+    PromoteWithoutWitness,
+    /// What the peer confirmed counts from when the answer came, not from when the question was sent.
+    ConfirmedFromAnswer,
+    /// A lease under another grant than K names lets a primary serve.
+    AnyGrantServes,
 }
 
 impl Planted {
     /// Every planted bug.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeSyncAtPrimary,
         Self::AckBeforeSyncAtSecondary,
         Self::StaleFrameAccepted,
@@ -78,6 +92,13 @@ impl Planted {
         Self::DiscardNotIndexed,
         Self::DurableAtSyncEnd,
         Self::DurableWriteCoversAll,
+        Self::ShrinkWithoutWitness,
+        Self::ServeWithoutLease,
+        Self::TakeOverAtOnce,
+        Self::TakeOverWithoutRevoking,
+        Self::PromoteWithoutWitness,
+        Self::ConfirmedFromAnswer,
+        Self::AnyGrantServes,
     ];
 
     /// The bug of that name, in the spelling of the variant.

@@ -140,6 +140,11 @@ pub enum VerbError {
     /// The loss cannot be estimated and `--allow-unproven` was not given.
     #[error("what would be lost cannot be proven; accept with --allow-unproven")]
     Unproven,
+    /// The witness cannot make this copy the primary.
+    #[error(
+        "{0}; where the primary is gone for good, --assert-peer-fenced --reason TEXT opens this copy with what it has"
+    )]
+    Unfit(crate::group::arbitrated::Unfit),
     /// The copy's state forbids it.
     #[error("the copy is {state}: {hint}")]
     CopyState {

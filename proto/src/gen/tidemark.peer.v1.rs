@@ -514,6 +514,9 @@ pub struct Confirmed {
     /// That of the question.
     #[prost(uint64, tag = "1")]
     pub stamp: u64,
+    /// The sender proposed a K at the witness and does not know what became of it: any later K there would tell.
+    #[prost(bool, tag = "2")]
+    pub undecided: bool,
 }
 /// The sender gives up the role of primary for good reason and closes in order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -49,6 +49,11 @@ impl Proposer {
         Config { lease_gen: self.lease_gen, forced: false, ..k }
     }
 
+    /// The primary's own K is not what the witness holds in its place: another K of its epoch, or a higher one, names another site.
+    fn is_replaced(&self, at_witness: &Config, local: &Config) -> bool {
+        at_witness.epoch >= local.epoch && at_witness.primary != Some(self.site)
+    }
+
     /// The primary goes on: with the same S after a restart or a revoked lease (R17).
     ///
     /// # Errors
@@ -56,7 +61,7 @@ impl Proposer {
     pub fn resume(&self, at_witness: &Config, local: &Config) -> Result<Config, Unfit> {
         let star = newest(at_witness, local);
         let sites = star.sites.clone();
-        self.as_primary(star).map(|()| self.next(at_witness, local, self.site, sites))
+        self.as_primary(at_witness, local).map(|()| self.next(at_witness, local, self.site, sites))
     }
 
     /// The primary goes on without its peer (R4).
@@ -64,8 +69,7 @@ impl Proposer {
     /// # Errors
     /// [`Unfit::NotPrimary`].
     pub fn shrink(&self, at_witness: &Config, local: &Config) -> Result<Config, Unfit> {
-        let star = newest(at_witness, local);
-        self.as_primary(star).map(|()| self.next(at_witness, local, self.site, vec![self.site]))
+        self.as_primary(at_witness, local).map(|()| self.next(at_witness, local, self.site, vec![self.site]))
     }
 
     /// This site becomes the primary and has everything that was acknowledged. The old primary has to have stopped: see
@@ -87,8 +91,9 @@ impl Proposer {
         Ok(self.next(at_witness, local, self.site, vec![self.site]))
     }
 
-    fn as_primary(&self, star: &Config) -> Result<(), Unfit> {
-        if star.primary == Some(self.site) { Ok(()) } else { Err(Unfit::NotPrimary) }
+    fn as_primary(&self, at_witness: &Config, local: &Config) -> Result<(), Unfit> {
+        let is_mine = newest(at_witness, local).primary == Some(self.site);
+        if is_mine && !self.is_replaced(at_witness, local) { Ok(()) } else { Err(Unfit::NotPrimary) }
     }
 }
 

@@ -58,12 +58,13 @@ impl Terms {
 
     /// Before a witness that did not answer is asked again: a tenth of the span, and up to as much more, so that agents do not come
     /// all at once.
-    fn retry_ns(self, nonce: Nonce) -> u64 {
+    pub fn retry_ns(self, nonce: Nonce) -> u64 {
         let tenth = self.span_ns / 10;
         tenth + tenth * u64::from(nonce.0[0]) / 256
     }
 
-    fn ends(self, sent: Nanos) -> Nanos {
+    /// Until when a renewal or a heartbeat that was sent at `sent` counts for its sender.
+    pub fn ends(self, sent: Nanos) -> Nanos {
         Nanos(sent.0.saturating_add(self.span_ns))
     }
 }
@@ -304,6 +305,16 @@ impl Watch {
         self.heard = self.heard.max(now);
     }
 
+    /// Whose lease is waited for; `None`: no K was told.
+    pub fn target(&self) -> Option<NodeId> {
+        self.target.map(|(leader, _)| leader)
+    }
+
+    /// When anything was last received from the other site.
+    pub fn heard(&self) -> Nanos {
+        self.heard
+    }
+
     /// The leader's cell was read; `now` is not before the answer.
     pub fn on_lease(&mut self, now: Nanos, found: Option<(Lease, Revision)>) {
         if self.still_since.is_none() || self.seen != found {
@@ -353,7 +364,12 @@ impl Watch {
     /// Whether a site that became the primary by a change at the witness may serve: nothing was received, and so nothing echoed,
     /// for a full wait.
     pub fn may_open(&self, now: Nanos) -> bool {
-        now.since(self.heard) >= self.wait_ns()
+        now >= self.opens()
+    }
+
+    /// From when on, if nothing is received any more.
+    pub fn opens(&self) -> Nanos {
+        Nanos(self.heard.0.saturating_add(self.wait_ns()))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The configuration K: who may change it how, and what two copies that meet conclude from their Ks; leases, and what is
-//! remembered of a witness. Pure; nothing but K is used by [`crate::node`] yet, and groups of several volumes join here later.
+//! remembered of a witness. Pure; groups of several volumes join here later.
 
 pub mod arbitrated;
+pub mod ballot;
 pub mod lease;
 pub mod witness;
 
@@ -84,7 +85,7 @@ pub fn joint(
 pub fn forced(k: &Config, node: NodeId, nonce: Nonce, primary: Option<SiteId>, sites: Vec<SiteId>) -> Config {
     let epoch = Epoch { major: k.epoch.major + 1, minor: 0 };
     let mode = k.mode;
-    Config { forced: true, ..change(k, epoch, node, nonce, primary, sites, mode) }
+    Config { forced: true, lease_gen: 0, ..change(k, epoch, node, nonce, primary, sites, mode) }
 }
 
 fn change(

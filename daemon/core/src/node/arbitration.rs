@@ -1,27 +1,538 @@
-//! What the witness decides for this copy.
+//! What the witness decides for this copy: whether a primary may serve, when it goes on without its peer (R4), when it resumes (R17),
+//! and when a follower takes over (R15, R16).
+//!
+//! Nothing here acknowledges anything: a change of K that the witness accepted is persisted like any other, and only then in force.
 
-use crate::config::Since;
-use crate::event::{AskId, Grant, WitnessAnswer};
-use crate::group::lease::Terms;
-use crate::node::Node;
-use crate::types::Nanos;
+use std::collections::BTreeMap;
 
+use crate::config::{Config, Mode, OnPeerLoss, Since};
+use crate::event::{AskId, CellChange, Grant, Output, Question, WitnessAnswer};
+use crate::format::superblock::CopyFlag;
+use crate::format::witness::{Cell, Content, Lease};
+use crate::group::arbitrated::{Proposer, Unfit, newest};
+use crate::group::ballot::Ballot;
+use crate::group::lease::{Answer, Ask, Authority, Serves, Terms, Watch};
+use crate::node::meta::AfterK;
+use crate::node::verbs::Pending;
+use crate::node::{Node, Stage};
+use crate::planted::{Planted, planted};
+use crate::ship::Message;
+use crate::ship::sender::Source;
+use crate::status::{Role, SuspendReason};
+use crate::types::{Epoch, GenId, GroupId, Nanos};
+use crate::verb::VerbError;
+
+/// Of an agent that has no witness (any more) although K relies on one: what the peer confirms is all that counts, and for as
+/// short as a challenger can possibly wait.
+const WITHOUT_WITNESS: Terms = Terms { span_ns: Terms::MIN_SPAN_NS };
+
+/// What this copy wants of the witness.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Aim {
+    /// K is to rely on the grant that the agent holds now.
+    Resume,
+    /// The primary goes on without its peer.
+    Shrink,
+    /// The follower becomes the primary.
+    TakeOver,
+}
+
+/// Which machine a question belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lane {
+    Group,
+    Lease,
+}
+
+/// What a copy knows of the witness, of its agent's lease and of the other site's.
 #[derive(Debug)]
 pub(super) struct Arbiter {
-    pub grant: Option<Grant>,
     terms: Option<Terms>,
+    grant: Option<Grant>,
+    pub ballot: Ballot,
+    watch: Watch,
+    asked: BTreeMap<AskId, Lane>,
+    /// What the leader's lease is to become, while that is asked.
+    revoking: Option<Lease>,
+    next_ask: u64,
+    /// The leader's lease is not read before.
+    lease_next: Nanos,
+    /// When the peer was last of use: it streamed, and nothing was refused.
+    useful: Nanos,
+    /// Since when the K in force is.
+    k_since: Nanos,
+    /// When the peer is asked next whether it holds the same K.
+    confirm_next: Nanos,
+    /// When the last such question was sent that it answered, under the K in force.
+    confirmed: Option<Nanos>,
+    /// Accepted by the witness, not yet persisted.
+    won: Option<Config>,
+    /// What stands against the present aim.
+    pub unfit: Option<Unfit>,
+    /// The primary of before may serve reads as long as it counts on what was last heard of this site.
+    waits_to_open: bool,
+    /// Since it became a matter of waiting, that primary said that it does not serve.
+    gave_way: bool,
+    /// The peer proposed a K and does not know what became of it: any other K at the witness would tell.
+    peer_is_deciding: bool,
 }
 
 impl Arbiter {
-    pub(super) fn new(terms: Option<Terms>, _now: Nanos) -> Self {
-        Self { grant: None, terms }
+    pub(super) fn new(terms: Option<Terms>, group: GroupId, now: Nanos) -> Self {
+        Self {
+            terms,
+            grant: None,
+            ballot: Ballot::new(group),
+            watch: Watch::new(terms.unwrap_or(WITHOUT_WITNESS), now),
+            asked: BTreeMap::new(),
+            revoking: None,
+            next_ask: 0,
+            lease_next: Nanos::default(),
+            useful: now,
+            k_since: now,
+            confirm_next: now,
+            confirmed: None,
+            won: None,
+            unfit: None,
+            waits_to_open: false,
+            gave_way: false,
+            peer_is_deciding: false,
+        }
+    }
+
+    fn terms(&self) -> Terms {
+        self.terms.unwrap_or(WITHOUT_WITNESS)
+    }
+
+    /// Another K is in force: what the peer confirmed was the one before.
+    pub(super) fn on_new_k(&mut self, now: Nanos) {
+        (self.k_since, self.confirm_next, self.confirmed) = (now, now, None);
+        self.peer_is_deciding = false;
+    }
+
+    /// A K was accepted that is not in force here yet, or one may be accepted any moment.
+    pub(super) fn is_deciding(&self) -> bool {
+        self.ballot.is_open() || self.won.is_some()
+    }
+
+    /// What a verb that takes over may need at most, besides what every verb may: the lease of the other site.
+    pub(super) fn wait_ms(&self) -> u64 {
+        self.terms().wait_ns() / 1_000_000
     }
 }
 
 impl Node {
-    pub(super) fn on_witness(&mut self, _now: Nanos, _id: AskId, _answer: WitnessAnswer) {}
+    // ---- facts --------------------------------------------------------------------------------------------------------
 
-    pub(super) fn on_confirm(&mut self, _k: Since, _stamp: u64) {}
+    pub(super) fn on_lease(&mut self, grant: Option<Grant>) {
+        self.arbiter.grant = grant;
+    }
 
-    pub(super) fn on_confirmed(&mut self, _now: Nanos, _stamp: u64) {}
+    /// Anything came from the peer.
+    pub(super) fn heard_peer(&mut self, now: Nanos) {
+        self.arbiter.watch.on_heard(now);
+        let streams = self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe);
+        if streams && self.link_refused.is_none() {
+            self.arbiter.useful = now;
+        }
+    }
+
+    /// The primary asks whether this copy holds its K: only then it cannot have been replaced by it.
+    pub(super) fn on_confirm(&mut self, k: Since, stamp: u64) {
+        if k == self.k.id() && !self.is_persisting_k() {
+            let undecided = self.arbiter.is_deciding();
+            self.send(Message::Confirmed { stamp, undecided });
+        }
+    }
+
+    pub(super) fn on_confirmed(&mut self, now: Nanos, stamp: u64, undecided: bool) {
+        let arbiter = &mut self.arbiter;
+        arbiter.peer_is_deciding = undecided;
+        let sent = Nanos(stamp);
+        if (arbiter.k_since..=now).contains(&sent) {
+            let counted = if planted(Planted::ConfirmedFromAnswer) { now } else { sent };
+            arbiter.confirmed = arbiter.confirmed.max(Some(counted));
+        }
+    }
+
+    pub(super) fn on_witness(&mut self, now: Nanos, id: AskId, answer: WitnessAnswer) {
+        match self.arbiter.asked.remove(&id) {
+            Some(Lane::Group) => {
+                let retry = self.retry_ns();
+                if let Some(won) = self.arbiter.ballot.on_answer(now, answer, retry) {
+                    self.arbiter.won = Some(won);
+                }
+            }
+            Some(Lane::Lease) => self.on_leaders_lease(now, answer),
+            None => {}
+        }
+    }
+
+    fn on_leaders_lease(&mut self, now: Nanos, answer: WitnessAnswer) {
+        let asked = self.arbiter.revoking.take();
+        match (asked, answer) {
+            (Some(lease), WitnessAnswer::Committed(revision)) => self.arbiter.watch.on_revoked(lease, revision),
+            (_, WitnessAnswer::Holds(found)) => {
+                if let Answer::Holds(found) = Answer::holds(found) {
+                    self.arbiter.watch.on_lease(now, found);
+                }
+            }
+            _ => self.arbiter.lease_next = Nanos(now.0 + self.retry_ns()),
+        }
+    }
+
+    fn retry_ns(&mut self) -> u64 {
+        let nonce = self.new_nonce();
+        self.arbiter.terms().retry_ns(nonce)
+    }
+
+    // ---- who may serve ------------------------------------------------------------------------------------------------
+
+    fn serves_until(&self) -> Serves {
+        if self.k.lease_gen == 0 || planted(Planted::ServeWithoutLease) {
+            return Serves::Unbounded;
+        }
+        let arbiter = &self.arbiter;
+        let counts = |grant: &Grant| grant.lease_gen == self.k.lease_gen || planted(Planted::AnyGrantServes);
+        let grant = arbiter.grant.filter(counts);
+        let leased_until = grant.map(|grant| arbiter.terms().ends(grant.sent));
+        let authority = Authority { leased_until, echoed: arbiter.confirmed };
+        authority.serves(arbiter.terms(), self.k.sites.len() > 1, false)
+    }
+
+    /// A primary whose lease is over stops at once; it goes on when it is not.
+    pub(super) fn watch_authority(&mut self, now: Nanos) {
+        let serves = match self.serves_until() {
+            Serves::Unbounded => true,
+            Serves::Until(end) => now < end,
+        };
+        match self.role {
+            Role::Primary if !serves => {
+                self.alarm("lease_lost", "neither the witness nor the peer has answered for as long as a lease lasts");
+                self.set_role(Role::Suspended(SuspendReason::LeaseLost));
+            }
+            Role::Suspended(SuspendReason::LeaseLost) if serves => self.serve_again(now),
+            _ => {}
+        }
+    }
+
+    /// A site that took over serves when the old primary can have nothing left to serve on: what it counts on is over, or it says
+    /// that it does not serve.
+    pub(super) fn may_open(&self, now: Nanos) -> bool {
+        !self.arbiter.waits_to_open || self.arbiter.gave_way || self.arbiter.watch.may_open(now)
+    }
+
+    /// The peer greets and says whether it serves.
+    pub(super) fn heard_whether_it_serves(&mut self, is_primary: bool) {
+        self.arbiter.gave_way = self.arbiter.waits_to_open && !is_primary;
+    }
+
+    pub(super) fn opened(&mut self) {
+        self.arbiter.waits_to_open = false;
+    }
+
+    fn pump_confirm(&mut self, now: Nanos) {
+        let Some(link) = self.link.as_ref().filter(|l| l.hello.is_some() && self.k.has(l.site)) else { return };
+        let conn = link.conn;
+        if self.k.lease_gen == 0 || !self.leads() || now < self.arbiter.confirm_next {
+            return;
+        }
+        let message = Message::Confirm { k: self.k.id(), stamp: now.0 };
+        self.out.push(Output::Send(conn, message));
+        self.arbiter.confirm_next = Nanos(now.0 + self.confirm_every());
+    }
+
+    /// Often enough that neither a lease nor a peer is thought lost for one answer that came late.
+    fn confirm_every(&self) -> u64 {
+        (self.arbiter.terms().span_ns / 4).min(self.peer_loss_ns() / 4)
+    }
+
+    fn peer_loss_ns(&self) -> u64 {
+        self.superblock.policy.peer_loss_ms.saturating_mul(1_000_000)
+    }
+
+    // ---- what is wanted -----------------------------------------------------------------------------------------------
+
+    /// Looks at the lease and goes on with what the witness is to decide.
+    pub(super) fn pump_arbiter(&mut self, now: Nanos) {
+        self.watch_authority(now);
+        self.pump_confirm(now);
+        self.take_office(now);
+        match self.aim(now) {
+            Some(aim) => self.pursue(now, aim),
+            None => self.find_out(now),
+        }
+    }
+
+    fn aim(&self, now: Nanos) -> Option<Aim> {
+        self.arbiter.terms?;
+        let busy = self.is_persisting_k() || self.sealing.is_some() || self.arbiter.won.is_some();
+        let sound = self.is_sound() && self.damage.is_none() && matches!(self.stage, Stage::Running);
+        if busy || !sound || self.superblock.policy.on_peer_loss != OnPeerLoss::Witness {
+            return None;
+        }
+        match self.k.primary == Some(self.site) {
+            true => self.primarys_aim(now),
+            false => self.followers_aim(now),
+        }
+    }
+
+    fn primarys_aim(&self, now: Nanos) -> Option<Aim> {
+        let grant = self.arbiter.grant?.lease_gen;
+        let with_peer = self.k.sites.len() > 1;
+        let restarted = self.role == Role::Suspended(SuspendReason::Restart);
+        match self.role {
+            Role::Secondary | Role::Fenced(_) => return None,
+            Role::Suspended(SuspendReason::User | SuspendReason::Failed) => return None,
+            // What nobody arbitrated is nobody's to resume: a person may have decided otherwise.
+            Role::Suspended(SuspendReason::Restart) if self.k.lease_gen == 0 => return None,
+            Role::Primary | Role::Suspended(_) => {}
+        }
+        if with_peer && self.peer_is_lost(now) {
+            return Some(Aim::Shrink);
+        }
+        let waits_for_peer = with_peer && restarted;
+        let settled = self.role == Role::Primary || self.role == Role::Suspended(SuspendReason::LeaseLost) || restarted;
+        let can = settled && !waits_for_peer && self.change.is_none() && !self.promotion_pending();
+        (can && (self.k.lease_gen != grant || self.arbiter.peer_is_deciding)).then_some(Aim::Resume)
+    }
+
+    fn peer_is_lost(&self, now: Nanos) -> bool {
+        let streams = self.link.as_ref().is_some_and(|l| l.hello.is_some() && l.sender.source != Source::Probe);
+        // Without an arbitrated K a peer that has nothing to say says nothing.
+        let is_silent = !streams || self.k.lease_gen != 0;
+        is_silent && now >= self.peer_is_lost_at()
+    }
+
+    fn peer_is_lost_at(&self) -> Nanos {
+        Nanos(self.arbiter.useful.max(self.arbiter.k_since).0.saturating_add(self.peer_loss_ns()))
+    }
+
+    fn followers_aim(&self, now: Nanos) -> Option<Aim> {
+        let follows = self.k.primary.is_some() && self.k.has(self.site) && self.role == Role::Secondary;
+        let fit = follows && self.k.lease_gen != 0 && self.k.mode == Mode::Sync && self.flag() == CopyFlag::Complete;
+        let asked = self.takes_over_by_verb();
+        let auto = self.superblock.policy.auto_failover && now >= self.leader_is_lost_at();
+        (fit && (asked || auto)).then_some(Aim::TakeOver)
+    }
+
+    fn leader_is_lost_at(&self) -> Nanos {
+        Nanos(self.arbiter.watch.heard().0.saturating_add(self.peer_loss_ns()))
+    }
+
+    fn takes_over_by_verb(&self) -> bool {
+        self.verbs.iter().any(|v| matches!(v.kind, Pending::TakeOver))
+    }
+
+    // ---- asking -------------------------------------------------------------------------------------------------------
+
+    fn ask(&mut self, lane: Lane, question: Question) {
+        self.arbiter.next_ask += 1;
+        let id = AskId(self.arbiter.next_ask);
+        self.arbiter.asked.insert(id, lane);
+        self.out.push(Output::Ask(id, question));
+    }
+
+    /// What was proposed and is wanted no more: the cell tells what became of it.
+    fn find_out(&mut self, now: Nanos) {
+        if self.arbiter.terms.is_none() || !self.arbiter.ballot.is_open() || !self.arbiter.ballot.may_ask(now) {
+            return;
+        }
+        let question = self.arbiter.ballot.read();
+        let rest = self.retry_ns();
+        self.arbiter.ballot.rest_until(Nanos(now.0 + rest));
+        self.ask(Lane::Group, question);
+    }
+
+    fn pursue(&mut self, now: Nanos, aim: Aim) {
+        if aim == Aim::TakeOver {
+            self.watch_leader(now);
+        }
+        if aim == Aim::Shrink && planted(Planted::ShrinkWithoutWitness) {
+            self.arbiter.won = self.proposal(now, aim, &self.k.clone()).ok().flatten();
+            return self.take_office(now);
+        }
+        if !self.arbiter.ballot.may_ask(now) {
+            return;
+        }
+        let Some(cell) = self.arbiter.ballot.cell(now, self.arbiter.terms().span_ns / 3) else {
+            let question = self.arbiter.ballot.read();
+            return self.ask(Lane::Group, question);
+        };
+        if self.arbiter.ballot.is_open() {
+            if aim != Aim::TakeOver || self.may_take_over(now) {
+                let question = self.arbiter.ballot.propose_again();
+                self.ask(Lane::Group, question);
+            }
+            return;
+        }
+        let at_witness = cell.filter(|_| !planted(Planted::PromoteWithoutWitness)).unwrap_or(&self.k).clone();
+        match self.proposal(now, aim, &at_witness) {
+            Ok(Some(config)) => {
+                let question = self.arbiter.ballot.propose(config);
+                self.ask(Lane::Group, question);
+            }
+            Ok(None) => {}
+            Err(why) => self.is_unfit(now, why, &at_witness),
+        }
+    }
+
+    fn proposal(&mut self, now: Nanos, aim: Aim, at_witness: &Config) -> Result<Option<Config>, Unfit> {
+        let lease_gen = self.arbiter.grant.map_or(0, |grant| grant.lease_gen);
+        let proposer = Proposer { site: self.site, node: self.node, nonce: self.new_nonce(), lease_gen };
+        let config = match aim {
+            Aim::Resume => proposer.resume(at_witness, &self.k)?,
+            Aim::Shrink => proposer.shrink(at_witness, &self.k)?,
+            Aim::TakeOver => {
+                let star = newest(at_witness, &self.k);
+                self.arbiter.watch.on_config(star.leader, star.lease_gen);
+                let config = proposer.promote(at_witness, &self.k)?;
+                self.arbiter.unfit = None;
+                if !self.may_take_over(now) {
+                    return Ok(None);
+                }
+                Config { generation: GenId(self.rng.id()), ..config }
+            }
+        };
+        Ok(Some(self.above_all(config)))
+    }
+
+    fn may_take_over(&self, now: Nanos) -> bool {
+        let watch = &self.arbiter.watch;
+        let is_over = planted(Planted::TakeOverWithoutRevoking) && watch.ends().is_some_and(|end| now >= end);
+        watch.may_take_over(now) || is_over || planted(Planted::TakeOverAtOnce)
+    }
+
+    /// An epoch that was never proposed here for another K.
+    fn above_all(&self, k: Config) -> Config {
+        let old = k.epoch;
+        let highest = self.arbiter.ballot.highest();
+        if old > highest {
+            return k;
+        }
+        let epoch = Epoch { major: highest.major + 1, minor: 0 };
+        let raised = |s: Since| if s.epoch == old && s.nonce == k.nonce { Since { epoch, ..s } } else { s };
+        Config { epoch, since: raised(k.since), base: raised(k.base), ..k }
+    }
+
+    /// What the witness holds forbids it.
+    fn is_unfit(&mut self, now: Nanos, why: Unfit, at_witness: &Config) {
+        let rest = Nanos(now.0 + self.arbiter.terms().span_ns / 3);
+        self.arbiter.ballot.rest_until(rest);
+        let is_news = self.arbiter.unfit.replace(why) != Some(why);
+        if why == Unfit::NotPrimary && at_witness.epoch > self.k.epoch {
+            self.alarm("replaced", "the witness names another primary");
+            self.fence(now, at_witness.epoch);
+        } else if is_news {
+            self.alarm("unfit", why.to_string());
+        }
+    }
+
+    /// Why a takeover that somebody asked for comes to nothing.
+    pub(super) fn cannot_take_over(&self) -> Option<VerbError> {
+        let hello = self.link.as_ref().and_then(|l| l.hello.as_ref());
+        if let Some(h) = hello.filter(|h| h.is_primary) {
+            return Some(VerbError::PeerIsPrimary { site: h.site, epoch: h.config.epoch });
+        }
+        self.arbiter.unfit.map(VerbError::Unfit)
+    }
+
+    /// A witness arbitrates who is the primary, and this agent can ask it.
+    pub(super) fn is_arbitrated(&self) -> bool {
+        let wanted = self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
+        wanted && self.k.lease_gen != 0 && self.k.primary.is_some() && self.arbiter.terms.is_some()
+    }
+
+    /// The epoch that a K has to be above that a person makes: what was proposed here may be in force at the witness.
+    pub(super) fn above_proposals(&mut self, epoch: Epoch) -> Epoch {
+        let above = epoch.max(self.arbiter.ballot.highest());
+        self.arbiter.ballot.abandon();
+        above
+    }
+
+    /// The grant that a K names which both sites make jointly; 0 without one: then nobody arbitrates before the witness was asked.
+    pub(super) fn grant_to_name(&self) -> u64 {
+        match self.superblock.policy.on_peer_loss {
+            OnPeerLoss::Witness => self.arbiter.grant.map_or(0, |grant| grant.lease_gen),
+            OnPeerLoss::Suspend => 0,
+        }
+    }
+
+    /// Waits for the leader's lease to end, and takes it then.
+    fn watch_leader(&mut self, now: Nanos) {
+        let asked = self.arbiter.asked.values().any(|lane| *lane == Lane::Lease);
+        let Some(leader) = self.arbiter.watch.target().filter(|_| !asked && now >= self.arbiter.lease_next) else {
+            return;
+        };
+        let nonce = self.new_nonce();
+        let revocation = self.arbiter.watch.revocation(now, nonce);
+        let change = match revocation.filter(|_| !planted(Planted::TakeOverWithoutRevoking)) {
+            Some(Ask::Change { expected, lease }) => {
+                self.arbiter.revoking = Some(lease);
+                Some(CellChange { expected, content: Content::Lease(lease) })
+            }
+            _ => None,
+        };
+        self.arbiter.lease_next = Nanos(now.0 + self.arbiter.terms().span_ns / 10);
+        self.ask(Lane::Lease, Question { cell: Cell::Lease(leader), change });
+    }
+
+    // ---- what was decided ---------------------------------------------------------------------------------------------
+
+    /// The witness accepted a K of this site's: it is persisted, unless something newer is in force.
+    fn take_office(&mut self, now: Nanos) {
+        if self.is_persisting_k() || self.sealing.is_some() || !matches!(self.stage, Stage::Running) {
+            return;
+        }
+        let Some(config) = self.arbiter.won.take() else { return };
+        let outdone = matches!(self.role, Role::Fenced(epoch) if epoch >= config.epoch);
+        if outdone || config.epoch <= self.k.epoch {
+            return;
+        }
+        if config.primary != self.k.primary {
+            self.hang_up_for_promotion();
+            self.takeover_decided();
+        }
+        self.change_lost();
+        self.pause(false);
+        self.persist_k(now, config, AfterK::Arbitrated);
+    }
+
+    /// A K that the witness accepted is in force.
+    pub(super) fn on_arbitrated(&mut self, now: Nanos) {
+        if matches!(self.role, Role::Secondary | Role::Suspended(SuspendReason::Restart)) {
+            self.arbiter.waits_to_open = !self.history.entries().iter().any(|e| e.generation == self.k.generation);
+            self.arbiter.gave_way = false;
+            self.begin_opening();
+        }
+        self.greet();
+        self.match_peer(now);
+    }
+
+    /// The next moment at which the clock alone changes something here.
+    pub(super) fn arbiter_timeout(&self) -> Option<Nanos> {
+        let arbiter = &self.arbiter;
+        let primary = self.k.primary == Some(self.site);
+        let ends = match (self.role, self.serves_until()) {
+            (Role::Primary, Serves::Until(end)) => Some(end),
+            _ => None,
+        };
+        let confirms = (self.k.lease_gen != 0 && primary && self.link.is_some()).then_some(arbiter.confirm_next);
+        let opens = (self.opening.is_some() && arbiter.waits_to_open).then(|| arbiter.watch.opens());
+        let lost = match primary {
+            true => self.peer_is_lost_at(),
+            false => self.leader_is_lost_at(),
+        };
+        let is_witnessed = arbiter.terms.is_some() && self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
+        let lost = is_witnessed.then_some(lost);
+        let asks = is_witnessed.then(|| arbiter.ballot.poll_timeout()).flatten();
+        let lease = is_witnessed.then_some(arbiter.lease_next);
+        let over = is_witnessed.then(|| arbiter.watch.ends()).flatten();
+        let rereads = is_witnessed.then(|| arbiter.ballot.stale_at(arbiter.terms().span_ns / 3)).flatten();
+        [ends, confirms, opens, lost, asks, lease, over, rereads]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > self.looked_at)
+            .min()
+    }
 }

@@ -1,6 +1,6 @@
 //! Changes of K by the primary while it serves: EXPAND (R5), RELEASE, a change of mode; and the follower's answers.
 
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, OnPeerLoss};
 use crate::event::ConnId;
 use crate::group::{self, Acceptor};
 use crate::node::meta::AfterK;
@@ -58,7 +58,8 @@ impl Node {
     /// A primary changes K as its policy asks. One that opens, or waits for room in its log, only goes on with a K that lists a
     /// peer which does not have it yet: without that nothing could ever be everywhere.
     fn may_change(&self) -> bool {
-        self.leads() && self.opening.is_none_or(|o| o.stage != super::role::Stage::Tail)
+        let is_free = self.opening.is_none_or(|o| o.stage != super::role::Stage::Tail);
+        self.leads() && is_free && !self.arbiter.is_deciding()
     }
 
     fn begin_change(&mut self, now: Nanos) {
@@ -71,13 +72,18 @@ impl Node {
             self.change = Some(Change::Expand { config: self.k.clone(), tail: None, asked: false });
             return;
         }
-        if self.role != Role::Primary || sites == self.k.sites && mode == self.k.mode {
+        // Nobody arbitrates any more: the peer has to know that before this site serves without a lease.
+        let disarms = self.k.lease_gen != 0 && self.superblock.policy.on_peer_loss != OnPeerLoss::Witness;
+        if self.role != Role::Primary || sites == self.k.sites && mode == self.k.mode && !disarms {
             return;
         }
         let nonce = self.new_nonce();
         let larger =
             sites.len() > self.k.sites.len() || (sites == self.k.sites && mode > self.k.mode && sites.len() > 1);
-        let config = group::joint(&self.k, self.node, nonce, Some(self.site), sites, mode);
+        let mut config = group::joint(&self.k, self.node, nonce, Some(self.site), sites, mode);
+        if disarms && !larger {
+            config.lease_gen = 0;
+        }
         if self.k.sites.len() == 1 && config.sites.len() == 1 {
             self.change = Some(Change::Local);
             self.persist_k(now, config, AfterK::Change);
@@ -107,7 +113,7 @@ impl Node {
         streams && in_reach && held && self.peer_is_confirmed() && self.seeder.is_none() && lag <= EXPAND_LAG_BYTES
     }
 
-    fn pause(&mut self, paused: bool) {
+    pub(super) fn pause(&mut self, paused: bool) {
         if let Some(link) = &mut self.link {
             link.sender.paused = paused;
         }
@@ -204,6 +210,7 @@ impl Node {
                 self.greet();
                 self.match_peer(now);
             }
+            AfterK::Arbitrated => self.on_arbitrated(now),
             AfterK::Demoted(id) => self.on_demoted(now, id),
         }
     }
@@ -302,7 +309,11 @@ impl Node {
     }
 
     fn answer_k(&mut self, now: Nanos, conn: ConnId, config: Config, verdict: Result<(), Refusal>) {
-        let busy = self.is_persisting_k() || self.sealing.is_some() || self.promotion_pending();
+        if !config.forced {
+            self.arbiter.ballot.outdone_by(config.epoch);
+        }
+        let deciding = self.promotion_pending() || self.arbiter.is_deciding();
+        let busy = self.is_persisting_k() || self.sealing.is_some() || deciding;
         let verdict = if busy { Err(Refusal::State) } else { verdict };
         match verdict {
             Ok(()) if config.id() != self.k.id() => {

@@ -193,6 +193,7 @@ impl Node {
         if self.link.as_ref().is_none_or(|l| l.conn != conn) {
             return;
         }
+        self.heard_peer(now);
         match message {
             Message::Hello(hello) => self.on_hello(now, hello),
             Message::Append(_)
@@ -218,7 +219,7 @@ impl Node {
             Message::GrowAnswer { size } => self.on_grow_answer(now, size),
             Message::VerifyAnswer { id, verdict } => self.on_verify_verdict(id, verdict),
             Message::Confirm { k, stamp } => self.on_confirm(k, stamp),
-            Message::Confirmed { stamp } => self.on_confirmed(now, stamp),
+            Message::Confirmed { stamp, undecided } => self.on_confirmed(now, stamp, undecided),
             Message::Goodbye => self.on_peer_down(conn),
         }
     }
@@ -234,6 +235,7 @@ impl Node {
         if self.k.primary == Some(self.site) && !hello.needs_seed {
             self.notice_regression(&hello);
         }
+        self.heard_whether_it_serves(hello.is_primary);
         if let Some(link) = &mut self.link {
             link.hello = Some(hello);
             link.fresh = true;

@@ -87,6 +87,8 @@ pub(super) enum AfterK {
     Adopted,
     /// A promotion or a forced decision: open.
     Open,
+    /// The witness accepted it.
+    Arbitrated,
     /// A demotion.
     Demoted(VerbId),
 }
@@ -184,6 +186,7 @@ impl Node {
         self.k_file.end();
         if let Some(next) = self.k_next.take() {
             self.k = next;
+            self.arbiter.on_new_k(now);
         }
         for then in std::mem::take(&mut self.after_k) {
             self.run_after_k(now, then);

@@ -268,14 +268,18 @@ impl Node {
             return self.refuse_closed(input);
         }
         match input {
-            Input::Request(id, request) => self.on_request(now, id, request),
+            Input::Request(id, request) => {
+                // What comes after the lease has ended is not served, whenever the clock is looked at next.
+                self.watch_authority(now);
+                self.on_request(now, id, request);
+            }
             Input::Disk(token, result) => self.on_disk(now, token, result),
             Input::PeerUp { conn, site } => self.on_peer_up(now, conn, site),
             Input::PeerMessage(conn, message) => self.on_peer_message(now, conn, message),
             Input::PeerDown(conn) => self.on_peer_down(conn),
             Input::Verb(id, verb) => self.on_verb(now, id, verb),
             Input::Witness(id, answer) => self.on_witness(now, id, answer),
-            Input::Lease(grant) => self.arbiter.grant = grant,
+            Input::Lease(grant) => self.on_lease(grant),
             Input::Tick => {}
         }
     }
@@ -323,6 +327,7 @@ impl Node {
         self.pump_tell(now);
         self.pump_seed_again(now);
         self.pump_log(now);
+        self.pump_arbiter(now);
         self.pump_change(now);
         self.pump_opening(now);
         self.pump_fills(now);
@@ -358,6 +363,7 @@ impl Node {
             self.retention_due(),
             self.floor.timeout(),
             self.seeding_timeout(),
+            self.arbiter_timeout(),
         ];
         times.into_iter().flatten().filter(|at| *at > self.looked_at).min()
     }

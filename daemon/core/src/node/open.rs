@@ -183,7 +183,7 @@ impl Node {
             reads: Default::default(),
             full_since: None,
             says_full: false,
-            arbiter: Arbiter::new(params.lease, now),
+            arbiter: Arbiter::new(params.lease, sb.group, now),
             link: None,
             catch_up: None,
             link_refused: None,

@@ -5,6 +5,7 @@ use crate::config::{Config, Mode};
 use crate::event::VerbId;
 use crate::format::superblock::{CopyFlag, MAX_ASSERTIONS};
 use crate::group;
+use crate::group::arbitrated::Unfit;
 use crate::node::Node;
 use crate::node::meta::AfterK;
 use crate::node::verbs::{DEADLINE_MS, Pending};
@@ -41,12 +42,35 @@ impl Node {
             (Some(h), _) if self.k.primary.is_none() && h.config.id() == self.k.id() => self.ask_handover(now, id, &h),
             (_, Some(peer)) => match word {
                 Some(word) => self.promote_alone(now, id, word, bounds),
-                None => Err(VerbError::PeerUnproven { site: peer }),
+                None => self.take_over(now, id, peer),
             },
             (_, None) => {
                 self.expect_opening(now, id, Loss::NOTHING);
                 self.force_k(now, None, self.k.epoch);
                 Ok(())
+            }
+        }
+    }
+
+    /// Without a word: the witness may say that the primary has stopped.
+    fn take_over(&mut self, now: Nanos, id: VerbId, peer: crate::types::SiteId) -> Result<(), VerbError> {
+        if !self.is_arbitrated() {
+            return Err(VerbError::PeerUnproven { site: peer });
+        }
+        if !self.k.has(self.site) || self.k.mode != Mode::Sync {
+            return Err(VerbError::Unfit(if self.k.mode == Mode::Sync { Unfit::LeftOut } else { Unfit::NotSync }));
+        }
+        self.arbiter.unfit = None;
+        self.wait(now, id, DEADLINE_MS + self.arbiter.wait_ms(), Pending::TakeOver);
+        Ok(())
+    }
+
+    /// The witness made this copy the primary: who asked for that waits until it serves.
+    pub(super) fn takeover_decided(&mut self) {
+        let serving = self.until_serving(Loss::NOTHING);
+        for verb in &mut self.verbs {
+            if matches!(verb.kind, Pending::TakeOver) {
+                verb.kind = serving.clone();
             }
         }
     }
@@ -76,7 +100,8 @@ impl Node {
         if self.log.end().position.lsn < self.superblock.visible_at.max(self.required) {
             return refuse("incomplete", "durable records are missing here; they can only come from the other site");
         }
-        if self.is_persisting_k() || self.sealing.is_some() || self.promotion_pending() {
+        let deciding = self.arbiter.is_deciding() && !by_word;
+        if self.is_persisting_k() || self.sealing.is_some() || self.promotion_pending() || deciding {
             return refuse("changing", "try again in a moment");
         }
         Ok(())
@@ -129,7 +154,7 @@ impl Node {
         }
         let parts = self.k.primary != Some(self.site) || above > self.k.epoch;
         let nonce = self.new_nonce();
-        let above = Config { epoch: above, ..self.k.clone() };
+        let above = Config { epoch: self.above_proposals(above), ..self.k.clone() };
         let mut k = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
         if parts {
             k.generation = GenId(self.rng.id());
@@ -164,7 +189,7 @@ impl Node {
         Ok(())
     }
 
-    fn hang_up_for_promotion(&mut self) {
+    pub(super) fn hang_up_for_promotion(&mut self) {
         if let Some(link) = &mut self.link {
             link.backlog.clear();
         }
@@ -203,6 +228,7 @@ impl Node {
         let nonce = self.new_nonce();
         let mut config = group::joint(&self.k, self.node, nonce, Some(self.site), sites, self.k.mode);
         config.generation = GenId(self.rng.id());
+        config.lease_gen = self.grant_to_name();
         self.wait(now, id, DEADLINE_MS, Pending::Handover { config: config.clone() });
         let step = if both { AdoptStep::Handover } else { AdoptStep::Rejoin };
         self.send(Message::Adopt { config, step, tail: end });
@@ -211,7 +237,7 @@ impl Node {
 
     /// True while this copy has asked to take over.
     pub(super) fn promotion_pending(&self) -> bool {
-        self.verbs.iter().any(|v| matches!(v.kind, Pending::Handover { .. }))
+        self.verbs.iter().any(|v| matches!(v.kind, Pending::Handover { .. } | Pending::TakeOver))
     }
 
     /// The peer's answer to a handover; true when it was one.

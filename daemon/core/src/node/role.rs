@@ -103,7 +103,7 @@ impl Node {
             Stage::Tail => self.settle_tail(opening),
             Stage::RollForward if self.is_everywhere(end) => self.fork(now),
             Stage::RollForward => {}
-            Stage::Fork(lsn) if self.is_everywhere(lsn) => self.serve(now),
+            Stage::Fork(lsn) if self.is_everywhere(lsn) && self.may_open(now) => self.serve(now),
             Stage::Fork(_) => {}
         }
     }
@@ -189,6 +189,8 @@ impl Node {
         self.required = Lsn::ZERO;
         self.damage = None;
         self.set_role(Role::Primary);
+        self.opened();
+        self.watch_authority(now);
         self.save_superblock(now);
         self.greet();
         self.release_held(now);

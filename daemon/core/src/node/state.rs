@@ -104,6 +104,7 @@ impl Node {
             Role::Primary => "primary",
             Role::Suspended(SuspendReason::Restart) => "suspended (restart: waits for its peer)",
             Role::Suspended(SuspendReason::Opening) => "suspended (opening)",
+            Role::Suspended(SuspendReason::LeaseLost) => "suspended (its lease is over)",
             Role::Suspended(_) => "suspended",
             Role::Fenced(_) => "fenced",
         }

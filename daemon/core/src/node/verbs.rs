@@ -39,6 +39,8 @@ pub(super) enum Pending {
     Promote { loss: Loss, fork: Lsn },
     /// The peer was asked to let this copy take over.
     Handover { config: Config },
+    /// Waits until the witness lets this copy take over.
+    TakeOver,
     /// Waits until everything is everywhere, then persists "no primary".
     Demote { served: bool },
     /// K is being persisted.
@@ -139,7 +141,7 @@ impl Node {
             Role::Suspended(_) if force => {}
             Role::Suspended(_) => return Err(self.role_error("use --force to fail what is queued")),
         }
-        if self.change.is_some() || self.is_persisting_k() {
+        if self.change.is_some() || self.is_persisting_k() || self.arbiter.is_deciding() {
             let (state, hint) = ("changing".into(), "try again in a moment".into());
             return Err(VerbError::CopyState { state, hint });
         }
@@ -262,7 +264,8 @@ impl Node {
         self.record_assertion(word);
         self.change = None;
         let nonce = self.new_nonce();
-        let config = group::forced(&self.k, self.node, nonce, Some(self.site), vec![self.site]);
+        let above = Config { epoch: self.above_proposals(self.k.epoch), ..self.k.clone() };
+        let config = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
         self.wait(now, id, DEADLINE_MS, Pending::Persisting);
         self.persist_k(now, config, AfterK::Adopted);
         Ok(())
@@ -489,6 +492,10 @@ impl Node {
                 self.finish_verb(now, verb.id);
                 return None;
             }
+            Pending::TakeOver if let Some(error) = self.cannot_take_over() => {
+                self.end_verb(verb.id, Err(error));
+                return None;
+            }
             Pending::Drain if let Some(state) = self.floor_stands() => {
                 self.draining = None;
                 let hint = "its base cannot be brought up to its log".into();
@@ -559,6 +566,9 @@ impl Node {
             Pending::Demote { served: false } => "not everything could be made durable at the peer in time",
             Pending::Recovered(_) => "the copy is still being recovered",
             Pending::Promote { .. } => "the promotion is recorded and goes on; the peer of S is not reachable yet",
+            Pending::TakeOver => {
+                "the witness did not answer, or the lease of the primary has not ended: it may be alive"
+            }
             Pending::Handover { .. } => "the peer did not answer; it is asked again at the next contact",
             _ => "the deadline is over",
         };

@@ -159,6 +159,8 @@ pub enum Message {
     Confirmed {
         /// That of the question.
         stamp: u64,
+        /// The sender proposed a K at the witness and does not know what became of it.
+        undecided: bool,
     },
     /// The sender gives up the role of primary for good reason and closes in order.
     Goodbye,

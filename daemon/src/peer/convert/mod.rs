@@ -166,7 +166,7 @@ fn body_out(message: Message) -> Body {
             Body::VerifyAnswer(wire::VerifyAnswer { id, verdict: verdict_out(verdict) })
         }
         Message::Confirm { k, stamp } => Body::Confirm(wire::Confirm { k: since_out(k), stamp }),
-        Message::Confirmed { stamp } => Body::Confirmed(wire::Confirmed { stamp }),
+        Message::Confirmed { stamp, undecided } => Body::Confirmed(wire::Confirmed { stamp, undecided }),
         Message::Goodbye => Body::Goodbye(wire::Goodbye {}),
     }
 }
@@ -222,7 +222,7 @@ fn body_in(body: Body) -> Result<Message, Malformed> {
         }
         Body::VerifyAnswer(m) => Message::VerifyAnswer { id: m.id, verdict: verdict_in(m.verdict)? },
         Body::Confirm(m) => Message::Confirm { k: since_in(m.k, "k")?, stamp: m.stamp },
-        Body::Confirmed(m) => Message::Confirmed { stamp: m.stamp },
+        Body::Confirmed(m) => Message::Confirmed { stamp: m.stamp, undecided: m.undecided },
         Body::Goodbye(_) => Message::Goodbye,
     })
 }

@@ -212,7 +212,7 @@ fn small() -> impl Strategy<Value = Message> {
         Just(Message::Goodbye),
         (epoch(), any::<[u8; 16]>(), any::<u64>())
             .prop_map(|(epoch, nonce, stamp)| Message::Confirm { k: Since { epoch, nonce: Nonce(nonce) }, stamp }),
-        any::<u64>().prop_map(|stamp| Message::Confirmed { stamp }),
+        any::<(u64, bool)>().prop_map(|(stamp, undecided)| Message::Confirmed { stamp, undecided }),
         any::<u64>().prop_map(|size| Message::Grow { size }),
         any::<u64>().prop_map(|size| Message::GrowAnswer { size }),
         (any::<u64>(), range(), any::<u64>(), any::<[u8; 32]>())
