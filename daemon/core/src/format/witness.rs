@@ -247,8 +247,8 @@ mod tests {
     fn the_bytes_of_a_lease_stay_as_they_are() {
         let hex: String = encode(LEASE, &lease()).iter().map(|byte| format!("{byte:02x}")).collect();
         let golden = concat!(
-            "544d574301000200abababababababababababababababab20000000a13fa774",
-            "03000000000000004d0000000000000009090909090909090909090909090909"
+            "544d574301000200abababababababababababababababab28000000f17934a9",
+            "03000000000000004d00000000000000090909090909090909090909090909091027000000000000"
         );
         assert_eq!(hex, golden);
         assert_eq!(LEASE.to_string(), format!("lease-{}", "ab".repeat(16)));

@@ -153,6 +153,11 @@ impl Holder {
         self.held.map(|(grant, _)| grant)
     }
 
+    /// The same, and when its newest renewal was sent.
+    pub fn held(&self) -> Option<(u64, Nanos)> {
+        self.held
+    }
+
     /// Until when the lease lets a group serve whose K names `lease_gen`; `None`: it does not.
     pub fn valid_until(&self, lease_gen: u64) -> Option<Nanos> {
         self.held.filter(|(grant, _)| *grant == lease_gen).map(|(_, sent)| self.terms.ends(sent))

@@ -312,12 +312,17 @@ impl Node {
         let follows = self.k.primary.is_some() && self.k.has(self.site) && self.role == Role::Secondary;
         let fit = follows && self.k.lease_gen != 0 && self.k.mode == Mode::Sync && self.flag() == CopyFlag::Complete;
         let asked = self.takes_over_by_verb();
-        let auto = self.superblock.policy.auto_failover && now >= self.leader_is_lost_at();
+        let auto = self.superblock.policy.auto_failover && now >= self.leader_is_silent_at();
         (fit && (asked || auto)).then_some(Aim::TakeOver)
     }
 
     fn leader_is_lost_at(&self) -> Nanos {
         Nanos(self.arbiter.watch.heard().0.saturating_add(self.peer_loss_ns()))
+    }
+
+    /// A leader that has missed to ask is not lost, but its lease may have begun to run out: it is watched from then on.
+    fn leader_is_silent_at(&self) -> Nanos {
+        Nanos(self.arbiter.watch.heard().0.saturating_add(self.confirm_every() * 3 / 2))
     }
 
     fn takes_over_by_verb(&self) -> bool {
@@ -400,7 +405,8 @@ impl Node {
     fn may_take_over(&self, now: Nanos) -> bool {
         let watch = &self.arbiter.watch;
         let is_over = planted(Planted::TakeOverWithoutRevoking) && watch.ends().is_some_and(|end| now >= end);
-        watch.may_take_over(now) || is_over || planted(Planted::TakeOverAtOnce)
+        let is_free = watch.may_take_over(now) || is_over || planted(Planted::TakeOverAtOnce);
+        is_free && (now >= self.leader_is_lost_at() || self.takes_over_by_verb())
     }
 
     /// An epoch that was never proposed here for another K.
@@ -507,6 +513,9 @@ impl Node {
         }
         self.greet();
         self.match_peer(now);
+        // What is sent before the peer has persisted this K would be refused for the older one.
+        let tells = self.link.as_ref().is_some_and(|l| l.telling == Some(self.k.id()));
+        self.pause(tells);
     }
 
     /// The next moment at which the clock alone changes something here.
@@ -521,6 +530,7 @@ impl Node {
         let opens = (self.opening.is_some() && arbiter.waits_to_open).then(|| arbiter.watch.opens());
         let lost = match primary {
             true => self.peer_is_lost_at(),
+            false if self.leader_is_silent_at() > self.looked_at => self.leader_is_silent_at(),
             false => self.leader_is_lost_at(),
         };
         let is_witnessed = arbiter.terms.is_some() && self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;

@@ -65,7 +65,8 @@ impl Node {
     fn begin_change(&mut self, now: Nanos) {
         let (sites, mode) = self.wanted();
         let unconfirmed = self.link.as_ref().is_some_and(|l| {
-            self.k.has(l.site) && l.sender.source == Source::Stream && l.sender.confirmed != self.k.epoch
+            let told = l.telling == Some(self.k.id());
+            self.k.has(l.site) && l.sender.source == Source::Stream && l.sender.confirmed != self.k.epoch && !told
         });
         if unconfirmed {
             // K lists the peer and the peer has not persisted it: it still has to be asked.
@@ -253,6 +254,7 @@ impl Node {
         let k = self.k.clone();
         let Some(link) = self.link.as_mut().filter(|l| l.telling.is_some_and(|t| t.nonce == nonce)) else { return };
         link.telling = None;
+        link.sender.paused = false;
         match result {
             Ok(()) => {
                 if let Some(hello) = &mut link.hello {

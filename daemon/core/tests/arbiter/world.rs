@@ -313,7 +313,10 @@ impl World {
             Step::Adopt => self.b.k = self.a.k.clone(),
             Step::BReadsConfig => self.b_reads_config(),
             Step::BReadsLease => {
-                let found = self.witness.holds();
+                let mut found = self.witness.holds();
+                if let (Rule::ShortWait, Some((lease, _))) = (self.rule, &mut found) {
+                    lease.span_ms = 0; // as if the cell did not say how long its holder counts on it
+                }
                 self.b.watch.on_lease(self.now, found);
             }
             Step::Revoke => self.revoke(),

@@ -8,6 +8,7 @@ use tidemark_core::event::{
     ConnId, DiskDone, DiskError, DiskOp, DiskResult, DiskToken, Event, FileRef, Input, Output, Request, RequestId,
     Slot, VerbId,
 };
+use tidemark_core::group::lease::Terms;
 use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
 use tidemark_core::ship::Message;
 use tidemark_core::status::Status;
@@ -15,6 +16,8 @@ use tidemark_core::types::{
     BLOCK, BootId, ByteRange, GenId, GroupId, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs,
 };
 use tidemark_core::verb::{Assertion, Verb, VerbError, VerbOk};
+
+use crate::witness::Witness;
 
 /// The two sites.
 pub const A: usize = 0;
@@ -56,8 +59,12 @@ pub struct Copy {
     pub ended: Vec<(VerbId, Result<VerbOk, VerbError>)>,
     /// Requests that were answered.
     pub replies: Vec<RequestId>,
+    /// First byte of what was read last.
+    last_read: Option<u8>,
     /// Codes of the alarms of this opening.
     pub alarms: Vec<&'static str>,
+    /// The terms of its lease, where there is a witness.
+    pub lease: Option<Terms>,
 }
 
 /// Two sites and the stream between them.
@@ -68,14 +75,18 @@ pub struct Pair {
     pub now: Nanos,
     streams: u64,
     connected: bool,
+    /// Messages to this site are lost, though the stream stands.
+    pub deaf: [bool; 2],
+    /// The witness, and what each site knows of it.
+    pub witness: Witness,
     asked: u64,
 }
 
-fn site_id(site: usize) -> SiteId {
+pub(crate) fn site_id(site: usize) -> SiteId {
     SiteId([site as u8 + 1; 16])
 }
 
-fn node_id(site: usize) -> NodeId {
+pub(crate) fn node_id(site: usize) -> NodeId {
     NodeId([site as u8 + 1; 16])
 }
 
@@ -109,7 +120,9 @@ impl Copy {
             late: Vec::new(),
             ended: Vec::new(),
             replies: Vec::new(),
+            last_read: None,
             alarms: Vec::new(),
+            lease: None,
         }
     }
 
@@ -159,7 +172,7 @@ impl Copy {
             slots: self.slots(),
             base_size: self.files.get(&FileRef::Base).map_or(0, |base| base.len() as u64),
             tail_bytes: 256 << 10,
-            lease: None,
+            lease: self.lease,
         };
         self.alarms.clear();
         self.node = Some(Node::open(now, params).unwrap_or_else(|error| panic!("the copy does not open: {error}")));
@@ -216,6 +229,8 @@ impl Pair {
             now: Nanos(1_000_000_000),
             streams: 0,
             connected: false,
+            deaf: [false; 2],
+            witness: Witness::default(),
             asked: 0,
         };
         pair.copies[A].place(policy, CreateKind::Primary { generation: GenId([3; 16]), nonce: Nonce([4; 16]) });
@@ -233,6 +248,7 @@ impl Pair {
         self.disconnect();
         self.copies[site].late.clear();
         self.copies[site].node = None;
+        self.witness.forget(site);
     }
 
     /// The process of a site starts.
@@ -264,10 +280,15 @@ impl Pair {
         }
     }
 
-    fn tell(&mut self, site: usize, input: Input) {
+    pub(crate) fn tell(&mut self, site: usize, input: Input) {
         if let Some(node) = &mut self.copies[site].node {
             node.handle(self.now, input);
         }
+    }
+
+    /// The process of a site runs.
+    pub(crate) fn is_up(&self, site: usize) -> bool {
+        self.copies[site].node.is_some()
     }
 
     /// Lets time pass.
@@ -275,6 +296,7 @@ impl Pair {
         for _ in 0..ms.div_ceil(100) {
             self.now = self.now.after_ms(100);
             for site in [A, B] {
+                self.renew(site);
                 self.tell(site, Input::Tick);
             }
             self.settle();
@@ -298,6 +320,17 @@ impl Pair {
     /// As [`Self::write`], into the volatile cache.
     pub fn write_without_promise(&mut self, site: usize, block: u64, byte: u8) -> RequestId {
         self.change(site, block, byte, false)
+    }
+
+    /// The first byte of a block.
+    pub fn read(&mut self, site: usize, block: u64) -> u8 {
+        self.asked += 1;
+        let id = RequestId(self.asked);
+        let range = ByteRange::new(block * BLOCK as u64, BLOCK as u64);
+        self.tell(site, Input::Request(id, Request::Read { range }));
+        self.settle();
+        assert!(self.copies[site].replies.contains(&id), "the read is answered: {:?}", self.status(site));
+        self.copies[site].last_read.expect("it succeeds")
     }
 
     /// Makes durable what was answered; gives the number of the request.
@@ -387,9 +420,17 @@ impl Pair {
             Output::Send(conn, message) => self.send(site, conn, message),
             Output::Close(conn, _) => self.closed(site, conn),
             Output::Verb(id, result) => self.copies[site].ended.push((id, result)),
-            Output::Reply(id, _) => self.copies[site].replies.push(id),
+            Output::Reply(id, result) => {
+                let copy = &mut self.copies[site];
+                copy.replies.push(id);
+                copy.last_read = result.ok().and_then(|pieces| pieces.first().and_then(|piece| piece.first().copied()));
+            }
             Output::Event(Event::Alarm { code, .. }) => self.copies[site].alarms.push(code),
-            Output::Ask(..) | Output::Event(_) => {}
+            Output::Ask(id, question) => {
+                let answer = self.witness.ask(site, &question);
+                self.tell(site, Input::Witness(id, answer));
+            }
+            Output::Event(_) => {}
         }
         true
     }
@@ -402,7 +443,7 @@ impl Pair {
     }
 
     fn send(&mut self, site: usize, conn: ConnId, message: Message) {
-        if self.connected && conn.0 == self.streams {
+        if self.connected && conn.0 == self.streams && !self.deaf[1 - site] {
             self.tell(1 - site, Input::PeerMessage(conn, message));
         }
     }

@@ -1,5 +1,6 @@
 //! One copy, or two wired to each other, on disks that do what the test says: what needs a moment that no seed would hit often.
 
+mod arbitration;
 mod base;
 mod bench;
 mod full;
@@ -9,3 +10,4 @@ mod sealing;
 mod seeding;
 mod shipping;
 mod verbs;
+mod witness;

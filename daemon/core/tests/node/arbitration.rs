@@ -1,0 +1,287 @@
+//! What the witness decides: who serves, who goes on alone, and who takes over.
+
+use tidemark_core::config::{Mode, OnPeerLoss, Policy};
+use tidemark_core::event::VerbId;
+use tidemark_core::format::witness::{Cell, Content};
+use tidemark_core::group::arbitrated::Unfit;
+use tidemark_core::status::{Role, SuspendReason};
+use tidemark_core::types::{GroupId, NodeId};
+use tidemark_core::verb::{PromotionClass, Verb, VerbError, VerbOk};
+
+use crate::bench::{A, B, Pair, promote_anyway};
+use crate::witness::Way;
+
+const SECOND: u64 = 1_000_000_000;
+/// D * 1.02 + 1 s, and what it takes to notice.
+const WAIT_MS: u64 = 3_600;
+const LEASE_LOST: Role = Role::Suspended(SuspendReason::LeaseLost);
+const GROUP: Cell = Cell::Group(GroupId([9; 16]));
+
+/// A sync volume at A and B, S = {A, B}, under a witness with leases of two seconds.
+fn witnessed(auto_failover: bool) -> Pair {
+    let mut pair = Pair::new();
+    pair.appoint_witness(2 * SECOND);
+    let policy = Policy {
+        mode: Mode::Sync,
+        on_peer_loss: OnPeerLoss::Witness,
+        auto_failover,
+        peer_loss_ms: 1_000,
+        ..pair.status(A).policy
+    };
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(1_000);
+    let k = pair.status(A).config;
+    assert!(k.sites.len() == 2 && k.lease_gen != 0 && pair.status(A).protected, "{:?}", pair.status(A));
+    assert_eq!(pair.status(B).config, k);
+    pair
+}
+
+fn take_over() -> Verb {
+    Verb::Promote { assert_peer_fenced: None, max_loss_bytes: None, max_loss_seconds: None, allow_unproven: false }
+}
+
+fn is_answered(pair: &Pair, site: usize, id: tidemark_core::event::RequestId) -> bool {
+    pair.copies[site].replies.contains(&id)
+}
+
+fn unfit(pair: &Pair, site: usize, id: VerbId) -> Option<Unfit> {
+    match pair.copies[site].end_of(id) {
+        Some(Err(VerbError::Unfit(why))) => Some(*why),
+        _ => None,
+    }
+}
+
+fn role(pair: &Pair, site: usize) -> Role {
+    pair.status(site).role
+}
+
+#[test]
+fn a_primary_without_its_peer_goes_on_once_the_witness_left_the_peer_out() {
+    let mut pair = witnessed(false);
+    pair.disconnect();
+    let write = pair.write(A, 0, 1);
+    assert!(!is_answered(&pair, A, write), "B is in S");
+    pair.pass(900);
+    assert!(!is_answered(&pair, A, write));
+    pair.pass(300);
+    assert!(is_answered(&pair, A, write));
+    let k = pair.status(A).config;
+    assert_eq!((k.sites.len(), k.forced), (1, false));
+    assert_eq!(pair.witness.cell(GROUP), Some(&Content::Config(k)));
+    pair.connect();
+    pair.pass(1_000);
+    assert_eq!(pair.status(A).config.sites.len(), 2, "{:?}", pair.status(A));
+    assert!(pair.status(A).protected);
+}
+
+#[test]
+fn without_the_witness_a_flush_waits_for_the_peer_however_long() {
+    let mut pair = witnessed(true);
+    pair.witness.way[A] = Way::Shut;
+    pair.witness.way[B] = Way::Shut;
+    pair.disconnect();
+    let write = pair.write(A, 0, 1);
+    pair.pass(60_000);
+    assert!(!is_answered(&pair, A, write));
+    assert_eq!((role(&pair, A), role(&pair, B)), (LEASE_LOST, Role::Secondary));
+    pair.connect();
+    pair.pass(1_000);
+    assert!(is_answered(&pair, A, write), "{:?}", pair.status(A));
+    assert_eq!(role(&pair, A), Role::Primary);
+}
+
+#[test]
+fn a_follower_takes_over_when_the_lease_of_a_dead_primary_has_ended() {
+    let mut pair = witnessed(true);
+    pair.write(A, 3, 7);
+    pair.kill(A);
+    pair.pass(WAIT_MS - 700);
+    assert_eq!(role(&pair, B), Role::Secondary);
+    pair.pass(1_200);
+    assert_eq!(role(&pair, B), Role::Primary, "{:?}", pair.status(B));
+    assert_eq!(pair.read(B, 3), 7);
+    let write = pair.write(B, 4, 8);
+    assert!(is_answered(&pair, B, write));
+}
+
+#[test]
+fn the_old_primary_follows_without_a_word_when_it_comes_back() {
+    let mut pair = witnessed(true);
+    pair.write(A, 3, 7);
+    pair.disconnect();
+    pair.witness.way[A] = Way::Shut;
+    pair.write(A, 3, 9);
+    pair.pass(6_000);
+    assert_eq!((role(&pair, A), role(&pair, B)), (LEASE_LOST, Role::Primary));
+    pair.write(B, 5, 1);
+    pair.witness.way[A] = Way::Open;
+    pair.connect();
+    pair.pass(2_000);
+    assert_eq!(role(&pair, A), Role::Secondary, "{:?}", pair.status(A));
+    assert_eq!(pair.status(B).config.sites.len(), 2, "{:?}", pair.status(B));
+    assert!(pair.status(A).branches > 0, "what nobody was promised is kept");
+    pair.write(B, 6, 2);
+    assert_eq!(pair.status(A).durable, pair.status(B).durable);
+}
+
+#[test]
+fn a_cut_primary_that_sees_the_witness_goes_on_and_its_peer_does_not_take_over() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    pair.pass(20_000);
+    assert_eq!((role(&pair, A), role(&pair, B)), (Role::Primary, Role::Secondary));
+    let write = pair.write(A, 0, 1);
+    assert!(is_answered(&pair, A, write));
+    let promote = pair.verb(B, take_over());
+    pair.pass(1_000);
+    assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::Unfit(Unfit::LeftOut)))));
+}
+
+#[test]
+fn a_primary_whose_lease_is_over_serves_no_read_before_it_is_replaced() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    pair.witness.way[A] = Way::Shut;
+    let mut frozen_before = false;
+    for _ in 0..60 {
+        pair.pass(100);
+        let served = [A, B].map(|site| role(&pair, site) == Role::Primary);
+        assert_ne!(served, [true, true], "both serve at {:?}", pair.now);
+        frozen_before |= served == [false, false];
+    }
+    assert!(frozen_before);
+    assert_eq!((role(&pair, A), role(&pair, B)), (LEASE_LOST, Role::Primary));
+}
+
+#[test]
+fn a_peer_that_answers_keeps_a_primary_serving_that_does_not_see_the_witness() {
+    let mut pair = witnessed(true);
+    pair.witness.way[A] = Way::Shut;
+    pair.pass(30_000);
+    assert_eq!((role(&pair, A), role(&pair, B)), (Role::Primary, Role::Secondary));
+    pair.deaf[B] = true;
+    pair.pass(2_100);
+    assert_eq!(role(&pair, A), LEASE_LOST);
+}
+
+#[test]
+fn a_primary_that_restarts_alone_goes_on_by_the_witness() {
+    let mut pair = witnessed(false);
+    pair.write(A, 3, 7);
+    pair.kill(B);
+    pair.kill(A);
+    pair.start(A);
+    assert_eq!(role(&pair, A), Role::Suspended(SuspendReason::Restart));
+    pair.pass(2_000);
+    assert_eq!(role(&pair, A), Role::Primary, "{:?}", pair.status(A));
+    assert_eq!(pair.read(A, 3), 7);
+    pair.kill(A);
+    pair.start(A);
+    pair.pass(500);
+    assert_eq!(role(&pair, A), Role::Primary, "alone in S");
+}
+
+#[test]
+fn a_primary_that_restarts_where_it_was_replaced_is_fenced_by_the_witness() {
+    let mut pair = witnessed(true);
+    pair.kill(A);
+    pair.pass(6_000);
+    assert_eq!(role(&pair, B), Role::Primary);
+    pair.start(A);
+    pair.pass(3_000);
+    assert!(matches!(role(&pair, A), Role::Fenced(_)), "{:?}", pair.status(A));
+    pair.connect();
+    pair.pass(1_000);
+    assert_eq!(role(&pair, A), Role::Secondary);
+    assert_eq!(pair.status(B).config.sites.len(), 2);
+}
+
+#[test]
+fn a_promotion_without_a_word_waits_for_the_lease_and_loses_nothing() {
+    let mut pair = witnessed(false);
+    pair.write(A, 3, 7);
+    pair.kill(A);
+    pair.pass(20_000);
+    assert_eq!(role(&pair, B), Role::Secondary, "nobody asked");
+    let promote = pair.verb(B, take_over());
+    pair.pass(WAIT_MS + 500);
+    let end = pair.copies[B].end_of(promote);
+    assert!(matches!(end, Some(Ok(VerbOk::Promoted { class: PromotionClass::Lossless, .. }))), "{end:?}");
+    assert_eq!(pair.read(B, 3), 7);
+    assert_eq!(pair.status(B).forced_history.len(), 0);
+}
+
+#[test]
+fn a_promotion_without_a_word_ends_by_its_deadline_when_the_witness_is_silent() {
+    let mut pair = witnessed(false);
+    pair.kill(A);
+    pair.witness.way[B] = Way::Shut;
+    let promote = pair.verb(B, take_over());
+    pair.pass(14_000);
+    assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::Interrupted(_)))));
+    assert_eq!(role(&pair, B), Role::Secondary);
+    let forced = pair.verb(B, promote_anyway());
+    pair.pass(500);
+    assert!(pair.copies[B].end_of(forced).is_some_and(Result::is_ok), "a person's word needs no witness");
+}
+
+#[test]
+fn a_takeover_whose_answer_was_lost_is_found_out() {
+    let mut pair = witnessed(true);
+    pair.kill(A);
+    pair.pass(2_500);
+    pair.witness.way[B] = Way::AnswersLost;
+    pair.pass(4_000);
+    assert_eq!(role(&pair, B), Role::Secondary);
+    pair.witness.way[B] = Way::Open;
+    pair.pass(4_000);
+    assert_eq!(role(&pair, B), Role::Primary, "{:?}", pair.status(B));
+}
+
+#[test]
+fn a_shrink_whose_answer_was_lost_acknowledges_nothing_before_it_is_found_out() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    let write = pair.write(A, 0, 1);
+    pair.pass(900);
+    pair.witness.way[A] = Way::AnswersLost;
+    pair.pass(1_000);
+    assert!(!is_answered(&pair, A, write));
+    pair.witness.way[A] = Way::Open;
+    pair.pass(1_000);
+    assert!(is_answered(&pair, A, write));
+    assert_eq!(role(&pair, B), Role::Secondary);
+}
+
+#[test]
+fn a_planned_switchover_keeps_the_witness_and_needs_no_wait() {
+    let mut pair = witnessed(true);
+    pair.write(A, 3, 7);
+    pair.verb(A, Verb::Demote { force: false });
+    let promote = pair.verb(B, take_over());
+    assert!(pair.copies[B].end_of(promote).is_some_and(Result::is_ok), "{:?}", pair.copies[B].end_of(promote));
+    assert_eq!(role(&pair, B), Role::Primary);
+    pair.pass(3_000);
+    assert_eq!((role(&pair, A), role(&pair, B)), (Role::Secondary, Role::Primary));
+    assert!(pair.status(B).protected, "{:?}", pair.status(B));
+    assert_eq!(pair.status(B).config.leader, NodeId([2; 16]));
+    pair.kill(B);
+    pair.pass(6_000);
+    assert_eq!(role(&pair, A), Role::Primary, "{:?}", pair.status(A));
+    assert_eq!(pair.read(A, 3), 7);
+}
+
+#[test]
+fn a_policy_without_the_witness_lets_the_primary_serve_without_a_lease() {
+    let mut pair = witnessed(true);
+    let policy = Policy { on_peer_loss: OnPeerLoss::Suspend, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(500);
+    assert_eq!((pair.status(A).config.lease_gen, pair.status(B).config.lease_gen), (0, 0));
+    pair.disconnect();
+    pair.pass(30_000);
+    assert_eq!((role(&pair, A), role(&pair, B)), (Role::Primary, Role::Secondary));
+    let promote = pair.verb(B, take_over());
+    assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::PeerUnproven { .. }))));
+    assert_eq!(unfit(&pair, B, promote), None);
+}
