@@ -25,7 +25,7 @@ const MAX_UNSURE: usize = 2;
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Known {
     Nothing,
-    Holds { found: Option<(Config, Revision)>, since: Nanos },
+    Holds { found: Option<Box<(Config, Revision)>>, since: Nanos },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,9 +70,7 @@ impl Ballot {
     /// What the cell held when it was last read, no longer than `age_ns` ago; the inner `None`: nothing. `None`: read first.
     pub fn cell(&self, now: Nanos, age_ns: u64) -> Option<Option<&Config>> {
         match &self.known {
-            Known::Holds { found, since } if now.since(*since) <= age_ns => {
-                Some(found.as_ref().map(|(config, _)| config))
-            }
+            Known::Holds { found, since } if now.since(*since) <= age_ns => Some(found.as_ref().map(|found| &found.0)),
             _ => None,
         }
     }
@@ -127,7 +125,7 @@ impl Ballot {
         assert!(config.epoch > self.highest, "{:?} was proposed before", config.epoch);
         assert!(self.unsure.len() < MAX_UNSURE, "too many proposals without an end");
         self.highest = config.epoch;
-        self.unsure.push(Proposal { config, expected: found.as_ref().map(|(_, revision)| revision.clone()) });
+        self.unsure.push(Proposal { config, expected: found.as_ref().map(|found| found.1.clone()) });
         self.propose_again()
     }
 
@@ -154,7 +152,7 @@ impl Ballot {
             (Some(Asked::Change), WitnessAnswer::Committed(revision)) => {
                 let config = self.unsure.pop()?.config;
                 self.unsure.clear();
-                self.known = Known::Holds { found: Some((config.clone(), revision)), since: now };
+                self.known = Known::Holds { found: Some(Box::new((config.clone(), revision))), since: now };
                 Some(config)
             }
             (Some(_), WitnessAnswer::Holds(None)) => self.holds(now, None),
@@ -175,7 +173,7 @@ impl Ballot {
         let won = self.unsure.iter().find(|p| is_there(p)).map(|p| p.config.clone());
         let revision = found.as_ref().map(|(_, revision)| revision);
         self.unsure.retain(|p| won.is_none() && p.expected.as_ref() == revision);
-        self.known = Known::Holds { found, since: now };
+        self.known = Known::Holds { found: found.map(Box::new), since: now };
         self.next = now;
         won
     }
