@@ -26,9 +26,14 @@ use crate::verb::VerbError;
 /// short as a challenger can possibly wait.
 const WITHOUT_WITNESS: Terms = Terms { span_ns: Terms::MIN_SPAN_NS };
 
+/// How long a person's word waits for what the witness knows; and how old that may be.
+const WORD_MS: u64 = 3_000;
+
 /// What this copy wants of the witness.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Aim {
+    /// To know what it holds, and no more.
+    Learn,
     /// K is to rely on the grant that the agent holds now.
     Resume,
     /// The primary goes on without its peer.
@@ -71,6 +76,8 @@ pub(super) struct Arbiter {
     pub unfit: Option<Unfit>,
     /// The primary of before may serve reads as long as it counts on what was last heard of this site.
     waits_to_open: bool,
+    /// Somebody's word waits for what the witness holds, until then.
+    word_until: Option<Nanos>,
     /// Since it became a matter of waiting, that primary said that it does not serve.
     gave_way: bool,
     /// The peer proposed a K and does not know what became of it: any other K at the witness would tell.
@@ -95,6 +102,7 @@ impl Arbiter {
             won: None,
             unfit: None,
             waits_to_open: false,
+            word_until: None,
             gave_way: false,
             peer_is_deciding: false,
         }
@@ -266,6 +274,9 @@ impl Node {
 
     fn aim(&self, now: Nanos) -> Option<Aim> {
         self.arbiter.terms?;
+        if self.arbiter.word_until.is_some() {
+            return Some(Aim::Learn);
+        }
         let busy = self.is_persisting_k() || self.sealing.is_some() || self.arbiter.won.is_some();
         let sound = self.is_sound() && self.damage.is_none() && matches!(self.stage, Stage::Running);
         if busy || !sound || self.superblock.policy.on_peer_loss != OnPeerLoss::Witness {
@@ -364,6 +375,9 @@ impl Node {
             let question = self.arbiter.ballot.read();
             return self.ask(Lane::Group, question);
         };
+        if aim == Aim::Learn {
+            return;
+        }
         if self.arbiter.ballot.is_open() {
             if aim != Aim::TakeOver || self.may_take_over(now) {
                 let question = self.arbiter.ballot.propose_again();
@@ -386,6 +400,7 @@ impl Node {
         let lease_gen = self.arbiter.grant.map_or(0, |grant| grant.lease_gen);
         let proposer = Proposer { site: self.site, node: self.node, nonce: self.new_nonce(), lease_gen };
         let config = match aim {
+            Aim::Learn => return Ok(None),
             Aim::Resume => proposer.resume(at_witness, &self.k)?,
             Aim::Shrink => proposer.shrink(at_witness, &self.k)?,
             Aim::TakeOver => {
@@ -449,10 +464,30 @@ impl Node {
         wanted && self.k.lease_gen != 0 && self.k.primary.is_some() && self.arbiter.terms.is_some()
     }
 
-    /// The epoch that a K has to be above that a person makes: what was proposed here may be in force at the witness.
-    pub(super) fn above_proposals(&mut self, epoch: Epoch) -> Epoch {
-        let above = epoch.max(self.arbiter.ballot.highest());
-        self.arbiter.ballot.abandon();
+    /// The epoch of a newer K that the witness was seen to hold and that names another primary.
+    pub(super) fn replaced_by(&self, now: Nanos) -> Option<Epoch> {
+        let held = self.arbiter.ballot.cell(now, WORD_MS * 1_000_000).flatten()?;
+        (held.epoch > self.k.epoch && held.primary != Some(self.site)).then_some(held.epoch)
+    }
+
+    /// Whether a person's word is to wait: the witness may hold a K that is newer than this copy's.
+    pub(super) fn word_waits(&mut self, now: Nanos) -> bool {
+        let arbiter = &mut self.arbiter;
+        let is_asked = arbiter.terms.is_some() && self.k.lease_gen != 0;
+        let is_known = arbiter.ballot.cell(now, WORD_MS * 1_000_000).is_some() && !arbiter.ballot.is_open();
+        if is_asked && !is_known && *arbiter.word_until.get_or_insert(now.after_ms(WORD_MS)) > now {
+            return true;
+        }
+        arbiter.word_until = None;
+        false
+    }
+
+    /// The epoch that a K has to be above that a person makes: what the witness holds, or what was proposed here, may be in force.
+    pub(super) fn above_witness(&mut self, now: Nanos, epoch: Epoch) -> Epoch {
+        let ballot = &mut self.arbiter.ballot;
+        let held = ballot.cell(now, WORD_MS * 1_000_000).flatten().map(|k| k.epoch).unwrap_or_default();
+        let above = epoch.max(held).max(ballot.highest());
+        ballot.abandon();
         above
     }
 
@@ -538,8 +573,9 @@ impl Node {
         let asks = is_witnessed.then(|| arbiter.ballot.poll_timeout()).flatten();
         let lease = is_witnessed.then_some(arbiter.lease_next);
         let over = is_witnessed.then(|| arbiter.watch.ends()).flatten();
+        let word = arbiter.word_until;
         let rereads = is_witnessed.then(|| arbiter.ballot.stale_at(arbiter.terms().span_ns / 3)).flatten();
-        [ends, confirms, opens, lost, asks, lease, over, rereads]
+        [ends, confirms, opens, lost, asks, lease, over, word, rereads]
             .into_iter()
             .flatten()
             .filter(|at| *at > self.looked_at)

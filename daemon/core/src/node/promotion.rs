@@ -154,7 +154,7 @@ impl Node {
         }
         let parts = self.k.primary != Some(self.site) || above > self.k.epoch;
         let nonce = self.new_nonce();
-        let above = Config { epoch: self.above_proposals(above), ..self.k.clone() };
+        let above = Config { epoch: self.above_witness(now, above), ..self.k.clone() };
         let mut k = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
         if parts {
             k.generation = GenId(self.rng.id());

@@ -35,6 +35,8 @@ pub(super) struct PendingVerb {
 pub(super) enum Pending {
     /// The promotion that was asked for waits until the copy is recovered.
     Recovered(Verb),
+    /// A person's word waits for what the witness knows.
+    Word(Verb),
     /// Waits to be Primary.
     Promote { loss: Loss, fork: Lsn },
     /// The peer was asked to let this copy take over.
@@ -74,6 +76,13 @@ impl Node {
     }
 
     fn begin_verb(&mut self, now: Nanos, id: VerbId, verb: Verb) {
+        if is_by_word(&verb) && self.word_waits(now) {
+            return self.wait(now, id, DEADLINE_MS, Pending::Word(verb));
+        }
+        self.carry_out(now, id, verb);
+    }
+
+    fn carry_out(&mut self, now: Nanos, id: VerbId, verb: Verb) {
         let result = match verb {
             Verb::Promote { assert_peer_fenced, max_loss_bytes, max_loss_seconds, allow_unproven } => {
                 let bounds = Bounds { max_loss_bytes, max_loss_seconds, allow_unproven };
@@ -263,8 +272,12 @@ impl Node {
         }
         self.record_assertion(word);
         self.change = None;
+        if let Some(k) = self.replaced_by(now) {
+            self.fence(now, k);
+            return Err(self.role_error("the witness names another primary: this site was replaced"));
+        }
         let nonce = self.new_nonce();
-        let above = Config { epoch: self.above_proposals(self.k.epoch), ..self.k.clone() };
+        let above = Config { epoch: self.above_witness(now, self.k.epoch), ..self.k.clone() };
         let config = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
         self.wait(now, id, DEADLINE_MS, Pending::Persisting);
         self.persist_k(now, config, AfterK::Adopted);
@@ -484,6 +497,10 @@ impl Node {
                 self.begin_late(now, verb.id, promotion.clone(), verb.deadline);
                 return None;
             }
+            Pending::Word(word) if !self.word_waits(now) => {
+                self.carry_out(now, verb.id, word.clone());
+                return None;
+            }
             Pending::Demote { .. } if self.is_drained() && !self.is_persisting_k() => {
                 verb.kind = Pending::Persisting;
                 self.persist_demotion(now, verb.id);
@@ -574,4 +591,9 @@ impl Node {
         };
         self.end_verb(verb.id, Err(VerbError::Interrupted(why.into())));
     }
+}
+
+/// A verb that a person's assertion about the other site goes with.
+fn is_by_word(verb: &Verb) -> bool {
+    matches!(verb, Verb::Promote { assert_peer_fenced: Some(_), .. } | Verb::DropPeer(_))
 }

@@ -4,11 +4,11 @@ use tidemark_core::config::{Mode, OnPeerLoss, Policy};
 use tidemark_core::event::VerbId;
 use tidemark_core::format::witness::{Cell, Content};
 use tidemark_core::group::arbitrated::Unfit;
-use tidemark_core::status::{Role, SuspendReason};
+use tidemark_core::status::{CopyState, Role, SuspendReason};
 use tidemark_core::types::{GroupId, NodeId};
 use tidemark_core::verb::{PromotionClass, Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Pair, promote_anyway};
+use crate::bench::{A, B, Pair, assertion, promote_anyway};
 use crate::witness::Way;
 
 const SECOND: u64 = 1_000_000_000;
@@ -221,7 +221,7 @@ fn a_promotion_without_a_word_ends_by_its_deadline_when_the_witness_is_silent() 
     assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::Interrupted(_)))));
     assert_eq!(role(&pair, B), Role::Secondary);
     let forced = pair.verb(B, promote_anyway());
-    pair.pass(500);
+    pair.pass(3_500);
     assert!(pair.copies[B].end_of(forced).is_some_and(Result::is_ok), "a person's word needs no witness");
 }
 
@@ -284,4 +284,59 @@ fn a_policy_without_the_witness_lets_the_primary_serve_without_a_lease() {
     let promote = pair.verb(B, take_over());
     assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::PeerUnproven { .. }))));
     assert_eq!(unfit(&pair, B, promote), None);
+}
+
+#[test]
+fn a_word_at_a_site_that_was_left_out_outdoes_what_the_witness_holds() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    pair.pass(2_000);
+    pair.write(A, 3, 7);
+    pair.kill(A);
+    pair.start(A);
+    pair.pass(1_000);
+    let theirs = pair.status(A).config;
+    pair.kill(A);
+    let forced = pair.verb(B, promote_anyway());
+    pair.pass(500);
+    assert!(pair.copies[B].end_of(forced).is_some_and(Result::is_ok), "{:?}", pair.copies[B].end_of(forced));
+    assert!(pair.status(B).config.epoch > theirs.epoch);
+    pair.pass(3_000);
+    assert_eq!(role(&pair, B), Role::Primary);
+    assert_eq!(pair.witness.cell(GROUP), Some(&Content::Config(pair.status(B).config)));
+    pair.start(A);
+    pair.connect();
+    pair.pass(1_000);
+    assert!(matches!(role(&pair, A), Role::Fenced(_)), "what A acknowledged alone is kept: {:?}", pair.status(A));
+    assert!(matches!(pair.status(A).copy, CopyState::Diverged { .. }), "{:?}", pair.status(A).copy);
+}
+
+#[test]
+fn a_word_waits_for_a_silent_witness_no_longer_than_three_seconds() {
+    let mut pair = witnessed(false);
+    pair.kill(A);
+    pair.witness.way[B] = Way::Shut;
+    let forced = pair.verb(B, promote_anyway());
+    pair.pass(2_500);
+    assert_eq!(pair.copies[B].end_of(forced), None);
+    pair.pass(1_000);
+    assert!(pair.copies[B].end_of(forced).is_some_and(Result::is_ok));
+}
+
+#[test]
+fn a_word_of_the_replaced_primary_does_not_bring_it_back() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    pair.witness.way[A] = Way::Shut;
+    pair.pass(6_000);
+    assert_eq!((role(&pair, A), role(&pair, B)), (LEASE_LOST, Role::Primary));
+    pair.witness.way[A] = Way::Open;
+    let drop = pair.verb(A, Verb::DropPeer(assertion()));
+    pair.pass(500);
+    assert!(
+        matches!(pair.copies[A].end_of(drop), Some(Err(VerbError::Role { .. }))),
+        "{:?}",
+        pair.copies[A].end_of(drop)
+    );
+    assert!(matches!(role(&pair, A), Role::Fenced(_)));
 }
