@@ -167,7 +167,8 @@ fn decode_policy(r: &mut Reader<'_>) -> Result<Policy, FormatError> {
         _ => return Err(r.field("ack_on")),
     };
     let on_peer_loss = match r.u8()? {
-        1 => OnPeerLoss::Suspend,
+        // 0: written before there was a choice.
+        0 | 1 => OnPeerLoss::Suspend,
         2 => OnPeerLoss::Witness,
         _ => return Err(r.field("on_peer_loss")),
     };
@@ -184,7 +185,10 @@ fn decode_policy(r: &mut Reader<'_>) -> Result<Policy, FormatError> {
         bandwidth: r.u64()?,
         on_peer_loss,
         auto_failover,
-        peer_loss_ms: r.u64()?,
+        peer_loss_ms: match r.u64()? {
+            0 => Policy::default().peer_loss_ms,
+            ms => ms,
+        },
     };
     r.skip(56)?;
     Ok(policy)
@@ -369,6 +373,16 @@ mod tests {
     #[test]
     fn a_superblock_survives_its_encoding() {
         assert_eq!(Superblock::decode(&superblock().encode()).unwrap(), superblock());
+    }
+
+    #[test]
+    fn a_policy_from_before_a_lost_peer_was_a_choice_reads_as_it_acted() {
+        let mut w = Writer::default();
+        encode_policy(&Policy { on_peer_loss: OnPeerLoss::Witness, auto_failover: true, ..Policy::default() }, &mut w);
+        let mut old = w.buf;
+        old[2..4].fill(0);
+        old[48..56].fill(0);
+        assert_eq!(decode_policy(&mut Reader::new("policy", &old)).unwrap(), Policy::default());
     }
 
     #[test]

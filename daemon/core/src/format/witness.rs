@@ -27,6 +27,7 @@ const WHAT: &str = "witness cell";
 const MAGIC: u32 = u32::from_le_bytes(*b"TMWC");
 const VERSION: u16 = 1;
 const HEAD: usize = 32;
+const LEASE_WITHOUT_SPAN: usize = 32;
 
 /// A place at a witness that holds one value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -169,7 +170,9 @@ pub fn decode(cell: Cell, bytes: &[u8]) -> Result<Content, FormatError> {
         Cell::Group(_) => config::decode(&mut r).map(Content::Config),
         Cell::Lease(_) | Cell::Probe(_) => {
             let (lease_gen, counter, writer) = (r.u64()?, r.u64()?, Nonce(r.array()?));
-            Ok(Content::Lease(Lease { lease_gen, counter, writer, span_ms: r.u64()? }))
+            // An agent of before did not say.
+            let span_ms = if body.len() > LEASE_WITHOUT_SPAN { r.u64()? } else { 0 };
+            Ok(Content::Lease(Lease { lease_gen, counter, writer, span_ms }))
         }
     }
 }
