@@ -507,6 +507,9 @@ pub struct Confirm {
     /// Given back as it is.
     #[prost(uint64, tag = "2")]
     pub stamp: u64,
+    /// How long the sender counts on the answer, milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub span_ms: u64,
 }
 /// Answer to Confirm.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -30,6 +30,9 @@ pub enum Unfit {
     /// This copy has not persisted the S of the newest K.
     #[error("this copy does not hold the newest set of sites: it may lack what was acknowledged")]
     Behind,
+    /// The witness holds a K that this site made: nothing is to be proposed.
+    #[error("the witness holds a configuration of this site")]
+    Found,
     /// The mode does not make every acknowledged flush durable here.
     #[error("the mode does not wait for this site")]
     NotSync,
@@ -89,6 +92,12 @@ impl Proposer {
             return Err(Unfit::NotSync);
         }
         Ok(self.next(at_witness, local, self.site, vec![self.site]))
+    }
+
+    /// Gives back what was won on a K that this copy has lost since: `primary` goes on as in `local` (R15 v).
+    pub fn withdraw(&self, at_witness: &Config, local: &Config, primary: SiteId) -> Config {
+        let k = self.next(at_witness, local, primary, vec![primary]);
+        Config { leader: local.leader, lease_gen: local.lease_gen, mode: local.mode, generation: local.generation, ..k }
     }
 
     fn as_primary(&self, at_witness: &Config, local: &Config) -> Result<(), Unfit> {

@@ -88,6 +88,17 @@ impl Ballot {
         !self.unsure.is_empty()
     }
 
+    /// The K that was proposed last, where more than one may be on its way: another may be put in its place.
+    pub fn newest_proposal(&self) -> Option<&Config> {
+        self.unsure.last().map(|p| &p.config)
+    }
+
+    /// Another K may be proposed although the end of what was proposed is not known: it expects the same cell, so that one of
+    /// them at most is accepted.
+    pub fn has_room(&self) -> bool {
+        self.unsure.len() < MAX_UNSURE
+    }
+
     /// No other K that is made here may have this epoch or a lower one.
     pub fn highest(&self) -> Epoch {
         self.highest
@@ -106,6 +117,11 @@ impl Ballot {
     /// Nothing is asked before `at`.
     pub fn rest_until(&mut self, at: Nanos) {
         self.next = self.next.max(at);
+    }
+
+    /// Somebody waits: what is asked next is asked at once.
+    pub fn hurry(&mut self) {
+        self.next = Nanos::default();
     }
 
     /// Asks what the cell holds.
@@ -174,7 +190,6 @@ impl Ballot {
         let revision = found.as_ref().map(|(_, revision)| revision);
         self.unsure.retain(|p| won.is_none() && p.expected.as_ref() == revision);
         self.known = Known::Holds { found: found.map(Box::new), since: now };
-        self.next = now;
         won
     }
 

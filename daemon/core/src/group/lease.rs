@@ -24,10 +24,13 @@ use crate::types::{Nanos, NodeId, Nonce};
 /// Changes without an answer that are remembered. One that is forgotten extends no lease, which is safe.
 const MAX_UNSURE: usize = 4;
 
+/// The longest span that is believed: what a peer or a cell says beyond it would keep a site from ever taking over.
+pub const MAX_SPAN_MS: u64 = 600_000;
+
 /// The times of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Terms {
-    /// D: how long a renewal lasts, counted by its holder from when it was sent.
+    /// D: how long a renewal lasts, counted by its holder from when it was sent. The same at both sites: see [`Watch`].
     pub span_ns: u64,
 }
 
@@ -44,6 +47,11 @@ impl Terms {
     pub fn new(span_ns: u64) -> Self {
         assert!(span_ns >= Self::MIN_SPAN_NS, "a lease of {span_ns} ns");
         Self { span_ns }
+    }
+
+    /// D in milliseconds, rounded up.
+    pub fn span_ms(self) -> u64 {
+        self.span_ns.div_ceil(1_000_000)
     }
 
     /// What a challenger waits after the last sign of life: D * 1.02 + 1 s.
@@ -178,7 +186,7 @@ impl Holder {
             return Some(Ask::Read);
         };
         let old = found.as_ref().map(|(lease, _)| *lease).unwrap_or_default();
-        let old = Lease { span_ms: self.terms.span_ns.div_ceil(1_000_000), ..old };
+        let old = Lease { span_ms: self.terms.span_ms(), ..old };
         let lease = match self.grant() {
             Some(grant) if grant == old.lease_gen => old.renewed(nonce),
             _ => old.renewed(nonce).revoked(nonce),
@@ -290,18 +298,21 @@ pub struct Watch {
     heard: Nanos,
     /// The grant that the target names cannot be renewed any more.
     revoked: bool,
+    /// The longest that the other site said it counts on an answer, in milliseconds.
+    span_ms: u64,
 }
 
 impl Watch {
     /// An agent that starts now: what it may have echoed before it does not know.
     pub fn new(terms: Terms, now: Nanos) -> Self {
-        Self { terms, target: None, seen: None, still_since: None, heard: now, revoked: false }
+        Self { terms, target: None, seen: None, still_since: None, heard: now, revoked: false, span_ms: 0 }
     }
 
     /// The newest K names this leader and grant. Another one than before: the wait begins anew.
     pub fn on_config(&mut self, leader: NodeId, lease_gen: u64) {
         if self.target != Some((leader, lease_gen)) {
-            *self = Self { target: Some((leader, lease_gen)), ..Self::new(self.terms, self.heard) };
+            let (heard, span_ms) = (self.heard, self.span_ms);
+            *self = Self { target: Some((leader, lease_gen)), span_ms, ..Self::new(self.terms, heard) };
         }
     }
 
@@ -333,10 +344,16 @@ impl Watch {
         Some(Nanos(quiet.0.saturating_add(self.wait_ns())))
     }
 
-    /// What the holder counts on, where that is longer than what is the rule here.
+    /// The other site says how long it counts on what it is answered.
+    pub fn on_span(&mut self, span_ms: u64) {
+        self.span_ms = self.span_ms.max(span_ms.min(MAX_SPAN_MS));
+    }
+
+    /// What the holder counts on, where that is longer than what is the rule here. An agent that starts anew knows only what the
+    /// lease cell says of it.
     fn wait_ns(&self) -> u64 {
-        let theirs = self.seen.as_ref().map_or(0, |(lease, _)| lease.span_ms.saturating_mul(1_000_000));
-        Terms { span_ns: self.terms.span_ns.max(theirs) }.wait_ns()
+        let told = self.seen.as_ref().map_or(0, |(lease, _)| lease.span_ms.min(MAX_SPAN_MS)).max(self.span_ms);
+        Terms { span_ns: self.terms.span_ns.max(told * 1_000_000) }.wait_ns()
     }
 
     fn has_ended(&self, now: Nanos) -> bool {

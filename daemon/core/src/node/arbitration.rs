@@ -28,6 +28,8 @@ const WITHOUT_WITNESS: Terms = Terms { span_ns: Terms::MIN_SPAN_NS };
 
 /// How long a person's word waits for what the witness knows; and how old that may be.
 const WORD_MS: u64 = 3_000;
+/// What the witness says against an aim is asked for again after this time at the latest.
+const MAX_REST_NS: u64 = 60_000_000_000;
 
 /// What this copy wants of the witness.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,13 +75,17 @@ pub(super) struct Arbiter {
     /// Accepted by the witness, not yet persisted.
     won: Option<Config>,
     /// What stands against the present aim.
-    pub unfit: Option<Unfit>,
+    unfit: Option<Unfit>,
     /// The primary of before may serve reads as long as it counts on what was last heard of this site.
     waits_to_open: bool,
+    /// How long it rests when it is unfit.
+    rest_ns: u64,
     /// Somebody's word waits for what the witness holds, until then.
     word_until: Option<Nanos>,
     /// Since it became a matter of waiting, that primary said that it does not serve.
     gave_way: bool,
+    /// Since when the peer has said that it does not serve.
+    idle_since: Option<Nanos>,
     /// The peer proposed a K and does not know what became of it: any other K at the witness would tell.
     peer_is_deciding: bool,
 }
@@ -102,8 +108,10 @@ impl Arbiter {
             won: None,
             unfit: None,
             waits_to_open: false,
+            rest_ns: 0,
             word_until: None,
             gave_way: false,
+            idle_since: None,
             peer_is_deciding: false,
         }
     }
@@ -115,7 +123,19 @@ impl Arbiter {
     /// Another K is in force: what the peer confirmed was the one before.
     pub(super) fn on_new_k(&mut self, now: Nanos) {
         (self.k_since, self.confirm_next, self.confirmed) = (now, now, None);
-        self.peer_is_deciding = false;
+        (self.peer_is_deciding, self.idle_since) = (false, None);
+        self.now_fit();
+    }
+
+    /// Nothing stands against the present aim.
+    fn now_fit(&mut self) {
+        (self.unfit, self.rest_ns) = (None, 0);
+    }
+
+    /// Somebody asks: what was found before is looked at anew.
+    pub(super) fn hurry(&mut self) {
+        self.now_fit();
+        self.ballot.hurry();
     }
 
     /// A K was accepted that is not in force here yet, or one may be accepted any moment.
@@ -146,7 +166,8 @@ impl Node {
     }
 
     /// The primary asks whether this copy holds its K: only then it cannot have been replaced by it.
-    pub(super) fn on_confirm(&mut self, k: Since, stamp: u64) {
+    pub(super) fn on_confirm(&mut self, k: Since, stamp: u64, span_ms: u64) {
+        self.arbiter.watch.on_span(span_ms);
         if k == self.k.id() && !self.is_persisting_k() {
             let undecided = self.arbiter.is_deciding();
             self.send(Message::Confirmed { stamp, undecided });
@@ -177,15 +198,19 @@ impl Node {
     }
 
     fn on_leaders_lease(&mut self, now: Nanos, answer: WitnessAnswer) {
-        let asked = self.arbiter.revoking.take();
-        match (asked, answer) {
-            (Some(lease), WitnessAnswer::Committed(revision)) => self.arbiter.watch.on_revoked(lease, revision),
-            (_, WitnessAnswer::Holds(found)) => {
-                if let Answer::Holds(found) = Answer::holds(found) {
-                    self.arbiter.watch.on_lease(now, found);
+        let (revoking, retry) = (self.arbiter.revoking, self.retry_ns());
+        let arbiter = &mut self.arbiter;
+        match (revoking, answer) {
+            (Some(lease), WitnessAnswer::Committed(revision)) => arbiter.watch.on_revoked(lease, revision),
+            (_, WitnessAnswer::Holds(found)) => match Answer::holds(found) {
+                // The answer to the revocation was lost.
+                Answer::Holds(Some((lease, revision))) if revoking == Some(lease) => {
+                    arbiter.watch.on_revoked(lease, revision);
                 }
-            }
-            _ => self.arbiter.lease_next = Nanos(now.0 + self.retry_ns()),
+                Answer::Holds(found) => arbiter.watch.on_lease(now, found),
+                Answer::Committed(_) | Answer::Lost => arbiter.lease_next = Nanos(now.0 + retry),
+            },
+            _ => arbiter.lease_next = Nanos(now.0 + retry),
         }
     }
 
@@ -201,19 +226,25 @@ impl Node {
             return Serves::Unbounded;
         }
         let arbiter = &self.arbiter;
-        let counts = |grant: &Grant| grant.lease_gen == self.k.lease_gen || planted(Planted::AnyGrantServes);
+        let is_named = |grant: &Grant| grant.lease_gen == self.k.lease_gen && self.k.leader == self.node;
+        let counts = |grant: &Grant| is_named(grant) || planted(Planted::AnyGrantServes);
         let grant = arbiter.grant.filter(counts);
         let leased_until = grant.map(|grant| arbiter.terms().ends(grant.sent));
         let authority = Authority { leased_until, echoed: arbiter.confirmed };
         authority.serves(arbiter.terms(), self.k.sites.len() > 1, false)
     }
 
-    /// A primary whose lease is over stops at once; it goes on when it is not.
-    pub(super) fn watch_authority(&mut self, now: Nanos) {
-        let serves = match self.serves_until() {
+    /// Nobody can have taken over from this primary unnoticed.
+    pub(super) fn may_serve(&self, now: Nanos) -> bool {
+        match self.serves_until() {
             Serves::Unbounded => true,
             Serves::Until(end) => now < end,
-        };
+        }
+    }
+
+    /// A primary whose lease is over stops at once; it goes on when it is not.
+    pub(super) fn watch_authority(&mut self, now: Nanos) {
+        let serves = self.may_serve(now);
         match self.role {
             Role::Primary if !serves => {
                 self.alarm("lease_lost", "neither the witness nor the peer has answered for as long as a lease lasts");
@@ -231,8 +262,14 @@ impl Node {
     }
 
     /// The peer greets and says whether it serves.
-    pub(super) fn heard_whether_it_serves(&mut self, is_primary: bool) {
+    pub(super) fn heard_whether_it_serves(&mut self, now: Nanos, is_primary: bool) {
         self.arbiter.gave_way = self.arbiter.waits_to_open && !is_primary;
+        self.arbiter.idle_since = if is_primary { None } else { self.arbiter.idle_since.or(Some(now)) };
+    }
+
+    /// Nobody says any more whether the peer serves.
+    pub(super) fn lost_peer(&mut self) {
+        self.arbiter.idle_since = None;
     }
 
     pub(super) fn opened(&mut self) {
@@ -245,7 +282,7 @@ impl Node {
         if self.k.lease_gen == 0 || !self.leads() || now < self.arbiter.confirm_next {
             return;
         }
-        let message = Message::Confirm { k: self.k.id(), stamp: now.0 };
+        let message = Message::Confirm { k: self.k.id(), stamp: now.0, span_ms: self.arbiter.terms().span_ms() };
         self.out.push(Output::Send(conn, message));
         self.arbiter.confirm_next = Nanos(now.0 + self.confirm_every());
     }
@@ -289,8 +326,10 @@ impl Node {
     }
 
     fn primarys_aim(&self, now: Nanos) -> Option<Aim> {
-        let grant = self.arbiter.grant?.lease_gen;
+        let Grant { lease_gen: grant, sent } = self.arbiter.grant?;
         let with_peer = self.k.sites.len() > 1;
+        // A K that names a lease which is over would stop a primary that the peer confirms.
+        let leased = !with_peer || now < self.arbiter.terms().ends(sent);
         let restarted = self.role == Role::Suspended(SuspendReason::Restart);
         match self.role {
             Role::Secondary | Role::Fenced(_) => return None,
@@ -304,8 +343,11 @@ impl Node {
         }
         let waits_for_peer = with_peer && restarted;
         let settled = self.role == Role::Primary || self.role == Role::Suspended(SuspendReason::LeaseLost) || restarted;
-        let can = settled && !waits_for_peer && self.change.is_none() && !self.promotion_pending();
-        (can && (self.k.lease_gen != grant || self.arbiter.peer_is_deciding)).then_some(Aim::Resume)
+        let can = settled && leased && !waits_for_peer && self.change.is_none() && !self.promotion_pending();
+        let names_it = self.k.lease_gen == grant && self.k.leader == self.node;
+        // Where nobody knows what became of a proposal, another K at the witness tells.
+        let is_unsure = self.arbiter.peer_is_deciding || self.arbiter.ballot.is_open();
+        (can && (!names_it || is_unsure)).then_some(Aim::Resume)
     }
 
     fn peer_is_lost(&self, now: Nanos) -> bool {
@@ -324,7 +366,8 @@ impl Node {
         let fit = follows && self.k.lease_gen != 0 && self.k.mode == Mode::Sync && self.flag() == CopyFlag::Complete;
         let asked = self.takes_over_by_verb();
         let auto = self.superblock.policy.auto_failover && now >= self.leader_is_silent_at();
-        (fit && (asked || auto)).then_some(Aim::TakeOver)
+        // A primary that was replaced waits for its successor, which may not know of it.
+        (fit && (asked || auto || self.leader_is_idle(now))).then_some(Aim::TakeOver)
     }
 
     fn leader_is_lost_at(&self) -> Nanos {
@@ -334,6 +377,16 @@ impl Node {
     /// A leader that has missed to ask is not lost, but its lease may have begun to run out: it is watched from then on.
     fn leader_is_silent_at(&self) -> Nanos {
         Nanos(self.arbiter.watch.heard().0.saturating_add(self.confirm_every() * 3 / 2))
+    }
+
+    /// The leader is there and says that it does not serve: its copy failed, or it was replaced. It cannot begin to without this
+    /// copy or the witness.
+    fn leader_is_idle(&self, now: Nanos) -> bool {
+        self.leader_is_idle_at().is_some_and(|at| now >= at)
+    }
+
+    fn leader_is_idle_at(&self) -> Option<Nanos> {
+        self.arbiter.idle_since.map(|since| Nanos(since.0.saturating_add(self.peer_loss_ns())))
     }
 
     fn takes_over_by_verb(&self) -> bool {
@@ -378,7 +431,7 @@ impl Node {
         if aim == Aim::Learn {
             return;
         }
-        if self.arbiter.ballot.is_open() {
+        if self.arbiter.ballot.is_open() && !self.puts_in_place(aim) {
             if aim != Aim::TakeOver || self.may_take_over(now) {
                 let question = self.arbiter.ballot.propose_again();
                 self.ask(Lane::Group, question);
@@ -391,9 +444,16 @@ impl Node {
                 let question = self.arbiter.ballot.propose(config);
                 self.ask(Lane::Group, question);
             }
-            Ok(None) => {}
+            Ok(None) => self.watch_leader(now),
             Err(why) => self.is_unfit(now, why, &at_witness),
         }
+    }
+
+    /// What was proposed is wanted no more, and something else is: a peer that came back is not left out for that.
+    fn puts_in_place(&self, aim: Aim) -> bool {
+        let ballot = &self.arbiter.ballot;
+        let shrinks = ballot.newest_proposal().is_some_and(|k| k.sites.len() < self.k.sites.len());
+        ballot.has_room() && matches!((aim, shrinks), (Aim::Resume, true) | (Aim::Shrink, false))
     }
 
     fn proposal(&mut self, now: Nanos, aim: Aim, at_witness: &Config) -> Result<Option<Config>, Unfit> {
@@ -401,13 +461,21 @@ impl Node {
         let proposer = Proposer { site: self.site, node: self.node, nonce: self.new_nonce(), lease_gen };
         let config = match aim {
             Aim::Learn => return Ok(None),
+            // A person decided so when the witness could not be asked.
+            Aim::Resume if self.is_by_word_alone() => {
+                let epoch = self.k.epoch.max(at_witness.epoch);
+                proposer.resume(&Config { epoch, ..self.k.clone() }, &self.k)?
+            }
             Aim::Resume => proposer.resume(at_witness, &self.k)?,
             Aim::Shrink => proposer.shrink(at_witness, &self.k)?,
             Aim::TakeOver => {
+                if at_witness.primary == Some(self.site) && at_witness.epoch > self.k.epoch {
+                    return self.found_own(at_witness, proposer).map(Some);
+                }
                 let star = newest(at_witness, &self.k);
                 self.arbiter.watch.on_config(star.leader, star.lease_gen);
                 let config = proposer.promote(at_witness, &self.k)?;
-                self.arbiter.unfit = None;
+                self.arbiter.now_fit();
                 if !self.may_take_over(now) {
                     return Ok(None);
                 }
@@ -417,11 +485,35 @@ impl Node {
         Ok(Some(self.above_all(config)))
     }
 
+    /// The witness holds a K that makes this site the primary and that it does not remember: it was accepted when the agent had
+    /// ended, or was about to. It is this site's, unless this copy was left out since it was judged: then it is taken back (R15 v).
+    fn found_own(&mut self, at_witness: &Config, proposer: Proposer) -> Result<Config, Unfit> {
+        if self.k.has(self.site) {
+            self.arbiter.won = Some(at_witness.clone());
+            return Err(Unfit::Found);
+        }
+        let Some(primary) = self.k.primary.filter(|site| *site != self.site) else { return Err(Unfit::LeftOut) };
+        Ok(proposer.withdraw(at_witness, &self.k, primary))
+    }
+
+    /// K was made by a person while the witness could not be asked, and no witness has heard of it.
+    fn is_by_word_alone(&self) -> bool {
+        self.k.forced && self.k.lease_gen == 0
+    }
+
+    /// What this copy waits for may be taken: a person or the policy says so.
+    fn may_push(&self, now: Nanos) -> bool {
+        let lost = now >= self.leader_is_lost_at() || self.leader_is_idle(now);
+        let auto = self.superblock.policy.auto_failover && lost;
+        self.arbiter.grant.is_some() && (auto || self.takes_over_by_verb())
+    }
+
     fn may_take_over(&self, now: Nanos) -> bool {
         let watch = &self.arbiter.watch;
         let is_over = planted(Planted::TakeOverWithoutRevoking) && watch.ends().is_some_and(|end| now >= end);
-        let is_free = watch.may_take_over(now) || is_over || planted(Planted::TakeOverAtOnce);
-        is_free && (now >= self.leader_is_lost_at() || self.takes_over_by_verb())
+        let is_free =
+            watch.may_take_over(now) || self.leader_is_idle(now) || is_over || planted(Planted::TakeOverAtOnce);
+        is_free && self.may_push(now)
     }
 
     /// An epoch that was never proposed here for another K.
@@ -438,10 +530,14 @@ impl Node {
 
     /// What the witness holds forbids it.
     fn is_unfit(&mut self, now: Nanos, why: Unfit, at_witness: &Config) {
-        let rest = Nanos(now.0 + self.arbiter.terms().span_ns / 3);
-        self.arbiter.ballot.rest_until(rest);
+        let (least, most) = (self.arbiter.terms().span_ns / 3, MAX_REST_NS);
+        self.arbiter.rest_ns = (self.arbiter.rest_ns * 2).clamp(least, most);
+        self.arbiter.ballot.rest_until(Nanos(now.0 + self.arbiter.rest_ns));
+        if why == Unfit::Found {
+            return;
+        }
         let is_news = self.arbiter.unfit.replace(why) != Some(why);
-        if why == Unfit::NotPrimary && at_witness.epoch > self.k.epoch {
+        if why == Unfit::NotPrimary && at_witness.epoch >= self.k.epoch {
             self.alarm("replaced", "the witness names another primary");
             self.fence(now, at_witness.epoch);
         } else if is_news {
@@ -467,13 +563,24 @@ impl Node {
     /// The epoch of a newer K that the witness was seen to hold and that names another primary.
     pub(super) fn replaced_by(&self, now: Nanos) -> Option<Epoch> {
         let held = self.arbiter.ballot.cell(now, WORD_MS * 1_000_000).flatten()?;
-        (held.epoch > self.k.epoch && held.primary != Some(self.site)).then_some(held.epoch)
+        let was_mine = self.k.primary == Some(self.site) && !self.is_by_word_alone();
+        (was_mine && held.epoch >= self.k.epoch && held.primary != Some(self.site)).then_some(held.epoch)
+    }
+
+    /// Whether the primary went on without this copy, by the newest K; `None`: the witness would know, and was not heard.
+    pub(super) fn is_left_out(&self, now: Nanos) -> Option<bool> {
+        let arbitrated = self.k.lease_gen != 0 || self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
+        match self.arbiter.ballot.cell(now, WORD_MS * 1_000_000) {
+            Some(Some(held)) => Some(newest(held, &self.k).since != self.k.since),
+            Some(None) => Some(false),
+            None => (!arbitrated).then_some(false),
+        }
     }
 
     /// Whether a person's word is to wait: the witness may hold a K that is newer than this copy's.
     pub(super) fn word_waits(&mut self, now: Nanos) -> bool {
         let arbiter = &mut self.arbiter;
-        let is_asked = arbiter.terms.is_some() && self.k.lease_gen != 0;
+        let is_asked = arbiter.terms.is_some();
         let is_known = arbiter.ballot.cell(now, WORD_MS * 1_000_000).is_some() && !arbiter.ballot.is_open();
         if is_asked && !is_known && *arbiter.word_until.get_or_insert(now.after_ms(WORD_MS)) > now {
             return true;
@@ -502,11 +609,10 @@ impl Node {
     /// Waits for the leader's lease to end, and takes it then.
     fn watch_leader(&mut self, now: Nanos) {
         let asked = self.arbiter.asked.values().any(|lane| *lane == Lane::Lease);
-        let Some(leader) = self.arbiter.watch.target().filter(|_| !asked && now >= self.arbiter.lease_next) else {
-            return;
-        };
+        let due = !asked && self.arbiter.unfit.is_none() && now >= self.arbiter.lease_next;
+        let Some(leader) = self.arbiter.watch.target().filter(|_| due) else { return };
         let nonce = self.new_nonce();
-        let revocation = self.arbiter.watch.revocation(now, nonce);
+        let revocation = self.arbiter.watch.revocation(now, nonce).filter(|_| self.may_push(now));
         let change = match revocation.filter(|_| !planted(Planted::TakeOverWithoutRevoking)) {
             Some(Ask::Change { expected, lease }) => {
                 self.arbiter.revoking = Some(lease);
@@ -527,8 +633,9 @@ impl Node {
         }
         let Some(config) = self.arbiter.won.take() else { return };
         let outdone = matches!(self.role, Role::Fenced(epoch) if epoch >= config.epoch);
-        if outdone || config.epoch <= self.k.epoch {
-            return;
+        let is_mine = config.primary == Some(self.site);
+        if outdone || config.epoch <= self.k.epoch || !is_mine {
+            return; // what was given back is learnt from the other site
         }
         if config.primary != self.k.primary {
             self.hang_up_for_promotion();
@@ -542,7 +649,7 @@ impl Node {
     /// A K that the witness accepted is in force.
     pub(super) fn on_arbitrated(&mut self, now: Nanos) {
         if matches!(self.role, Role::Secondary | Role::Suspended(SuspendReason::Restart)) {
-            self.arbiter.waits_to_open = !self.history.entries().iter().any(|e| e.generation == self.k.generation);
+            self.arbiter.waits_to_open = !self.has_written();
             self.arbiter.gave_way = false;
             self.begin_opening();
         }
@@ -551,6 +658,13 @@ impl Node {
         // What is sent before the peer has persisted this K would be refused for the older one.
         let tells = self.link.as_ref().is_some_and(|l| l.telling == Some(self.k.id()));
         self.pause(tells);
+    }
+
+    /// The generation of K holds more than the beginnings of its incarnations: it served.
+    fn has_written(&self) -> bool {
+        let mut own = self.history.entries().iter().filter(|e| e.generation == self.k.generation);
+        let Some(first) = own.next() else { return false };
+        self.log.end().position.lsn.since(first.fork) > 1 + own.count() as u64
     }
 
     /// The next moment at which the clock alone changes something here.
@@ -573,9 +687,10 @@ impl Node {
         let asks = is_witnessed.then(|| arbiter.ballot.poll_timeout()).flatten();
         let lease = is_witnessed.then_some(arbiter.lease_next);
         let over = is_witnessed.then(|| arbiter.watch.ends()).flatten();
+        let idle = self.leader_is_idle_at().filter(|_| is_witnessed && !primary);
         let word = arbiter.word_until;
         let rereads = is_witnessed.then(|| arbiter.ballot.stale_at(arbiter.terms().span_ns / 3)).flatten();
-        [ends, confirms, opens, lost, asks, lease, over, word, rereads]
+        [ends, confirms, opens, lost, asks, lease, over, idle, word, rereads]
             .into_iter()
             .flatten()
             .filter(|at| *at > self.looked_at)

@@ -101,6 +101,7 @@ impl Node {
 
     fn on_link_lost(&mut self) {
         self.seeder = None;
+        self.lost_peer();
         self.verify_lost();
         self.change_lost();
         self.opening_lost_link();
@@ -218,7 +219,7 @@ impl Node {
             Message::Grow { size } => self.on_grow(now, size),
             Message::GrowAnswer { size } => self.on_grow_answer(now, size),
             Message::VerifyAnswer { id, verdict } => self.on_verify_verdict(id, verdict),
-            Message::Confirm { k, stamp } => self.on_confirm(k, stamp),
+            Message::Confirm { k, stamp, span_ms } => self.on_confirm(k, stamp, span_ms),
             Message::Confirmed { stamp, undecided } => self.on_confirmed(now, stamp, undecided),
             Message::Goodbye => self.on_peer_down(conn),
         }
@@ -235,7 +236,7 @@ impl Node {
         if self.k.primary == Some(self.site) && !hello.needs_seed {
             self.notice_regression(&hello);
         }
-        self.heard_whether_it_serves(hello.is_primary);
+        self.heard_whether_it_serves(now, hello.is_primary);
         if let Some(link) = &mut self.link {
             link.hello = Some(hello);
             link.fresh = true;

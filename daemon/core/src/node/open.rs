@@ -394,15 +394,15 @@ impl Node {
 
     /// A device error ended the copy (R9); a restart may find it whole.
     pub(super) fn fail_copy(&mut self, why: &str) {
-        if !self.failed {
-            self.failed = true;
-            self.damage = Some(why.into());
-            self.alarm("copy_failed", why);
-            // A peer whose flushes wait for this copy is to know.
-            self.greet();
-        }
+        let is_news = !std::mem::replace(&mut self.failed, true);
         if self.role.serves() {
             self.set_role(Role::Suspended(SuspendReason::Failed));
+        }
+        if is_news {
+            self.damage = Some(why.into());
+            self.alarm("copy_failed", why);
+            // A peer whose flushes wait for this copy is to know, and one that may take over.
+            self.greet();
         }
         self.opening = None;
         self.verify_lost();

@@ -30,6 +30,10 @@ impl Node {
             return Ok(());
         }
         self.may_be_promoted(word.is_some())?;
+        if let Some(epoch) = self.replaced_by(now) {
+            self.fence(now, epoch);
+            return self.promote_fenced(now, id, word, bounds, epoch);
+        }
         if self.k.primary == Some(self.site) {
             return match self.role {
                 Role::Fenced(epoch) => self.promote_fenced(now, id, word, bounds, epoch),
@@ -60,7 +64,7 @@ impl Node {
         if !self.k.has(self.site) || self.k.mode != Mode::Sync {
             return Err(VerbError::Unfit(if self.k.mode == Mode::Sync { Unfit::LeftOut } else { Unfit::NotSync }));
         }
-        self.arbiter.unfit = None;
+        self.arbiter.hurry();
         self.wait(now, id, DEADLINE_MS + self.arbiter.wait_ms(), Pending::TakeOver);
         Ok(())
     }
@@ -116,6 +120,11 @@ impl Node {
             (Role::Suspended(SuspendReason::Restart), None, Some(site)) => {
                 return Err(VerbError::PeerUnproven { site });
             }
+            (Role::Suspended(SuspendReason::LeaseLost), None, _) => {
+                let hint = "it serves again when the witness or the other site answers; where that site is known to be \
+                            stopped, use --assert-peer-fenced --reason TEXT";
+                return Err(VerbError::Role { role: self.role_name().into(), hint: hint.into() });
+            }
             (Role::Suspended(_), Some(word), Some(_)) => self.force_k(now, Some(word), self.k.epoch),
             _ => self.begin_opening(),
         }
@@ -152,9 +161,10 @@ impl Node {
         if let Some(word) = word {
             self.record_assertion(word);
         }
+        let above = self.above_witness(now, above);
         let parts = self.k.primary != Some(self.site) || above > self.k.epoch;
         let nonce = self.new_nonce();
-        let above = Config { epoch: self.above_witness(now, above), ..self.k.clone() };
+        let above = Config { epoch: above, ..self.k.clone() };
         let mut k = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);
         if parts {
             k.generation = GenId(self.rng.id());
@@ -202,16 +212,17 @@ impl Node {
             // All of the newer history.
             return Loss { class: PromotionClass::Unproven, ..Loss::NOTHING };
         }
-        if self.k.has(self.site) && self.k.mode == Mode::Sync {
-            return Loss::NOTHING;
-        }
-        match self.primary_heard_at {
-            Some(at) => Loss {
+        let counted = self.k.has(self.site) && self.k.mode == Mode::Sync;
+        match (self.is_left_out(now), self.primary_heard_at) {
+            (Some(false), _) if counted => Loss::NOTHING,
+            // The primary may have gone on alone, and nobody can tell.
+            (None, _) => Loss { class: PromotionClass::Unproven, ..Loss::NOTHING },
+            (Some(_), Some(at)) => Loss {
                 class: PromotionClass::Lossy,
                 bytes: if self.primary_appended_seen > end { self.primary_backlog_seen } else { 0 },
                 ms: now.since(at) / 1_000_000,
             },
-            None => Loss { class: PromotionClass::Unproven, ..Loss::NOTHING },
+            (Some(_), None) => Loss { class: PromotionClass::Unproven, ..Loss::NOTHING },
         }
     }
 

@@ -325,8 +325,12 @@ impl Node {
         self.serve_again(now);
     }
 
-    /// Serves after a pause: what waited goes on, and what a peer that came meanwhile could not be given.
+    /// Serves after a pause, unless its lease ended meanwhile: what waited goes on, and what a peer that came meanwhile could not be
+    /// given.
     pub(super) fn serve_again(&mut self, now: Nanos) {
+        if !self.may_serve(now) {
+            return self.set_role(Role::Suspended(SuspendReason::LeaseLost));
+        }
         self.set_role(Role::Primary);
         self.release_held(now);
         self.match_peer(now);

@@ -161,7 +161,7 @@ impl Node {
         if force {
             self.stop_serving();
         }
-        let served = self.role == Role::Primary;
+        let served = matches!(self.role, Role::Primary | Role::Suspended(SuspendReason::LeaseLost));
         self.opening = None;
         self.set_role(Role::Suspended(SuspendReason::User));
         self.wait(now, id, DEADLINE_MS, Pending::Demote { served });
@@ -477,7 +477,7 @@ impl Node {
     /// The copy is recovered: what waited for that begins, and the time that it waited counts.
     fn begin_late(&mut self, now: Nanos, id: VerbId, verb: Verb, deadline: Nanos) {
         self.begin_verb(now, id, verb);
-        if let Some(waiting) = self.verbs.iter_mut().find(|v| v.id == id) {
+        if let Some(waiting) = self.verbs.iter_mut().find(|v| v.id == id && !matches!(v.kind, Pending::TakeOver)) {
             waiting.deadline = waiting.deadline.min(deadline);
         }
     }
@@ -583,6 +583,9 @@ impl Node {
             Pending::Demote { served: false } => "not everything could be made durable at the peer in time",
             Pending::Recovered(_) => "the copy is still being recovered",
             Pending::Promote { .. } => "the promotion is recorded and goes on; the peer of S is not reachable yet",
+            Pending::TakeOver if self.arbiter.is_deciding() => {
+                "the witness was asked to make this copy the primary, and what it decided is not known yet"
+            }
             Pending::TakeOver => {
                 "the witness did not answer, or the lease of the primary has not ended: it may be alive"
             }

@@ -154,6 +154,8 @@ pub enum Message {
         k: Since,
         /// Given back as it is.
         stamp: u64,
+        /// How long the sender counts on the answer, in milliseconds.
+        span_ms: u64,
     },
     /// Answer to [`Message::Confirm`].
     Confirmed {

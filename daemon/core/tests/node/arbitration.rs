@@ -1,14 +1,14 @@
 //! What the witness decides: who serves, who goes on alone, and who takes over.
 
 use tidemark_core::config::{Mode, OnPeerLoss, Policy};
-use tidemark_core::event::VerbId;
+use tidemark_core::event::{DiskOp, FileRef, VerbId};
 use tidemark_core::format::witness::{Cell, Content};
 use tidemark_core::group::arbitrated::Unfit;
 use tidemark_core::status::{CopyState, Role, SuspendReason};
 use tidemark_core::types::{GroupId, NodeId};
 use tidemark_core::verb::{PromotionClass, Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Pair, assertion, promote_anyway};
+use crate::bench::{A, B, Fate, Pair, assertion, promote_anyway};
 use crate::witness::Way;
 
 const SECOND: u64 = 1_000_000_000;
@@ -339,4 +339,151 @@ fn a_word_of_the_replaced_primary_does_not_bring_it_back() {
         pair.copies[A].end_of(drop)
     );
     assert!(matches!(role(&pair, A), Role::Fenced(_)));
+}
+
+/// A promotion by a word that accepts no loss.
+fn promote_lossless() -> Verb {
+    Verb::Promote {
+        assert_peer_fenced: Some(assertion()),
+        max_loss_bytes: None,
+        max_loss_seconds: None,
+        allow_unproven: false,
+    }
+}
+
+#[test]
+fn a_copy_that_was_left_out_is_not_promoted_as_if_it_had_everything() {
+    let mut pair = witnessed(false);
+    pair.disconnect();
+    pair.pass(2_000);
+    let write = pair.write(A, 3, 7);
+    assert!(is_answered(&pair, A, write));
+    pair.kill(A);
+    let promote = pair.verb(B, promote_lossless());
+    pair.pass(500);
+    let end = pair.copies[B].end_of(promote);
+    assert!(matches!(end, Some(Err(VerbError::LossTooLarge { .. } | VerbError::Unproven))), "{end:?}");
+}
+
+#[test]
+fn without_the_witness_nothing_proves_that_a_copy_was_not_left_out() {
+    let mut pair = witnessed(false);
+    pair.kill(A);
+    pair.witness.way[B] = Way::Shut;
+    let promote = pair.verb(B, promote_lossless());
+    pair.pass(4_000);
+    assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::Unproven))));
+}
+
+#[test]
+fn a_word_at_a_replaced_primary_needs_that_its_loss_is_accepted() {
+    let mut pair = witnessed(true);
+    pair.kill(A);
+    pair.pass(6_000);
+    pair.write(B, 3, 7);
+    pair.kill(B);
+    pair.start(A);
+    let promote = pair.verb(A, promote_lossless());
+    pair.pass(1_000);
+    assert!(matches!(pair.copies[A].end_of(promote), Some(Err(VerbError::Unproven))), "{:?}", pair.status(A));
+}
+
+#[test]
+fn a_takeover_that_the_agent_did_not_live_to_see_is_found_after_its_restart() {
+    let mut pair = witnessed(true);
+    pair.write(A, 3, 7);
+    pair.kill(A);
+    pair.pass(2_500);
+    pair.witness.way[B] = Way::AnswersLost;
+    let names_b =
+        |pair: &Pair| matches!(pair.witness.cell(GROUP), Some(Content::Config(k)) if k.leader == NodeId([2; 16]));
+    for _ in 0..60 {
+        // Its answers about the lease arrive; only that about K does not.
+        pair.witness.way[B] = if names_b(&pair) { Way::AnswersLost } else { Way::ChangesOfKLost };
+        pair.pass(100);
+    }
+    assert!(names_b(&pair));
+    assert_eq!(role(&pair, B), Role::Secondary);
+    pair.kill(B);
+    pair.witness.way[B] = Way::Open;
+    pair.start(B);
+    pair.pass(6_000);
+    assert_eq!(role(&pair, B), Role::Primary, "{:?}", pair.status(B));
+    pair.start(A);
+    pair.connect();
+    pair.pass(3_000);
+    assert_eq!(pair.status(B).config.sites.len(), 2, "{:?}", pair.status(A));
+}
+
+#[test]
+fn a_shrink_that_never_arrived_is_settled_when_the_peer_is_back() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    pair.pass(900);
+    pair.witness.way[A] = Way::ChangesOfKShut;
+    pair.pass(500);
+    pair.connect();
+    let before = pair.witness.questions;
+    pair.pass(5_000);
+    assert!(pair.witness.questions - before < 100, "{} questions in 5 s", pair.witness.questions - before);
+    pair.witness.way[A] = Way::Open;
+    pair.pass(1_000);
+    pair.verb(A, Verb::Demote { force: false });
+    assert_eq!(role(&pair, A), Role::Secondary, "joint changes go on");
+}
+
+#[test]
+fn a_primary_that_paused_for_another_reason_serves_no_more_when_its_lease_ended_meanwhile() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    pair.witness.way[A] = Way::Shut;
+    pair.write(A, 0, 1);
+    pair.verb(A, Verb::Demote { force: false });
+    assert_eq!(role(&pair, A), Role::Suspended(SuspendReason::User));
+    pair.pass(12_000);
+    assert_eq!((role(&pair, A), role(&pair, B)), (LEASE_LOST, Role::Primary));
+}
+
+#[test]
+fn a_primary_whose_disk_failed_is_replaced_though_its_agent_lives() {
+    let mut pair = witnessed(true);
+    pair.write(A, 3, 7);
+    pair.copies[A].fate = |op| match op {
+        DiskOp::Write { file: FileRef::Log(_), .. } => Fate::Fails,
+        _ => Fate::Done,
+    };
+    pair.write(A, 4, 8);
+    pair.pass(6_000);
+    assert_eq!(role(&pair, B), Role::Primary, "{:?}", pair.status(A));
+    assert_eq!(pair.read(B, 3), 7);
+}
+
+#[test]
+fn a_promotion_without_a_word_of_a_primary_that_waits_for_its_lease_leaves_it_as_it_is() {
+    let mut pair = witnessed(false);
+    pair.disconnect();
+    pair.witness.way[A] = Way::Shut;
+    pair.pass(3_000);
+    let promote = pair.verb(A, take_over());
+    assert!(matches!(pair.copies[A].end_of(promote), Some(Err(VerbError::Role { .. }))));
+    assert_eq!(role(&pair, A), LEASE_LOST);
+}
+
+#[test]
+fn a_takeover_that_crashed_before_it_served_waits_again() {
+    let mut pair = witnessed(true);
+    pair.kill(A);
+    pair.pass(6_000);
+    assert_eq!(role(&pair, B), Role::Primary);
+    pair.kill(B);
+    pair.start(B);
+    pair.pass(1_000);
+    assert_eq!(role(&pair, B), Role::Suspended(SuspendReason::Opening), "it wrote nothing yet");
+    pair.pass(3_000);
+    assert_eq!(role(&pair, B), Role::Primary);
+    pair.write(B, 3, 7);
+    pair.kill(B);
+    pair.start(B);
+    pair.pass(1_000);
+    assert_eq!(role(&pair, B), Role::Primary, "it served");
 }

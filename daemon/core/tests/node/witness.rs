@@ -20,6 +20,10 @@ pub enum Way {
     Shut,
     /// It arrives; the answer does not.
     AnswersLost,
+    /// Changes of K arrive and are not answered; everything else is.
+    ChangesOfKLost,
+    /// Changes of K do not arrive.
+    ChangesOfKShut,
 }
 
 /// Cells with compare-and-swap.
@@ -27,6 +31,8 @@ pub enum Way {
 pub struct Witness {
     /// The way there from each site.
     pub way: [Way; 2],
+    /// Questions so far.
+    pub questions: u64,
     cells: BTreeMap<Cell, Found>,
     count: u64,
     holders: [Option<Holder>; 2],
@@ -48,11 +54,17 @@ impl Witness {
 
     /// Answers a question of `site`.
     pub fn ask(&mut self, site: usize, question: &Question) -> WitnessAnswer {
-        if self.way[site] == Way::Shut {
+        self.questions += 1;
+        let changes_k = question.change.is_some() && matches!(question.cell, Cell::Group(_));
+        if self.way[site] == Way::Shut || (self.way[site] == Way::ChangesOfKShut && changes_k) {
             return WitnessAnswer::Lost;
         }
         let answer = self.carry_out(question);
-        if self.way[site] == Way::Open { answer } else { WitnessAnswer::Lost }
+        match self.way[site] {
+            Way::AnswersLost => WitnessAnswer::Lost,
+            Way::ChangesOfKLost if changes_k => WitnessAnswer::Lost,
+            _ => answer,
+        }
     }
 
     fn carry_out(&mut self, question: &Question) -> WitnessAnswer {

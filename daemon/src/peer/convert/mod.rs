@@ -165,7 +165,7 @@ fn body_out(message: Message) -> Body {
         Message::VerifyAnswer { id, verdict } => {
             Body::VerifyAnswer(wire::VerifyAnswer { id, verdict: verdict_out(verdict) })
         }
-        Message::Confirm { k, stamp } => Body::Confirm(wire::Confirm { k: since_out(k), stamp }),
+        Message::Confirm { k, stamp, span_ms } => Body::Confirm(wire::Confirm { k: since_out(k), stamp, span_ms }),
         Message::Confirmed { stamp, undecided } => Body::Confirmed(wire::Confirmed { stamp, undecided }),
         Message::Goodbye => Body::Goodbye(wire::Goodbye {}),
     }
@@ -221,7 +221,7 @@ fn body_in(body: Body) -> Result<Message, Malformed> {
             Message::VerifyRange { id: m.id, range, lsn: Lsn(m.lsn), hash }
         }
         Body::VerifyAnswer(m) => Message::VerifyAnswer { id: m.id, verdict: verdict_in(m.verdict)? },
-        Body::Confirm(m) => Message::Confirm { k: since_in(m.k, "k")?, stamp: m.stamp },
+        Body::Confirm(m) => Message::Confirm { k: since_in(m.k, "k")?, stamp: m.stamp, span_ms: m.span_ms },
         Body::Confirmed(m) => Message::Confirmed { stamp: m.stamp, undecided: m.undecided },
         Body::Goodbye(_) => Message::Goodbye,
     })

@@ -210,8 +210,9 @@ fn small() -> impl Strategy<Value = Message> {
         boundary().prop_map(|from| Message::FetchTail { from }),
         Just(Message::TailEnd),
         Just(Message::Goodbye),
-        (epoch(), any::<[u8; 16]>(), any::<u64>())
-            .prop_map(|(epoch, nonce, stamp)| Message::Confirm { k: Since { epoch, nonce: Nonce(nonce) }, stamp }),
+        (epoch(), any::<[u8; 16]>(), any::<(u64, u64)>()).prop_map(|(epoch, nonce, (stamp, span_ms))| {
+            Message::Confirm { k: Since { epoch, nonce: Nonce(nonce) }, stamp, span_ms }
+        }),
         any::<(u64, bool)>().prop_map(|(stamp, undecided)| Message::Confirmed { stamp, undecided }),
         any::<u64>().prop_map(|size| Message::Grow { size }),
         any::<u64>().prop_map(|size| Message::GrowAnswer { size }),
