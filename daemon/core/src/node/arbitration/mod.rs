@@ -3,6 +3,9 @@
 //!
 //! Nothing here acknowledges anything: a change of K that the witness accepted is persisted like any other, and only then in force.
 
+mod authority;
+mod word;
+
 use std::collections::BTreeMap;
 
 use crate::config::{Config, Mode, OnPeerLoss, Since};
@@ -11,16 +14,14 @@ use crate::format::superblock::CopyFlag;
 use crate::format::witness::{Cell, Content, Lease};
 use crate::group::arbitrated::{Proposer, Unfit, newest};
 use crate::group::ballot::Ballot;
-use crate::group::lease::{Answer, Ask, Authority, Serves, Terms, Watch};
+use crate::group::lease::{Answer, Ask, Serves, Terms, Watch};
 use crate::node::meta::AfterK;
 use crate::node::verbs::Pending;
 use crate::node::{Node, Stage};
 use crate::planted::{Planted, planted};
-use crate::ship::Message;
 use crate::ship::sender::Source;
 use crate::status::{Role, SuspendReason};
 use crate::types::{Epoch, GenId, GroupId, Nanos};
-use crate::verb::VerbError;
 
 /// Of an agent that has no witness (any more) although K relies on one: what the peer confirms is all that counts, and for as
 /// short as a challenger can possibly wait.
@@ -150,40 +151,6 @@ impl Arbiter {
 }
 
 impl Node {
-    // ---- facts --------------------------------------------------------------------------------------------------------
-
-    pub(super) fn on_lease(&mut self, grant: Option<Grant>) {
-        self.arbiter.grant = grant;
-    }
-
-    /// Anything came from the peer.
-    pub(super) fn heard_peer(&mut self, now: Nanos) {
-        self.arbiter.watch.on_heard(now);
-        let streams = self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe);
-        if streams && self.link_refused.is_none() {
-            self.arbiter.useful = now;
-        }
-    }
-
-    /// The primary asks whether this copy holds its K: only then it cannot have been replaced by it.
-    pub(super) fn on_confirm(&mut self, k: Since, stamp: u64, span_ms: u64) {
-        self.arbiter.watch.on_span(span_ms);
-        if k == self.k.id() && !self.is_persisting_k() {
-            let undecided = self.arbiter.is_deciding();
-            self.send(Message::Confirmed { stamp, undecided });
-        }
-    }
-
-    pub(super) fn on_confirmed(&mut self, now: Nanos, stamp: u64, undecided: bool) {
-        let arbiter = &mut self.arbiter;
-        arbiter.peer_is_deciding = undecided;
-        let sent = Nanos(stamp);
-        if (arbiter.k_since..=now).contains(&sent) {
-            let counted = if planted(Planted::ConfirmedFromAnswer) { now } else { sent };
-            arbiter.confirmed = arbiter.confirmed.max(Some(counted));
-        }
-    }
-
     pub(super) fn on_witness(&mut self, now: Nanos, id: AskId, answer: WitnessAnswer) {
         match self.arbiter.asked.remove(&id) {
             Some(Lane::Group) => {
@@ -217,83 +184,6 @@ impl Node {
     fn retry_ns(&mut self) -> u64 {
         let nonce = self.new_nonce();
         self.arbiter.terms().retry_ns(nonce)
-    }
-
-    // ---- who may serve ------------------------------------------------------------------------------------------------
-
-    fn serves_until(&self) -> Serves {
-        if self.k.lease_gen == 0 || planted(Planted::ServeWithoutLease) {
-            return Serves::Unbounded;
-        }
-        let arbiter = &self.arbiter;
-        let is_named = |grant: &Grant| grant.lease_gen == self.k.lease_gen && self.k.leader == self.node;
-        let counts = |grant: &Grant| is_named(grant) || planted(Planted::AnyGrantServes);
-        let grant = arbiter.grant.filter(counts);
-        let leased_until = grant.map(|grant| arbiter.terms().ends(grant.sent));
-        let authority = Authority { leased_until, echoed: arbiter.confirmed };
-        authority.serves(arbiter.terms(), self.k.sites.len() > 1, false)
-    }
-
-    /// Nobody can have taken over from this primary unnoticed.
-    pub(super) fn may_serve(&self, now: Nanos) -> bool {
-        match self.serves_until() {
-            Serves::Unbounded => true,
-            Serves::Until(end) => now < end,
-        }
-    }
-
-    /// A primary whose lease is over stops at once; it goes on when it is not.
-    pub(super) fn watch_authority(&mut self, now: Nanos) {
-        let serves = self.may_serve(now);
-        match self.role {
-            Role::Primary if !serves => {
-                self.alarm("lease_lost", "neither the witness nor the peer has answered for as long as a lease lasts");
-                self.set_role(Role::Suspended(SuspendReason::LeaseLost));
-            }
-            Role::Suspended(SuspendReason::LeaseLost) if serves => self.serve_again(now),
-            _ => {}
-        }
-    }
-
-    /// A site that took over serves when the old primary can have nothing left to serve on: what it counts on is over, or it says
-    /// that it does not serve.
-    pub(super) fn may_open(&self, now: Nanos) -> bool {
-        !self.arbiter.waits_to_open || self.arbiter.gave_way || self.arbiter.watch.may_open(now)
-    }
-
-    /// The peer greets and says whether it serves.
-    pub(super) fn heard_whether_it_serves(&mut self, now: Nanos, is_primary: bool) {
-        self.arbiter.gave_way = self.arbiter.waits_to_open && !is_primary;
-        self.arbiter.idle_since = if is_primary { None } else { self.arbiter.idle_since.or(Some(now)) };
-    }
-
-    /// Nobody says any more whether the peer serves.
-    pub(super) fn lost_peer(&mut self) {
-        self.arbiter.idle_since = None;
-    }
-
-    pub(super) fn opened(&mut self) {
-        self.arbiter.waits_to_open = false;
-    }
-
-    fn pump_confirm(&mut self, now: Nanos) {
-        let Some(link) = self.link.as_ref().filter(|l| l.hello.is_some() && self.k.has(l.site)) else { return };
-        let conn = link.conn;
-        if self.k.lease_gen == 0 || !self.leads() || now < self.arbiter.confirm_next {
-            return;
-        }
-        let message = Message::Confirm { k: self.k.id(), stamp: now.0, span_ms: self.arbiter.terms().span_ms() };
-        self.out.push(Output::Send(conn, message));
-        self.arbiter.confirm_next = Nanos(now.0 + self.confirm_every());
-    }
-
-    /// Often enough that neither a lease nor a peer is thought lost for one answer that came late.
-    fn confirm_every(&self) -> u64 {
-        (self.arbiter.terms().span_ns / 4).min(self.peer_loss_ns() / 4)
-    }
-
-    fn peer_loss_ns(&self) -> u64 {
-        self.superblock.policy.peer_loss_ms.saturating_mul(1_000_000)
     }
 
     // ---- what is wanted -----------------------------------------------------------------------------------------------
@@ -545,67 +435,6 @@ impl Node {
         }
     }
 
-    /// Why a takeover that somebody asked for comes to nothing.
-    pub(super) fn cannot_take_over(&self) -> Option<VerbError> {
-        let hello = self.link.as_ref().and_then(|l| l.hello.as_ref());
-        if let Some(h) = hello.filter(|h| h.is_primary) {
-            return Some(VerbError::PeerIsPrimary { site: h.site, epoch: h.config.epoch });
-        }
-        self.arbiter.unfit.map(VerbError::Unfit)
-    }
-
-    /// A witness arbitrates who is the primary, and this agent can ask it.
-    pub(super) fn is_arbitrated(&self) -> bool {
-        let wanted = self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
-        wanted && self.k.lease_gen != 0 && self.k.primary.is_some() && self.arbiter.terms.is_some()
-    }
-
-    /// The epoch of a newer K that the witness was seen to hold and that names another primary.
-    pub(super) fn replaced_by(&self, now: Nanos) -> Option<Epoch> {
-        let held = self.arbiter.ballot.cell(now, WORD_MS * 1_000_000).flatten()?;
-        let was_mine = self.k.primary == Some(self.site) && !self.is_by_word_alone();
-        (was_mine && held.epoch >= self.k.epoch && held.primary != Some(self.site)).then_some(held.epoch)
-    }
-
-    /// Whether the primary went on without this copy, by the newest K; `None`: the witness would know, and was not heard.
-    pub(super) fn is_left_out(&self, now: Nanos) -> Option<bool> {
-        let arbitrated = self.k.lease_gen != 0 || self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
-        match self.arbiter.ballot.cell(now, WORD_MS * 1_000_000) {
-            Some(Some(held)) => Some(newest(held, &self.k).since != self.k.since),
-            Some(None) => Some(false),
-            None => (!arbitrated).then_some(false),
-        }
-    }
-
-    /// Whether a person's word is to wait: the witness may hold a K that is newer than this copy's.
-    pub(super) fn word_waits(&mut self, now: Nanos) -> bool {
-        let arbiter = &mut self.arbiter;
-        let is_asked = arbiter.terms.is_some();
-        let is_known = arbiter.ballot.cell(now, WORD_MS * 1_000_000).is_some() && !arbiter.ballot.is_open();
-        if is_asked && !is_known && *arbiter.word_until.get_or_insert(now.after_ms(WORD_MS)) > now {
-            return true;
-        }
-        arbiter.word_until = None;
-        false
-    }
-
-    /// The epoch that a K has to be above that a person makes: what the witness holds, or what was proposed here, may be in force.
-    pub(super) fn above_witness(&mut self, now: Nanos, epoch: Epoch) -> Epoch {
-        let ballot = &mut self.arbiter.ballot;
-        let held = ballot.cell(now, WORD_MS * 1_000_000).flatten().map(|k| k.epoch).unwrap_or_default();
-        let above = epoch.max(held).max(ballot.highest());
-        ballot.abandon();
-        above
-    }
-
-    /// The grant that a K names which both sites make jointly; 0 without one: then nobody arbitrates before the witness was asked.
-    pub(super) fn grant_to_name(&self) -> u64 {
-        match self.superblock.policy.on_peer_loss {
-            OnPeerLoss::Witness => self.arbiter.grant.map_or(0, |grant| grant.lease_gen),
-            OnPeerLoss::Suspend => 0,
-        }
-    }
-
     /// Waits for the leader's lease to end, and takes it then.
     fn watch_leader(&mut self, now: Nanos) {
         let asked = self.arbiter.asked.values().any(|lane| *lane == Lane::Lease);
@@ -670,6 +499,9 @@ impl Node {
     /// The next moment at which the clock alone changes something here.
     pub(super) fn arbiter_timeout(&self) -> Option<Nanos> {
         let arbiter = &self.arbiter;
+        if arbiter.terms.is_none() && self.k.lease_gen == 0 {
+            return None;
+        }
         let primary = self.k.primary == Some(self.site);
         let ends = match (self.role, self.serves_until()) {
             (Role::Primary, Serves::Until(end)) => Some(end),

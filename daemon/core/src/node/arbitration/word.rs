@@ -1,0 +1,67 @@
+//! What a verb asks of the witness's side: a person's word is judged on what the witness holds, and put above it (R19).
+
+use super::{Epoch, Nanos, Node, OnPeerLoss, WORD_MS, newest};
+use crate::verb::VerbError;
+
+impl Node {
+    /// Why a takeover that somebody asked for comes to nothing.
+    pub(in crate::node) fn cannot_take_over(&self) -> Option<VerbError> {
+        let hello = self.link.as_ref().and_then(|l| l.hello.as_ref());
+        if let Some(h) = hello.filter(|h| h.is_primary) {
+            return Some(VerbError::PeerIsPrimary { site: h.site, epoch: h.config.epoch });
+        }
+        self.arbiter.unfit.map(VerbError::Unfit)
+    }
+
+    /// A witness arbitrates who is the primary, and this agent can ask it.
+    pub(in crate::node) fn is_arbitrated(&self) -> bool {
+        let wanted = self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
+        wanted && self.k.lease_gen != 0 && self.k.primary.is_some() && self.arbiter.terms.is_some()
+    }
+
+    /// The epoch of a newer K that the witness was seen to hold and that names another primary.
+    pub(in crate::node) fn replaced_by(&self, now: Nanos) -> Option<Epoch> {
+        let held = self.arbiter.ballot.cell(now, WORD_MS * 1_000_000).flatten()?;
+        let was_mine = self.k.primary == Some(self.site) && !self.is_by_word_alone();
+        (was_mine && held.epoch >= self.k.epoch && held.primary != Some(self.site)).then_some(held.epoch)
+    }
+
+    /// Whether the primary went on without this copy, by the newest K; `None`: the witness would know, and was not heard.
+    pub(in crate::node) fn is_left_out(&self, now: Nanos) -> Option<bool> {
+        let arbitrated = self.k.lease_gen != 0 || self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
+        match self.arbiter.ballot.cell(now, WORD_MS * 1_000_000) {
+            Some(Some(held)) => Some(newest(held, &self.k).since != self.k.since),
+            Some(None) => Some(false),
+            None => (!arbitrated).then_some(false),
+        }
+    }
+
+    /// Whether a person's word is to wait: the witness may hold a K that is newer than this copy's.
+    pub(in crate::node) fn word_waits(&mut self, now: Nanos) -> bool {
+        let arbiter = &mut self.arbiter;
+        let is_asked = arbiter.terms.is_some();
+        let is_known = arbiter.ballot.cell(now, WORD_MS * 1_000_000).is_some() && !arbiter.ballot.is_open();
+        if is_asked && !is_known && *arbiter.word_until.get_or_insert(now.after_ms(WORD_MS)) > now {
+            return true;
+        }
+        arbiter.word_until = None;
+        false
+    }
+
+    /// The epoch that a K has to be above that a person makes: what the witness holds, or what was proposed here, may be in force.
+    pub(in crate::node) fn above_witness(&mut self, now: Nanos, epoch: Epoch) -> Epoch {
+        let ballot = &mut self.arbiter.ballot;
+        let held = ballot.cell(now, WORD_MS * 1_000_000).flatten().map(|k| k.epoch).unwrap_or_default();
+        let above = epoch.max(held).max(ballot.highest());
+        ballot.abandon();
+        above
+    }
+
+    /// The grant that a K names which both sites make jointly; 0 without one: then nobody arbitrates before the witness was asked.
+    pub(in crate::node) fn grant_to_name(&self) -> u64 {
+        match self.superblock.policy.on_peer_loss {
+            OnPeerLoss::Witness => self.arbiter.grant.map_or(0, |grant| grant.lease_gen),
+            OnPeerLoss::Suspend => 0,
+        }
+    }
+}
