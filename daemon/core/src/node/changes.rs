@@ -305,6 +305,14 @@ impl Node {
             Some(_) => Err(Refusal::Diverged),
             // The operator gave this copy up: it follows whatever newer K the other side has.
             None if self.reseed_wanted && config.primary != Some(self.site) && config.epoch > self.k.epoch => Ok(()),
+            // The peer took over and has not forked yet. What was written here beyond its tail is fetched by it, or judged and sealed
+            // while K still says who wrote it.
+            None if self.was_primary()
+                && config.primary == Some(site)
+                && self.log.end().position.lsn > tail.position.lsn =>
+            {
+                Err(Refusal::State)
+            }
             None => self.acceptor(site, &tail).adopt(&config, step, &tail),
         };
         self.answer_k(now, conn, config, verdict);
