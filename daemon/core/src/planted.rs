@@ -65,11 +65,13 @@ pub enum Planted {
     ConfirmedFromAnswer,
     /// A lease under another grant than K names lets a primary serve.
     AnyGrantServes,
+    /// A renewal counts from when its answer came, not from when it was sent.
+    RenewedFromAnswer,
 }
 
 impl Planted {
     /// Every planted bug.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::AckBeforeSyncAtPrimary,
         Self::AckBeforeSyncAtSecondary,
         Self::StaleFrameAccepted,
@@ -99,6 +101,7 @@ impl Planted {
         Self::PromoteWithoutWitness,
         Self::ConfirmedFromAnswer,
         Self::AnyGrantServes,
+        Self::RenewedFromAnswer,
     ];
 
     /// The bug of that name, in the spelling of the variant.

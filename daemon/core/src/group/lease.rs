@@ -19,6 +19,7 @@
 
 use crate::format::witness::{Content, Lease};
 use crate::group::witness::{Found, Revision};
+use crate::planted::{Planted, planted};
 use crate::types::{Nanos, NodeId, Nonce};
 
 /// Changes without an answer that are remembered. One that is forgotten extends no lease, which is safe.
@@ -205,7 +206,10 @@ impl Holder {
         };
         match answer {
             Answer::Committed(revision) => match sent {
-                Some(sent) => self.found(Some((sent.lease, revision)), Some(sent)),
+                Some(sent) => {
+                    let at = if planted(Planted::RenewedFromAnswer) { now } else { sent.at };
+                    self.found(Some((sent.lease, revision)), Some(Sent { at, ..sent }));
+                }
                 None => self.lost(now, None), // not what was asked
             },
             Answer::Holds(found) => {
