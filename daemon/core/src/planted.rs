@@ -104,6 +104,11 @@ impl Planted {
         Self::RenewedFromAnswer,
     ];
 
+    /// True for a rule that only a witness makes matter.
+    pub fn needs_witness(self) -> bool {
+        self as u8 >= Self::ShrinkWithoutWitness as u8
+    }
+
     /// The bug of that name, in the spelling of the variant.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|p| format!("{p:?}") == name)

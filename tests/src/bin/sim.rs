@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use tidemark_tests::sim::{Fault, Options, Summary, run, run_many, run_seed};
+use tidemark_tests::sim::{Fault, Options, Summary, Witnessed, run, run_many, run_seed};
 
 /// Runs real copies of a volume in a simulated world and checks every answer.
 #[derive(Parser)]
@@ -33,6 +33,9 @@ struct Args {
     /// Plant this bug (needs a build with the feature `__planted`): succeeds when the seeds find it.
     #[arg(long)]
     planted: Option<String>,
+    /// Which seeds have a witness: some (a third, by the seed), all, none.
+    #[arg(long, default_value = "some", value_parser = parse_witnessed)]
+    witnessed: Witnessed,
     /// Do not fail when a kind of fault never fired.
     #[arg(long)]
     allow_silent: bool,
@@ -42,6 +45,15 @@ fn parse_range(text: &str) -> Result<std::ops::Range<u64>, String> {
     let (from, to) = text.split_once("..").ok_or("expected FROM..TO")?;
     let number = |t: &str| t.parse::<u64>().map_err(|e| format!("{t}: {e}"));
     Ok(number(from)?..number(to)?)
+}
+
+fn parse_witnessed(text: &str) -> Result<Witnessed, String> {
+    match text {
+        "some" => Ok(Witnessed::Some),
+        "all" => Ok(Witnessed::All),
+        "none" => Ok(Witnessed::None),
+        _ => Err("expected some, all or none".into()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -57,7 +69,7 @@ fn main() -> ExitCode {
 }
 
 fn options(args: &Args) -> Options {
-    Options { requests: args.steps, ..Options::default() }
+    Options { requests: args.steps, witnessed: args.witnessed, ..Options::default() }
 }
 
 fn threads(args: &Args) -> usize {
@@ -100,7 +112,8 @@ fn many(args: &Args) -> ExitCode {
         replay.tail.iter().for_each(|line| println!("{line}"));
         return ExitCode::FAILURE;
     }
-    let silent = summary.fired.silent();
+    let mut silent = summary.fired.silent();
+    silent.retain(|fault| args.witnessed != Witnessed::None || !fault.needs_witness());
     if !silent.is_empty() && !args.allow_silent {
         println!("FAILED: never fired: {silent:?}");
         return ExitCode::FAILURE;
@@ -133,13 +146,16 @@ fn planted(name: &str, args: &Args) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let begun = Instant::now();
+    // What only a witness brings about is looked for where there is one, the rest where nothing else is going on.
+    let witnessed = if bug.needs_witness() { Witnessed::All } else { Witnessed::None };
+    let options = Options { witnessed, ..options(args) };
     let (mut from, mut unproven) = (args.seeds.start, 0);
     while from < args.seeds.end {
         plant(Some(bug));
-        let summary = run_many(from..args.seeds.end, options(args), threads(args), 1);
+        let summary = run_many(from..args.seeds.end, options, threads(args), 1);
         let Some((seed, what)) = summary.violations.into_iter().min_by_key(|(seed, _)| *seed) else { break };
         plant(None);
-        if run_seed(seed, options(args)).violation.is_none() {
+        if run_seed(seed, options).violation.is_none() {
             let seconds = begun.elapsed().as_secs_f64();
             let what: String = what.chars().take(120).collect();
             println!("{bug:?}: found by seed {seed}, {seconds:.1} s, {unproven} seeds fail without it: {what}");

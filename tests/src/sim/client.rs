@@ -128,6 +128,11 @@ impl Client {
         self.in_flight.len()
     }
 
+    /// Requests not answered by a site.
+    pub fn outstanding_at(&self, site: usize) -> usize {
+        self.in_flight.values().filter(|asked| asked.site == site).count()
+    }
+
     /// True time since which the oldest request waits.
     pub fn oldest(&self) -> Option<u64> {
         self.in_flight.values().map(|a| a.since).min()
@@ -170,14 +175,25 @@ impl<C: Copy> World<C> {
     /// The workload may issue more.
     pub(super) fn client_turn(&mut self) {
         self.client.scheduled = false;
-        while self.client.remaining > 0 && self.client.outstanding() < self.client.depth {
+        while self.client.remaining > 0 && self.occupied() < self.client.depth {
             if !self.issue_one() {
                 return;
+            }
+            if let Some(pause) = self.pace() {
+                return self.wake_client(pause);
             }
             if self.rng.percent(self.client.mix.think) {
                 let pause = self.rng.log_between(1_000, 3 * MS);
                 return self.wake_client(pause);
             }
+        }
+    }
+
+    /// What waits at one site does not keep the workload from the other where that took over.
+    fn occupied(&self) -> usize {
+        match self.is_witnessed() {
+            true => self.client.outstanding_at(self.client.target),
+            false => self.client.outstanding(),
         }
     }
 
@@ -190,7 +206,7 @@ impl<C: Copy> World<C> {
     }
 
     /// The line in which the target serves, when it can be asked.
-    fn open_line_at(&self, site: usize) -> Option<LineId> {
+    pub(super) fn open_line_at(&self, site: usize) -> Option<LineId> {
         let s = &self.sites[site];
         s.node.as_ref()?;
         let (instance, line) = s.opened?;
@@ -201,6 +217,9 @@ impl<C: Copy> World<C> {
     fn issue_one(&mut self) -> bool {
         self.run_plan();
         let site = self.client.target;
+        if self.is_waiting_for_calm() {
+            return false;
+        }
         let Some(line) = self.open_line_at(site) else { return false };
         self.client.remaining -= 1;
         self.client.issued += 1;
@@ -292,7 +311,7 @@ impl<C: Copy> World<C> {
         self.ask(site, line, Kind::Change { ops, fua, at }, request);
     }
 
-    fn issue_read(&mut self, site: usize, line: LineId) {
+    pub(super) fn issue_read(&mut self, site: usize, line: LineId) {
         let (first, sectors) = self.range();
         let check = self.model.issue_read(line, first, sectors);
         self.ask(site, line, Kind::Read(check), Request::Read { range: bytes(first, sectors) });
@@ -359,7 +378,10 @@ impl<C: Copy> World<C> {
     }
 
     fn succeeded(&mut self, site: usize, asked: Asked, data: ReplyData) {
-        let Asked { line, terms, kind, .. } = asked;
+        let Asked { line, terms, kind, since, .. } = asked;
+        if !matches!(kind, Kind::Wrong) {
+            self.judge_served(site, line, since, matches!(kind, Kind::Change { .. }));
+        }
         let answered = match kind {
             // Plain writes promise nothing unless every write does.
             Kind::Change { fua: false, .. } if !terms.is_some_and(|t| t.ack_on_write) => None,

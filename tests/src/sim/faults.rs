@@ -100,6 +100,51 @@ kinds! {
     AckOnWrite,
     /// A request was sent to a site that does not serve.
     WrongSite,
+    /// A question did not get to the witness, whose site was cut off from it.
+    WitnessCut,
+    /// The witness took what was about a lease, and not what was about K.
+    WitnessHalf,
+    /// The witness answered slowly.
+    WitnessSlow,
+    /// A question to the witness was lost.
+    WitnessLostQuestion,
+    /// The witness did what it was asked, and the answer was lost.
+    WitnessLostAnswer,
+    /// The witness did what it was asked after nobody waited for it any more.
+    WitnessLate,
+    /// The witness was gone until somebody repaired it.
+    WitnessGone,
+    /// A site was cut off from its peer, and badly off with the witness.
+    Island,
+    /// A site was promoted by a person's word, and the other one replaced.
+    ByWord,
+    /// A peer was asked to take over, and did.
+    TakenOver,
+    /// Both sites were asked at a time.
+    AskedBoth,
+    /// The witness learnt of a pair.
+    Armed,
+    /// A primary went on with a new K after a restart, or under another grant.
+    Resume,
+    /// A primary went on without its peer.
+    Shrink,
+    /// A lease was taken from its holder.
+    Revoked,
+    /// A follower took over.
+    Takeover,
+    /// A primary stopped serving as neither witness nor peer answered.
+    Freeze,
+    /// It went on.
+    Thaw,
+    /// A suffix that another history does not have was sealed.
+    Sealed,
+}
+
+impl Fault {
+    /// True for what only a witnessed seed has.
+    pub fn needs_witness(self) -> bool {
+        self >= Self::WitnessCut
+    }
 }
 
 /// How often each kind fired.

@@ -3,11 +3,14 @@
 //!
 //! One seed is one run, on one thread, the same every time. See `docs/guarantees.md` for what it proves, `hack/seed` to replay.
 
+pub mod agents;
+pub mod arbitrated;
 pub mod client;
 pub mod copy;
 pub mod disk;
 pub mod faults;
 pub mod image;
+pub mod judge;
 pub mod model;
 pub mod net;
 pub mod operator;
@@ -16,8 +19,11 @@ pub mod rng;
 pub mod run;
 pub mod site;
 pub mod trace;
+pub mod watch;
+pub mod witness;
 pub mod world;
 
+pub use arbitrated::Witnessed;
 pub use faults::{Fault, Fired};
 pub use run::{Outcome, Summary, run_many, run_seed};
 pub use world::Options;

@@ -143,6 +143,11 @@ impl Model {
         Some(line as LineId)
     }
 
+    /// Where a line was opened.
+    pub fn site_of(&self, line: LineId) -> Option<usize> {
+        self.opened_at.get(line as usize).copied()
+    }
+
     fn issue(&mut self, line: LineId, sectors: std::ops::Range<u64>, effect: Effect, optional: bool) -> OpId {
         let id = self.ops.len() as OpId;
         let issue = self.tick();

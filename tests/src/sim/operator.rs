@@ -11,6 +11,7 @@ use tidemark_core::status::{CopyState, LinkState, Role, Status, SuspendReason};
 use tidemark_core::types::{GenId, GroupId, Nonce, WallMs};
 use tidemark_core::verb::{Assertion, PromotionClass, Verb, VerbError, VerbOk};
 
+use crate::sim::arbitrated::Trouble;
 use crate::sim::copy::Copy;
 use crate::sim::disk::Crash;
 use crate::sim::faults::{DiskRates, Fault, Rates};
@@ -20,9 +21,10 @@ use crate::sim::pattern;
 use crate::sim::rng::Rng;
 use crate::sim::world::{Ev, MS, World, name, note};
 
+/// The group of the volume.
+pub const GROUP: GroupId = GroupId([9; 16]);
+
 const LOOK_MS: u64 = 150;
-/// How long a healthy pair may take for anything.
-const PATIENCE_MS: u64 = 180_000;
 
 /// One thing to do when so many requests were issued.
 #[derive(Clone, Copy, Debug)]
@@ -74,12 +76,15 @@ pub enum Step {
     Reseed,
     /// A bit flips at the site whose medium lies.
     Rot,
+    /// What befalls a witnessed pair.
+    Trouble(Trouble),
 }
 
 /// What a verb was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Purpose {
+pub(super) enum Purpose {
     Failover,
+    TakeOver,
     Take,
     Demote,
     HandOver,
@@ -132,7 +137,7 @@ pub struct Operator {
     /// Verbs issued.
     pub verbs_issued: u64,
     waiting: BTreeMap<VerbId, Waiting>,
-    policy: Policy,
+    pub(super) policy: Policy,
     slot_bytes: u64,
     /// Memory of recent frames: with little of it, reads and shipping go through segments.
     pub tail_bytes: u64,
@@ -140,9 +145,9 @@ pub struct Operator {
     ending: Ending,
     /// The target's role as last seen, and when it changed.
     last_role: Role,
-    moved_at: u64,
+    pub(super) moved_at: u64,
     /// When a repair was last tried.
-    tried: u64,
+    pub(super) tried: u64,
     /// True time since which the target serves and everything is connected.
     healthy_since: Option<u64>,
     /// No copy is left that may be opened.
@@ -194,7 +199,12 @@ impl Operator {
         tidemark_core::log::frames::frame_limit(self.slot_bytes) / 512
     }
 
-    fn waits_for(&self, site: usize) -> bool {
+    /// The plan has begun.
+    pub fn has_begun(&self) -> bool {
+        self.next > 0
+    }
+
+    pub(super) fn waits_for(&self, site: usize) -> bool {
         self.waiting.values().any(|w| w.site == site)
     }
 }
@@ -256,7 +266,7 @@ impl<C: Copy> World<C> {
     fn params(&self, site: usize, size: u64, kind: CreateKind, adopted: bool) -> CreateParams {
         CreateParams {
             volume: self.volume,
-            group: GroupId([9; 16]),
+            group: GROUP,
             site: self.sites[site].id,
             node: self.sites[site].node_id,
             secret: self.secret.clone(),
@@ -299,7 +309,7 @@ impl<C: Copy> World<C> {
     }
 
     /// A copy that will be seeded, beside a primary that is up.
-    fn create_replica(&mut self, site: usize) -> bool {
+    pub(super) fn create_replica(&mut self, site: usize) -> bool {
         let Some(status) = self.sites[1 - site].status.clone() else { return false };
         if !self.sites[1 - site].is_primary() {
             return false;
@@ -322,6 +332,9 @@ impl<C: Copy> World<C> {
     pub(super) fn run_plan(&mut self) {
         while let Some((at, step)) = self.operator.plan.get(self.operator.next).copied() {
             if at > self.client.issued || self.operator.moving.is_some() {
+                return;
+            }
+            if self.has_to_wait(step) {
                 return;
             }
             self.operator.next += 1;
@@ -390,11 +403,12 @@ impl<C: Copy> World<C> {
                 }
             }
             Step::Rot => self.at(self.now, Ev::Rot),
+            Step::Trouble(trouble) => self.befall(trouble),
         }
     }
 
     /// A site is stopped until it is released.
-    fn hold(&mut self, site: usize, how: Crash) {
+    pub(super) fn hold(&mut self, site: usize, how: Crash) {
         self.sites[site].held = true;
         self.crash(site, how);
     }
@@ -414,7 +428,7 @@ impl<C: Copy> World<C> {
         self.operator.moving = Some(Move { from, to, away_ms, since: self.now, lossless: false, agreed: false });
     }
 
-    fn verb(&mut self, site: usize, verb: Verb, purpose: Purpose) -> bool {
+    pub(super) fn verb(&mut self, site: usize, verb: Verb, purpose: Purpose) -> bool {
         if self.sites[site].node.is_none()
             || self.operator.waiting.values().any(|w| w.site == site && w.purpose == purpose)
         {
@@ -452,6 +466,10 @@ impl<C: Copy> World<C> {
     fn achieved(&mut self, site: usize, purpose: Purpose, ok: VerbOk) {
         match purpose {
             Purpose::Failover => self.failed_over(site, &ok),
+            Purpose::TakeOver => {
+                self.fired.hit(Fault::TakenOver);
+                self.retarget(site);
+            }
             Purpose::Take | Purpose::TakeBack => self.retarget(site),
             Purpose::Demote => {
                 self.operator.moving =
@@ -492,7 +510,7 @@ impl<C: Copy> World<C> {
     }
 
     /// The workload goes to another site from now on.
-    fn retarget(&mut self, site: usize) {
+    pub(super) fn retarget(&mut self, site: usize) {
         self.client.target = site;
         if let Some(status) = &self.sites[site].status {
             self.client.size = status.size;
@@ -556,7 +574,9 @@ impl<C: Copy> World<C> {
             // A stream that just broke comes back; the end does not wait for ever.
             Purpose::Verify
                 if matches!(self.operator.ending, Ending::Verifying { .. })
-                    && !matches!(error, VerbError::Interrupted(_) | VerbError::CopyState { .. }) =>
+                    && !matches!(error, VerbError::Interrupted(_) | VerbError::CopyState { .. })
+                    // A new K that the peer has to confirm, while a renewal is under way: for a moment nothing is served.
+                    && !(self.is_witnessed() && matches!(error, VerbError::Role { .. })) =>
             {
                 self.fail(format!("Verify was refused between healthy copies: {error}"));
             }
@@ -578,13 +598,15 @@ impl<C: Copy> World<C> {
         self.expire_verbs();
         self.run_plan();
         self.continue_move();
-        if self.operator.moving.is_none() {
-            self.treat();
+        match self.operator.moving {
+            Some(_) => {}
+            None if self.is_witnessed() => self.watch_over(),
+            None => self.treat(),
         }
         self.judge_health();
         self.end_game();
         self.wake_client(0);
-        let next = (LOOK_MS / 2 + self.rng.below(LOOK_MS)) * MS;
+        let next = (LOOK_MS / 2 + self.rng.below(LOOK_MS)) * MS * self.slowness();
         self.after(next, Ev::Doctor);
     }
 
@@ -836,7 +858,7 @@ impl<C: Copy> World<C> {
     }
 
     /// True when the K of `of` lists `site` in S.
-    fn in_s(&self, of: usize, site: usize) -> bool {
+    pub(super) fn in_s(&self, of: usize, site: usize) -> bool {
         self.sites[of].status.as_ref().is_some_and(|s| s.config.has(self.sites[site].id))
     }
 
@@ -867,7 +889,7 @@ impl<C: Copy> World<C> {
         }
         let since = *self.operator.healthy_since.get_or_insert(self.now);
         let waited = self.client.oldest().map_or(0, |oldest| self.now - oldest.max(since));
-        if waited > PATIENCE_MS * MS {
+        if waited > self.patience_ms() * MS {
             let states = self.states();
             self.fail(format!(
                 "a request waits for {} s although both sites are up and connected: {states}",
@@ -930,13 +952,17 @@ impl<C: Copy> World<C> {
             return;
         }
         let since = self.since_ending();
-        if self.operator.is_ending() && self.now - since > PATIENCE_MS * MS {
+        if self.operator.is_ending() && self.now - since > self.patience_ms() * MS {
             let states = self.states();
             return self.fail(format!("does not settle ({:?}): {states}", self.operator.ending));
         }
-        match self.operator.ending {
-            Ending::No if self.client.remaining == 0 && self.operator.moving.is_none() => self.begin_ending(),
+        let ending = self.operator.ending;
+        match ending {
+            Ending::No if self.client.remaining == 0 && self.operator.moving.is_none() && !self.is_bereaved() => {
+                self.begin_ending()
+            }
             Ending::No => {}
+            Ending::Healing { .. } if self.is_repairing() => {}
             Ending::Healing { .. } => {
                 if self.is_whole() && self.client.outstanding() == 0 {
                     let target = self.client.target;
@@ -972,6 +998,7 @@ impl<C: Copy> World<C> {
         self.rates.slow_message = 0;
         self.rates.pause = 0;
         self.net.cut_until = self.now;
+        self.calm_witness();
         for site in [0, 1] {
             if self.sites[site].disk.outstanding() > 0 && self.sites[site].erred {
                 // A hung operation stays hung until its process ends.
@@ -982,7 +1009,7 @@ impl<C: Copy> World<C> {
         self.want_dial(MS);
     }
 
-    fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         let target = self.client.target;
         let ok = |site: usize| self.sites[site].status.as_ref().filter(|_| self.sites[site].node.is_some());
         let (Some(a), Some(b)) = (ok(target), ok(1 - target)) else { return false };
@@ -1030,7 +1057,7 @@ impl<C: Copy> World<C> {
     }
 }
 
-fn promote_anyway() -> Verb {
+pub(super) fn promote_anyway() -> Verb {
     Verb::Promote {
         assert_peer_fenced: Some(assertion()),
         max_loss_bytes: Some(u64::MAX),

@@ -11,6 +11,8 @@ use tidemark_core::ship::Message;
 use tidemark_core::status::{Role, SuspendReason};
 use tidemark_core::types::{BootId, GenId, Incarnation, NodeId, Secret, SiteId, VolumeId, WallMs};
 
+use crate::sim::agents::{Asker, Errand};
+use crate::sim::arbitrated::{Arbitration, Witnessed};
 use crate::sim::client::Client;
 use crate::sim::copy::Copy;
 use crate::sim::disk::{Crash, Env};
@@ -55,6 +57,8 @@ pub enum Ev {
     Doctor,
     /// A bit flips.
     Rot,
+    /// Between agents and witness.
+    Errand(Errand),
 }
 
 #[derive(Debug)]
@@ -86,11 +90,13 @@ pub struct Options {
     pub keep_lines: usize,
     /// Print every line.
     pub print: bool,
+    /// Which seeds have a witness.
+    pub witnessed: Witnessed,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { requests: 1_000, keep_lines: 0, print: false }
+        Self { requests: 1_000, keep_lines: 0, print: false, witnessed: Witnessed::Some }
     }
 }
 
@@ -106,6 +112,7 @@ pub struct World<C> {
     pub(super) client: Client,
     pub(super) operator: Operator,
     pub(super) rates: Rates,
+    pub(super) arbitration: Option<Box<Arbitration>>,
     pub(super) fired: Fired,
     pub(super) trace: Trace,
     pub(super) volume: VolumeId,
@@ -134,9 +141,12 @@ impl<C: Copy> World<C> {
     /// The world of a seed.
     pub fn new(seed: u64, options: Options) -> Self {
         let mut rng = Rng::new(seed);
-        let rates = Rates::draw(&mut rng);
+        let mut rates = Rates::draw(&mut rng);
         let client = Client::draw(&mut rng, options.requests);
-        let operator = Operator::draw(&mut rng, &rates, options.requests);
+        let mut operator = Operator::draw(&mut rng, &rates, options.requests);
+        let (policy, plan) = (&mut operator.policy, &mut operator.plan);
+        let (which, requests) = (options.witnessed, options.requests);
+        let arbitration = Arbitration::draw(seed, which, &mut rates, policy, plan, requests);
         let model = Model::new(client.adopted_sectors, client.max_bytes / 512);
         let sites = std::array::from_fn(|i| Site {
             id: SiteId([i as u8 + 1; 16]),
@@ -175,6 +185,7 @@ impl<C: Copy> World<C> {
             client,
             operator,
             rates,
+            arbitration,
             fired: Fired::default(),
             trace: Trace::new(options.keep_lines, options.print),
             volume: VolumeId(rng.id()),
@@ -200,6 +211,7 @@ impl<C: Copy> World<C> {
             let after = self.rng.between(1, 2 * self.rates.link_fault_ms) * MS;
             self.at(after, Ev::LinkFault);
         }
+        self.begin_arbitration();
         if self.rates.clock_ppm[0] != self.rates.clock_ppm[1] {
             self.fired.hit(Fault::ClockRate);
         }
@@ -253,6 +265,7 @@ impl<C: Copy> World<C> {
             Ev::Client => self.client_turn(),
             Ev::Doctor => self.doctor(),
             Ev::Rot => self.rot(),
+            Ev::Errand(errand) => self.errand(errand),
         }
     }
 
@@ -285,7 +298,7 @@ impl<C: Copy> World<C> {
             slots: s.disk.slots(),
             base_size: s.disk.seen(tidemark_core::event::FileRef::Base).map_or(0, |b| b.len()),
             tail_bytes: self.operator.tail_bytes,
-            lease: None,
+            lease: self.arbitration.as_ref().map(|arb| arb.terms),
         };
         let instance = s.instance;
         match C::open(s.clock.at(self.now), params) {
@@ -293,6 +306,7 @@ impl<C: Copy> World<C> {
                 self.sites[site].node = Some(node);
                 note!(self, [3, site, instance], "{} starts, process {instance}", name(site));
                 self.wake(site);
+                self.start_agent(site);
                 self.want_dial(5 * MS);
                 self.after(MS, Ev::Client);
             }
@@ -433,13 +447,16 @@ impl<C: Copy> World<C> {
             Output::Reply(id, result) => self.replied(site, id, result),
             Output::Verb(id, result) => self.verb_ended(site, id, result),
             Output::Close(conn, reason) => self.close(site, conn, &reason.to_string()),
-            Output::Ask(..) => {}
+            Output::Ask(id, question) => self.ask_witness(site, Asker::Copy(id), question),
             Output::Event(event) => self.saw(site, event),
         }
     }
 
     fn saw(&mut self, site: usize, event: Event) {
         note!(self, [6, site], "{} {event:?}", name(site));
+        if matches!(event, Event::Recovered { .. }) {
+            self.note_recovered(site);
+        }
         let lacking = matches!(event, Event::Alarm { code: "log_damaged" | "tail_missing", .. });
         if lacking && !self.sites[site].tainted && !self.sites[site].misled {
             self.fail(format!("{} lacks durable records although its medium never lied: {event:?}", name(site)));
@@ -454,9 +471,12 @@ impl<C: Copy> World<C> {
         let status = node.status(s.clock.at(now));
         s.status = Some(Box::new(status));
         self.refresh_line(site);
+        self.judge_kept(site);
         match self.sites[site].role() {
             Some(Role::Primary) => self.became_primary(site),
-            Some(Role::Suspended(SuspendReason::LogFull | SuspendReason::User | SuspendReason::Failed)) => {}
+            Some(Role::Suspended(
+                SuspendReason::LogFull | SuspendReason::User | SuspendReason::Failed | SuspendReason::LeaseLost,
+            )) => {}
             Some(Role::Fenced(_)) => {
                 self.sites[site].opened = None;
                 self.model.gave_way(site);
@@ -503,6 +523,10 @@ impl<C: Copy> World<C> {
         note!(self, [7, site, line], "{} serves line {line} at epoch {}", name(site), status.config.epoch);
         self.sites[site].opened = Some((instance, line));
         self.sites[site].opened_with = self.terms(site).filter(|t| t.mode == Mode::Sync).map_or(0, |t| t.sites);
+        if self.is_witnessed() {
+            self.judge_opened(site, line);
+            self.retarget(site);
+        }
         self.begin_scan(site, line, status.size);
     }
 
@@ -834,7 +858,7 @@ fn short(p: tidemark_core::types::Position) -> (u8, u32, u64) {
     (p.generation.0[0], p.incarnation.0, p.lsn.0)
 }
 
-fn k(config: &tidemark_core::config::Config) -> String {
+pub(super) fn k(config: &tidemark_core::config::Config) -> String {
     let sites: Vec<u8> = config.sites.iter().map(|s| s.0[0]).collect();
     format!(
         "K {} primary {:?} S {sites:?} {:?} gen {:02x}{}",
