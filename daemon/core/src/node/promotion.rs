@@ -113,7 +113,8 @@ impl Node {
 
     /// This copy was Primary before: it may open when its peer confirms, or by a human's word.
     fn resume(&mut self, now: Nanos, id: VerbId, word: Option<Assertion>, bounds: &Bounds) -> Result<(), VerbError> {
-        let class = if self.diverged.is_some() { PromotionClass::Unproven } else { PromotionClass::Lossless };
+        let unknown = self.diverged.is_some() || (word.is_some() && self.may_be_replaced(now));
+        let class = if unknown { PromotionClass::Unproven } else { PromotionClass::Lossless };
         let loss = Loss { class, ..Loss::NOTHING };
         bounds.accept(&loss)?;
         match (self.role, word, self.superblock.peer) {

@@ -487,3 +487,15 @@ fn a_takeover_that_crashed_before_it_served_waits_again() {
     pair.pass(1_000);
     assert_eq!(role(&pair, B), Role::Primary, "it served");
 }
+
+#[test]
+fn a_word_at_a_primary_that_may_have_been_replaced_needs_that_its_loss_is_accepted() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    pair.witness.way[A] = Way::Shut;
+    pair.pass(6_000);
+    assert_eq!((role(&pair, A), role(&pair, B)), (LEASE_LOST, Role::Primary));
+    let promote = pair.verb(A, promote_lossless());
+    pair.pass(4_000);
+    assert!(matches!(pair.copies[A].end_of(promote), Some(Err(VerbError::Unproven))), "{:?}", pair.status(A));
+}

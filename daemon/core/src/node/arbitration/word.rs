@@ -26,6 +26,12 @@ impl Node {
         (was_mine && held.epoch >= self.k.epoch && held.primary != Some(self.site)).then_some(held.epoch)
     }
 
+    /// This primary's lease is over, its peer could take over, and the witness, which would know, was not heard.
+    pub(in crate::node) fn may_be_replaced(&self, now: Nanos) -> bool {
+        let could_be = self.k.lease_gen != 0 && self.k.sites.len() > 1 && !self.may_serve(now);
+        could_be && self.arbiter.ballot.cell(now, WORD_MS * 1_000_000).is_none()
+    }
+
     /// Whether the primary went on without this copy, by the newest K; `None`: the witness would know, and was not heard.
     pub(in crate::node) fn is_left_out(&self, now: Nanos) -> Option<bool> {
         let arbitrated = self.k.lease_gen != 0 || self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
