@@ -33,6 +33,9 @@ pub enum Unfit {
     /// The witness holds a K that this site made: nothing is to be proposed.
     #[error("the witness holds a configuration of this site")]
     Found,
+    /// K says that it was made at the witness, and the witness holds none (R6).
+    #[error("the witness has forgotten this volume: it was wiped, or is another one")]
+    Forgotten,
     /// The mode does not make every acknowledged flush durable here.
     #[error("the mode does not wait for this site")]
     NotSync,

@@ -499,3 +499,20 @@ fn a_word_at_a_primary_that_may_have_been_replaced_needs_that_its_loss_is_accept
     pair.pass(4_000);
     assert!(matches!(pair.copies[A].end_of(promote), Some(Err(VerbError::Unproven))), "{:?}", pair.status(A));
 }
+
+#[test]
+fn a_witness_that_forgot_the_volume_decides_nothing_about_it() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    pair.witness.wipe(GROUP);
+    let write = pair.write(A, 3, 7);
+    pair.pass(20_000);
+    assert!(!is_answered(&pair, A, write));
+    assert_eq!((role(&pair, A), role(&pair, B)), (Role::Primary, Role::Secondary));
+    pair.kill(A);
+    pair.pass(20_000);
+    assert_eq!(role(&pair, B), Role::Secondary);
+    let promote = pair.verb(B, promote_lossless());
+    pair.pass(4_000);
+    assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::Unproven))));
+}

@@ -46,6 +46,11 @@ impl Witness {
         self.cells.get(&cell).map(|found| &found.content)
     }
 
+    /// Somebody deletes a cell.
+    pub fn wipe(&mut self, cell: Cell) {
+        self.cells.remove(&cell);
+    }
+
     /// The agent of a site has ended.
     pub fn forget(&mut self, site: usize) {
         self.holders[site] = self.terms.map(Holder::new);

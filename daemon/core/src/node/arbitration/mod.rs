@@ -264,8 +264,12 @@ impl Node {
         Nanos(self.arbiter.watch.heard().0.saturating_add(self.peer_loss_ns()))
     }
 
-    /// A leader that has missed to ask is not lost, but its lease may have begun to run out: it is watched from then on.
+    /// A leader whose stream broke, or that has missed to ask, is not lost, but its lease may have begun to run out: it is watched
+    /// from then on.
     fn leader_is_silent_at(&self) -> Nanos {
+        if self.link.is_none() {
+            return self.arbiter.watch.heard();
+        }
         Nanos(self.arbiter.watch.heard().0.saturating_add(self.confirm_every() * 3 / 2))
     }
 
@@ -328,7 +332,11 @@ impl Node {
             }
             return;
         }
+        let is_forgotten = cell.is_none() && self.k.lease_gen != 0;
         let at_witness = cell.filter(|_| !planted(Planted::PromoteWithoutWitness)).unwrap_or(&self.k).clone();
+        if is_forgotten {
+            return self.is_unfit(now, Unfit::Forgotten, &at_witness);
+        }
         match self.proposal(now, aim, &at_witness) {
             Ok(Some(config)) => {
                 let question = self.arbiter.ballot.propose(config);

@@ -37,7 +37,7 @@ impl Node {
         let arbitrated = self.k.lease_gen != 0 || self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
         match self.arbiter.ballot.cell(now, WORD_MS * 1_000_000) {
             Some(Some(held)) => Some(newest(held, &self.k).since != self.k.since),
-            Some(None) => Some(false),
+            Some(None) => (self.k.lease_gen == 0).then_some(false),
             None => (!arbitrated).then_some(false),
         }
     }
