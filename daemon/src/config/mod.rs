@@ -159,6 +159,13 @@ pub struct WitnessConfig {
     pub backend: WitnessBackend,
     /// The longest that one call may take.
     pub timeout: Duration,
+    /// How long a renewal of this agent's lease lasts; at least [`MIN_LEASE_CALLS`](Self::MIN_LEASE_CALLS) times `timeout`.
+    pub lease: Duration,
+}
+
+impl WitnessConfig {
+    /// Calls to the witness that have to fit into a lease: it is renewed each third of it, and one renewal may be lost.
+    pub const MIN_LEASE_CALLS: u32 = 3;
 }
 
 /// The kinds of witness.

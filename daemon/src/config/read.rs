@@ -100,13 +100,20 @@ fn witness(mut section: Section<'_>) -> Option<WitnessConfig> {
     if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&timeout) {
         section.conflict("timeout", "must be from 100ms to 1m");
     }
+    let lease = section.or("lease", Duration::from_secs(10));
+    if !(Duration::from_secs(1)..=Duration::from_mins(10)).contains(&lease) {
+        section.conflict("lease", "must be from 1s to 10m");
+    } else if lease < timeout * WitnessConfig::MIN_LEASE_CALLS {
+        let (calls, timeout) = (WitnessConfig::MIN_LEASE_CALLS, timeout.as_millis());
+        section.conflict("lease", format!("must be at least {calls} times the timeout of {timeout} ms"));
+    }
     let backend = match section.need("backend") {
         Some(BackendKind::File) => section.need("path").map(|path| WitnessBackend::File { path }),
         Some(BackendKind::Etcd) => etcd(&mut section).map(WitnessBackend::Etcd),
         None => return None, // which keys belong here depends on it
     };
     section.finish();
-    Some(WitnessConfig { backend: backend?, timeout })
+    Some(WitnessConfig { backend: backend?, timeout, lease })
 }
 
 fn etcd(section: &mut Section<'_>) -> Option<EtcdWitness> {
