@@ -9,10 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nix::fcntl::{Flock, FlockArg};
+use tidemark_core::group::lease::Terms;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::agent::{AcceptStreams, Agent, AgentEngine, HandleControl, Parts, clear_stale, load_tls};
+use crate::agent::{
+    AcceptStreams, Agent, AgentEngine, Arbiter, HandleControl, LeaseBoard, Parts, clear_stale, load_tls,
+};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::config::identity::{Identity, IdentityError};
 use crate::config::{Config, Security, ShardsConfig};
@@ -135,9 +138,11 @@ fn transport(
 }
 
 /// The witness of the configuration, not asked yet: an agent starts without it.
-fn witness(config: &Config, telemetry: &Telemetry) -> Result<Option<Arc<Witness>>, WitnessError> {
-    let witness = config.witness.as_ref().map(|config| Witness::new(config, telemetry.witness.clone()));
-    Ok(witness.transpose()?.map(Arc::new))
+fn arbiter(config: &Config, telemetry: &Telemetry) -> Result<Option<Arbiter>, WitnessError> {
+    let Some(config) = &config.witness else { return Ok(None) };
+    let witness = Arc::new(Witness::new(config, telemetry.witness.clone())?);
+    let terms = Terms::new(config.lease.as_nanos() as u64);
+    Ok(Some(Arbiter { witness, lease: LeaseBoard::new(terms) }))
 }
 
 /// Who this agent is. At its first start it takes the ids that the file does not name from its certificate: made up, they would
@@ -298,7 +303,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let telemetry = Arc::new(Telemetry::new());
     let own = PeerIdentity { site: identity.site, node: identity.node };
     let (transport, tls) = transport(&config, own, Arc::new(telemetry.peers.refusals()))?;
-    let witness = witness(&config, &telemetry)?;
+    let arbiter = arbiter(&config, &telemetry)?;
     let shards = start_shards(&config.shards)?;
     let handles: Vec<_> = shards.iter().map(|s| s.handle.clone()).collect();
     let mut listeners = Listeners::bind(&config, handles.len()).await?;
@@ -317,15 +322,16 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         nbd_tcp: listeners.nbd_address(),
         nbd: telemetry.nbd.clone(),
         disk: telemetry.disk.clone(),
-        witness: witness.clone(),
+        arbiter: arbiter.clone(),
         runtime: tokio::runtime::Handle::current(),
     });
     let (stop_now, stopping) = watch::channel(false);
     if let Some(tls) = tls {
         tokio::spawn(tls.watch_files());
     }
-    if let Some(witness) = witness {
+    if let Some(Arbiter { witness, .. }) = arbiter {
         tokio::spawn(witness.pulse(identity.node));
+        tokio::spawn(agent.keep_lease());
     }
     let pages = listeners.pages.take();
     serve_network(listeners, &agent, &transport, &handles, &stopping);

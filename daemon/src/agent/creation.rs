@@ -54,6 +54,7 @@ impl Agent {
         let group = GroupId(random()?);
         let (base, size, adopted) = base_of(&new.origin)?;
         let policy = new.policy.applied_to(self.config.defaults.policy());
+        self.may_arbitrate(&new.policy, &policy)?;
         let kind = CreateKind::Primary { generation: GenId(random()?), nonce: Nonce(random()?) };
         let params = CreateParams {
             volume: id,

@@ -10,6 +10,7 @@ use tidemark_core::types::{SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::watch;
 
+use super::arbiter::{Arbiter, no_arbiter, no_witness};
 use super::volumes::failed;
 use super::{Agent, Peer, fuse, wall_now};
 use crate::catalogue::{Catalogue, CatalogueError};
@@ -20,7 +21,7 @@ use crate::control::{
 };
 use crate::disk;
 use crate::frontend::kernel_nbd;
-use crate::witness::{Probe, WitnessError};
+use crate::witness::Probe;
 
 /// The engine behind the admin API.
 #[derive(Clone)]
@@ -147,6 +148,7 @@ impl Agent {
             let turn = self.state().volumes.get(&id).map(|entry| entry.changing.clone());
             let _turn = turn.ok_or_else(|| EngineError::NoVolume(id.to_string()))?.lock_owned().await;
             let policy: Policy = patch.applied_to(self.status_of(id, shard).await?.policy);
+            self.may_arbitrate(&patch, &policy)?;
             self.verb_on(id, shard, Verb::SetPolicy(policy)).await?;
         }
         match patch.frontend {
@@ -271,6 +273,7 @@ impl Agent {
                 (FrontendKind::NbdDevice, kernel_nbd::works()),
                 (FrontendKind::Fuse, fuse::works()),
             ],
+            witness: self.arbiter.as_ref().map(Arbiter::info),
         }
     }
 }
@@ -317,17 +320,6 @@ macro_rules! on_volume {
             $body
         })
     }};
-}
-
-/// An unreliable witness, as a refusal.
-fn no_witness(error: &WitnessError) -> EngineError {
-    let reason = match error {
-        WitnessError::Unavailable(_) => "witness-unavailable",
-        WitnessError::Refused(_) => "witness-refused",
-        WitnessError::Corrupt { .. } => "witness-corrupt",
-        WitnessError::Regressed { .. } => "witness-regressed",
-    };
-    EngineError::Refused { reason, text: error.to_string() }
 }
 
 impl Engine for AgentEngine {
@@ -427,12 +419,8 @@ impl Engine for AgentEngine {
     fn check_witness(&self) -> Answer<Probe> {
         let agent = self.0.clone();
         Box::pin(async move {
-            let none = || EngineError::Refused {
-                reason: "no-witness",
-                text: "this agent has no witness: add a section [witness] to its configuration".to_owned(),
-            };
-            let witness = agent.witness.clone().ok_or_else(none)?;
-            witness.probe(agent.node).await.map_err(|error| no_witness(&error))
+            let arbiter = agent.arbiter.clone().ok_or_else(no_arbiter)?;
+            arbiter.witness.probe(agent.node).await.map_err(|error| no_witness(&error))
         })
     }
 }

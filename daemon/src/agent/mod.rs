@@ -2,6 +2,7 @@
 //! the data path never passes through.
 
 mod acquaintance;
+mod arbiter;
 mod attach;
 mod creation;
 mod empty_base;
@@ -11,6 +12,7 @@ mod fuse;
 #[cfg(not(feature = "fuse"))]
 #[path = "no_fuse.rs"]
 mod fuse;
+mod lease;
 mod nbd;
 mod nbd_device;
 mod open;
@@ -34,11 +36,13 @@ use crate::frontend::nbd::NbdMetrics;
 use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
 use crate::shard::ShardHandle;
 use crate::telemetry::DiskMetrics;
-use crate::witness::Witness;
 pub(crate) use fuse::clear_stale;
+use lease::Keeper;
 use open::{Door, Open};
 
+pub use arbiter::Arbiter;
 pub use engine::AgentEngine;
+pub use lease::LeaseBoard;
 pub use peers::{AcceptStreams, HandleControl, load_tls};
 
 /// A volume as the agent knows it.
@@ -104,7 +108,7 @@ pub struct Agent {
     nbd_tcp: Option<SocketAddr>,
     nbd: NbdMetrics,
     disk: DiskMetrics,
-    witness: Option<Arc<Witness>>,
+    arbiter: Option<Arbiter>,
     catalogue: Arc<Mutex<Catalogue>>,
     bases: Bases,
     state: Mutex<State>,
@@ -136,7 +140,7 @@ pub struct Parts {
     /// The times of disk operations.
     pub disk: DiskMetrics,
     /// The arbiter, when there is one.
-    pub witness: Option<Arc<Witness>>,
+    pub arbiter: Option<Arbiter>,
     /// The control runtime.
     pub runtime: tokio::runtime::Handle,
 }
@@ -170,7 +174,7 @@ impl Agent {
     /// Puts an agent together. Nothing runs yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { config, catalogue, site, node, shards, data_ports, transport, tls, .. } = parts;
-        let Parts { nbd_tcp, nbd, disk, witness, runtime, .. } = parts;
+        let Parts { nbd_tcp, nbd, disk, arbiter, runtime, .. } = parts;
         let boot = boot_id();
         let pulse = Pulse { identity: PeerIdentity { site, node }, boot, started: Instant::now() };
         let agent = Arc::new(Self {
@@ -185,7 +189,7 @@ impl Agent {
             nbd_tcp,
             nbd,
             disk,
-            witness,
+            arbiter,
             catalogue: Arc::new(Mutex::new(catalogue)),
             bases: Bases::below(&config.run_dir),
             heartbeats: Heartbeats { pulse, board: Arc::default() },
@@ -196,6 +200,19 @@ impl Agent {
         // Peers whose site was learnt are trusted as that site alone before anything listens.
         agent.load_peers();
         agent
+    }
+
+    /// Keeps this agent's lease at its witness. Never ends; at once without a witness.
+    pub fn keep_lease(&self) -> impl Future<Output = ()> + Send + 'static {
+        let keeper = self
+            .arbiter
+            .clone()
+            .map(|Arbiter { witness, lease }| Keeper::new(witness, self.node, lease, self.shards.clone()));
+        async move {
+            if let Some(keeper) = keeper {
+                keeper.keep().await;
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

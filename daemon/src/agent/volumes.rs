@@ -129,6 +129,7 @@ impl Agent {
         };
         let (site, node, boot) = (self.site, self.node, self.boot);
         let seed = random()?;
+        let lease = self.arbiter.as_ref().map(|arbiter| arbiter.lease.terms());
         let opened = tokio::task::spawn_blocking(move || -> Result<_, EngineError> {
             let files = VolumeFiles::open(&dir, FileOptions::default()).map_err(failed)?;
             let params = OpenParams {
@@ -143,7 +144,7 @@ impl Agent {
                 slots: files.slots().map_err(failed)?,
                 base_size: files.base_size(),
                 tail_bytes: tidemark_core::node::TAIL_BYTES,
-                lease: None,
+                lease,
             };
             Ok((files, params))
         });
@@ -151,11 +152,12 @@ impl Agent {
         let facts = superblock_of(&params.superblock);
         self.hide_base(files.dir(), &name);
         let disk = self.disk.clone();
+        let witness = self.arbiter.as_ref().map(|arbiter| (arbiter.witness.clone(), self.runtime.clone()));
         let agent = Arc::downgrade(self);
         let answer = self.shard(shard).ask(move |shard, answer| {
             let result = Node::open(shard.now(), params).map(|node| {
                 let events = events(agent, id, name);
-                let volume = shard.open(OpenVolume { id, node, files, events, disk });
+                let volume = shard.open(OpenVolume { id, node, files, events, disk, witness });
                 volume.status().peer
             });
             let _ = answer.send(result); // the asker went away: the volume is open all the same

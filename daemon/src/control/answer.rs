@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tidemark_core::config::{AckOn, Config, Mode};
+use tidemark_core::config::{AckOn, Config, Mode, OnPeerLoss};
 use tidemark_core::status::{CopyState, Counters, Status};
 use tidemark_core::types::{Epoch, Position};
 use tidemark_core::verb::{Assertion, PromotionClass, VerbOk};
@@ -10,7 +10,7 @@ use tidemark_proto::admin as wire;
 
 use super::engine::{
     AgentInfo, Attachment, BranchClass, BranchInfo, FrontendKind, PeerInfo, Place, PoolInfo, ShardInfo, Verified,
-    VerifyProgress, VolumeInfo,
+    VerifyProgress, VolumeInfo, WitnessInfo,
 };
 use super::state::{self, StateText};
 use crate::witness::Probe;
@@ -65,16 +65,17 @@ fn policy(info: &VolumeInfo) -> wire::Policy {
     wire::Policy {
         mode: Some(mode(policy.mode) as i32),
         ack_on: Some(ack_on(policy.ack_on) as i32),
-        on_peer_loss: Some(wire::OnPeerLoss::Suspend as i32),
+        on_peer_loss: Some(on_peer_loss(policy.on_peer_loss) as i32),
         rpo_target_ms: Some(policy.rpo_target_ms),
         rpo_guard: Some(wire::RpoGuard::Alarm as i32),
         retention_ms: Some(policy.retention_ms),
         log_size_bytes: Some(policy.log_bytes),
         bandwidth_bytes: Some(policy.bandwidth),
         compression: Some(wire::Compression::Off as i32),
-        auto_failover: Some(false),
+        auto_failover: Some(policy.auto_failover),
         disk_timeout_ms: Some(policy.disk_timeout_ms),
         index_ranges: Some(policy.index_ranges),
+        peer_loss_ms: Some(policy.peer_loss_ms),
         ..placement
     }
 }
@@ -91,6 +92,13 @@ fn ack_on(ack_on: AckOn) -> wire::AckOn {
     match ack_on {
         AckOn::Flush => wire::AckOn::Flush,
         AckOn::Write => wire::AckOn::Write,
+    }
+}
+
+fn on_peer_loss(choice: OnPeerLoss) -> wire::OnPeerLoss {
+    match choice {
+        OnPeerLoss::Suspend => wire::OnPeerLoss::Suspend,
+        OnPeerLoss::Witness => wire::OnPeerLoss::Witness,
     }
 }
 
@@ -147,6 +155,7 @@ fn group_config(config: &Config) -> wire::GroupConfig {
         mode: mode(config.mode) as i32,
         generation: config.generation.to_string(),
         forced: config.forced,
+        lease_gen: config.lease_gen,
     }
 }
 
@@ -296,6 +305,7 @@ pub(super) fn agent(agent: AgentInfo) -> wire::Agent {
         pools: agent.pools.into_iter().map(pool).collect(),
         peers: agent.peers.into_iter().map(peer).collect(),
         frontends: agent.frontends.into_iter().map(support).collect(),
+        witness: agent.witness.map(witness_state),
     }
 }
 
@@ -323,6 +333,20 @@ fn support((kind, works): (FrontendKind, Result<(), String>)) -> wire::FrontendS
         frontend: frontend(kind) as i32,
         available: works.is_ok(),
         reason: works.err().unwrap_or_default(),
+    }
+}
+
+fn witness_state(info: WitnessInfo) -> wire::Witness {
+    let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let (lease_gen, left) = info.lease.unwrap_or_default();
+    wire::Witness {
+        backend: info.backend.to_owned(),
+        place: info.place,
+        reachable: info.fault.is_none(),
+        fault: info.fault.unwrap_or_default(),
+        lease_span_ms: millis(info.lease_span),
+        lease_gen,
+        lease_left_ms: millis(left),
     }
 }
 

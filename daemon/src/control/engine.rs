@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tidemark_core::config::Policy;
 use tidemark_core::status::Status;
@@ -419,6 +420,23 @@ pub struct AgentInfo {
     pub peers: Vec<PeerInfo>,
     /// Which frontends work here: `Err` holds the reason why not.
     pub frontends: Vec<(FrontendKind, Result<(), String>)>,
+    /// The arbiter between the sites; none: a person decides.
+    pub witness: Option<WitnessInfo>,
+}
+
+/// The agent's witness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitnessInfo {
+    /// What kind it is: a word.
+    pub backend: &'static str,
+    /// Where it is.
+    pub place: String,
+    /// Why the last call was in vain; none: it was answered, and the answer believed.
+    pub fault: Option<String>,
+    /// How long a renewal of the lease lasts.
+    pub lease_span: Duration,
+    /// The grant that is held, and how much longer its last renewal lasts.
+    pub lease: Option<(u64, Duration)>,
 }
 
 /// A serving thread.

@@ -192,6 +192,7 @@ impl Engine for FakeEngine {
             }],
             peers: state.peers.values().cloned().collect(),
             frontends: vec![(FrontendKind::Nbd, Ok(())), (FrontendKind::Fuse, Err("/dev/fuse is missing".to_owned()))],
+            witness: None,
         }))
     }
 

@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use tidemark_core::config::{AckOn, Mode, Policy};
+use tidemark_core::config::{AckOn, Mode, OnPeerLoss, Policy};
 use tidemark_proto::admin as wire;
 
 use super::engine::{FrontendKind, PeerKey};
@@ -32,6 +32,12 @@ pub struct PolicyPatch {
     pub disk_timeout_ms: Option<u64>,
     /// `indexRanges`.
     pub index_ranges: Option<u32>,
+    /// `onPeerLoss`.
+    pub on_peer_loss: Option<OnPeerLoss>,
+    /// `autoFailover`.
+    pub auto_failover: Option<bool>,
+    /// `peerLoss` in milliseconds.
+    pub peer_loss_ms: Option<u64>,
     /// `frontend`: not part of the core's policy, kept in the catalogue.
     pub frontend: Option<FrontendKind>,
 }
@@ -48,7 +54,9 @@ impl PolicyPatch {
             disk_timeout_ms: self.disk_timeout_ms.unwrap_or(policy.disk_timeout_ms),
             bandwidth: self.bandwidth.unwrap_or(policy.bandwidth),
             index_ranges: self.index_ranges.unwrap_or(policy.index_ranges),
-            ..policy
+            on_peer_loss: self.on_peer_loss.unwrap_or(policy.on_peer_loss),
+            auto_failover: self.auto_failover.unwrap_or(policy.auto_failover),
+            peer_loss_ms: self.peer_loss_ms.unwrap_or(policy.peer_loss_ms),
         }
     }
 
@@ -65,9 +73,17 @@ impl PolicyPatch {
             ("bandwidth", differs(self.bandwidth, policy.bandwidth)),
             ("diskTimeout", differs(self.disk_timeout_ms, policy.disk_timeout_ms)),
             ("indexRanges", differs(self.index_ranges, policy.index_ranges)),
+            ("onPeerLoss", differs(self.on_peer_loss, policy.on_peer_loss)),
+            ("autoFailover", differs(self.auto_failover, policy.auto_failover)),
+            ("peerLoss", differs(self.peer_loss_ms, policy.peer_loss_ms)),
             ("frontend", differs(self.frontend, frontend)),
         ];
         table.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name)
+    }
+
+    /// True when a field was named that speaks of the witness.
+    pub fn names_arbitration(&self) -> bool {
+        self.on_peer_loss.is_some() || self.auto_failover.is_some()
     }
 
     /// True when a field of the core's policy was named.
@@ -128,6 +144,9 @@ fn patch_fields(policy: &wire::Policy) -> Result<PolicyPatch, Invalid> {
         bandwidth: policy.bandwidth_bytes.map(bandwidth).transpose()?,
         disk_timeout_ms: within("diskTimeout", "milliseconds", policy.disk_timeout_ms, bounds::DISK_TIMEOUT_MS)?,
         index_ranges: within("indexRanges", "ranges", policy.index_ranges, bounds::INDEX_RANGES)?,
+        on_peer_loss: policy.on_peer_loss.map(on_peer_loss).transpose()?,
+        auto_failover: policy.auto_failover,
+        peer_loss_ms: within("peerLoss", "milliseconds", policy.peer_loss_ms, bounds::PEER_LOSS_MS)?,
         frontend: policy.frontend.map(frontend).transpose()?,
     })
 }
@@ -170,6 +189,17 @@ fn ack_on(value: i32) -> Result<AckOn, Invalid> {
     }
 }
 
+fn on_peer_loss(value: i32) -> Result<OnPeerLoss, Invalid> {
+    match wire::OnPeerLoss::try_from(value) {
+        Ok(wire::OnPeerLoss::Suspend) => Ok(OnPeerLoss::Suspend),
+        Ok(wire::OnPeerLoss::Witness) => Ok(OnPeerLoss::Witness),
+        Ok(wire::OnPeerLoss::Continue) => {
+            Err(field("onPeerLoss", "continue does not act yet in this version: allowed are suspend, witness"))
+        }
+        _ => Err(field("onPeerLoss", "allowed are suspend, witness")),
+    }
+}
+
 /// A frontend as a request names it; not named is `Auto`.
 pub(super) fn frontend(value: i32) -> Result<FrontendKind, Invalid> {
     match wire::Frontend::try_from(value) {
@@ -195,12 +225,10 @@ fn pool(policy: &wire::Policy) -> Result<Option<Name>, Invalid> {
 fn not_yet_acting(policy: &wire::Policy) -> Result<(), Invalid> {
     let is = |value: Option<i32>, acting: i32| value.is_none_or(|value| value == acting);
     let checks = [
-        (is(policy.on_peer_loss, wire::OnPeerLoss::Suspend as i32), "onPeerLoss", "suspend"),
         (is(policy.rpo_guard, wire::RpoGuard::Alarm as i32), "rpoGuard", "alarm"),
         (is(policy.compression, wire::Compression::Off as i32), "compression", "off"),
         (policy.mark_interval_ms.is_none(), "markInterval", "leaving it out"),
         (policy.iops_limit.unwrap_or(0) == 0, "iopsLimit", "0 (none)"),
-        (!policy.auto_failover.unwrap_or(false), "autoFailover", "false"),
         (policy.auto_accept_loss_ms.unwrap_or(0) == 0, "autoAcceptLoss", "0 (none)"),
     ];
     match checks.into_iter().find(|(fine, ..)| !fine) {
@@ -230,13 +258,11 @@ mod tests {
     fn what_does_not_act_yet_is_refused_by_its_name() {
         let none = wire::Policy::default;
         let table = [
-            (wire::Policy { on_peer_loss: Some(wire::OnPeerLoss::Witness as i32), ..none() }, "onPeerLoss"),
             (wire::Policy { on_peer_loss: Some(wire::OnPeerLoss::Continue as i32), ..none() }, "onPeerLoss"),
             (wire::Policy { rpo_guard: Some(wire::RpoGuard::Degrade as i32), ..none() }, "rpoGuard"),
             (wire::Policy { compression: Some(wire::Compression::Auto as i32), ..none() }, "compression"),
             (wire::Policy { mark_interval_ms: Some(1000), ..none() }, "markInterval"),
             (wire::Policy { iops_limit: Some(100), ..none() }, "iopsLimit"),
-            (wire::Policy { auto_failover: Some(true), ..none() }, "autoFailover"),
             (wire::Policy { auto_accept_loss_ms: Some(1), ..none() }, "autoAcceptLoss"),
         ];
         for (policy, name) in table {
@@ -254,6 +280,8 @@ mod tests {
             (wire::Policy { mode: Some(0), ..none() }, "mode", "sync, receive, async"),
             (wire::Policy { ack_on: Some(7), ..none() }, "ackOn", "flush, write"),
             (wire::Policy { log_size_bytes: Some(5), ..none() }, "logSize", "allowed are 1048576 to"),
+            (wire::Policy { on_peer_loss: Some(7), ..none() }, "onPeerLoss", "suspend, witness"),
+            (wire::Policy { peer_loss_ms: Some(499), ..none() }, "peerLoss", "allowed are 500 to 600000"),
             (wire::Policy { disk_timeout_ms: Some(1), ..none() }, "diskTimeout", "allowed are 1000 to"),
             (wire::Policy { bandwidth_bytes: Some(100), ..none() }, "bandwidth", "allowed are 0 (unlimited) and from"),
             (wire::Policy { index_ranges: Some(1), ..none() }, "indexRanges", "allowed are 1024 to"),
@@ -280,9 +308,8 @@ mod tests {
     #[test]
     fn acting_values_of_other_fields_may_be_named() {
         let request = wire::Policy {
-            on_peer_loss: Some(wire::OnPeerLoss::Suspend as i32),
             rpo_guard: Some(wire::RpoGuard::Alarm as i32),
-            auto_failover: Some(false),
+            compression: Some(wire::Compression::Off as i32),
             ..Default::default()
         };
         assert!(patch(&request).unwrap().is_empty());

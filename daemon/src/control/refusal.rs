@@ -58,6 +58,7 @@ pub fn verb_reason(error: &VerbError) -> &'static str {
         VerbError::PeerUnproven { .. } => "peer-unproven",
         VerbError::LossTooLarge { .. } => "loss-too-large",
         VerbError::Unproven => "unproven",
+        VerbError::Unfit(_) => "unfit",
         VerbError::CopyState { .. } => "copy-state",
         VerbError::Role { .. } => "role",
         VerbError::Invalid(_) => "invalid",
@@ -73,7 +74,7 @@ pub(super) fn reason(status: &Status) -> &'static str {
 }
 
 /// Every reason of this module; an engine's own refusals count as `other` unless they are here, which bounds the metric.
-const REASONS: [&str; 35] = [
+const REASONS: [&str; 36] = [
     "invalid",
     "no-volume",
     "no-peer",
@@ -89,6 +90,7 @@ const REASONS: [&str; 35] = [
     "peer-unproven",
     "loss-too-large",
     "unproven",
+    "unfit",
     "copy-state",
     "role",
     "no-peer-site",
@@ -115,6 +117,7 @@ const REASONS: [&str; 35] = [
 mod tests {
     use super::*;
     use tidemark_core::config::Mode;
+    use tidemark_core::group::arbitrated::Unfit;
     use tidemark_core::types::{Epoch, SiteId};
 
     #[test]
@@ -125,6 +128,7 @@ mod tests {
             VerbError::PeerUnproven { site },
             VerbError::LossTooLarge { bytes: 1, ms: 1 },
             VerbError::Unproven,
+            VerbError::Unfit(Unfit::LeftOut),
             VerbError::CopyState { state: text(), hint: text() },
             VerbError::Role { role: text(), hint: text() },
             VerbError::Invalid(text()),

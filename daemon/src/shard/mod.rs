@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tidemark_core::event::Grant;
 use tidemark_core::types::Nanos;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Sleep;
@@ -24,6 +25,15 @@ use crate::here;
 use patience::Patience;
 
 pub use volume::{OpenVolume, Volume, VolumeEvents};
+
+/// The agent's lease, as told to its shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// The grant.
+    pub lease_gen: u64,
+    /// When its newest renewal was sent.
+    pub sent: Instant,
+}
 
 /// Something to do on the shard's thread.
 type Command = Box<dyn FnOnce(&Rc<Shard>) + Send>;
@@ -95,13 +105,34 @@ pub struct Shard {
     /// A message that somebody waits for was handed to a peer's stream since the last submission.
     hurry: Cell<bool>,
     volumes: RefCell<BTreeMap<u32, Rc<Volume>>>,
+    /// The agent's lease, for volumes that are opened later.
+    lease: Cell<Option<Held>>,
     next_key: Cell<u32>,
 }
 
 impl Shard {
     /// Now, on this shard's clock.
     pub fn now(&self) -> Nanos {
-        Nanos(self.start.elapsed().as_nanos() as u64 + 1)
+        self.at(Instant::now()).unwrap_or_default()
+    }
+
+    /// A moment on this shard's clock; `None` before the shard began.
+    fn at(&self, moment: Instant) -> Option<Nanos> {
+        moment.checked_duration_since(self.start).map(|since| Nanos(since.as_nanos() as u64 + 1))
+    }
+
+    /// The agent's lease was granted, renewed or (`None`) lost: every volume is told, and each that is opened later.
+    pub fn hold_lease(&self, held: Option<Held>) {
+        self.lease.set(held);
+        for volume in self.volumes.borrow().values() {
+            volume.told_lease(self.grant());
+        }
+    }
+
+    /// The lease by this shard's clock.
+    fn grant(&self) -> Option<Grant> {
+        let held = self.lease.get()?;
+        Some(Grant { lease_gen: held.lease_gen, sent: self.at(held.sent)? })
     }
 
     /// The memory of reads and of unaligned writes.
@@ -268,6 +299,7 @@ async fn serve(
         asleep: Cell::new(false),
         hurry: Cell::new(false),
         volumes: RefCell::default(),
+        lease: Cell::new(None),
         next_key: Cell::new(1),
     });
     let _ = ready.send(Ok(()));

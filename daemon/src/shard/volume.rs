@@ -3,24 +3,29 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_core::config::AckOn;
 use tidemark_core::event::{
-    CloseReason, ConnId, DiskResult, DiskToken, Event, Input, Output, Request, RequestError, RequestId, VerbId,
+    AskId, CloseReason, ConnId, DiskResult, DiskToken, Event, Grant, Input, Output, Question, Request, RequestError,
+    RequestId, VerbId, WitnessAnswer,
 };
 use tidemark_core::node::Node;
 use tidemark_core::ship::Message;
 use tidemark_core::status::Status;
 use tidemark_core::types::{ByteRange, Nanos, SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::Shard;
 use crate::disk::{Pool, VolumeFiles, VolumeKey};
 use crate::frontend::{Allocation, AllocationCompletion, BlockTarget, Completion, Geometry};
+use crate::here;
 use crate::peer::{Outbound, PeerStream};
 use crate::telemetry::{DiskFile, DiskMetrics, DiskVerb};
+use crate::witness::Witness;
 
 /// Called with what a core reports, on the shard's thread.
 pub type VolumeEvents = Box<dyn Fn(&Event)>;
@@ -37,6 +42,8 @@ pub struct OpenVolume {
     pub events: VolumeEvents,
     /// Where the times of its disk operations go.
     pub disk: DiskMetrics,
+    /// The witness, and where it is asked: its connections do not live on a shard.
+    pub witness: Option<(Arc<Witness>, Handle)>,
 }
 
 /// A volume on its shard.
@@ -56,6 +63,7 @@ pub struct Volume {
     gone: Cell<bool>,
     events: VolumeEvents,
     disk: DiskMetrics,
+    witness: Option<(Arc<Witness>, Handle)>,
     /// Disk operations under way and when they began.
     disk_ops: RefCell<BTreeMap<DiskToken, (DiskVerb, DiskFile, Nanos)>>,
     /// When a request was last answered, or a message came whose acknowledgement somebody waits for.
@@ -80,10 +88,12 @@ impl Shard {
             gone: Cell::new(false),
             events: open.events,
             disk: open.disk,
+            witness: open.witness,
             disk_ops: RefCell::default(),
             asked_at: Cell::default(),
         });
         self.volumes.borrow_mut().insert(volume.key.0, volume.clone());
+        volume.told_lease(self.grant());
         self.rouse();
         volume
     }
@@ -146,6 +156,11 @@ impl Volume {
         if let Some(shard) = self.shard.upgrade() {
             shard.rouse();
         }
+    }
+
+    /// The agent's lease, on the clock of the shard.
+    pub(super) fn told_lease(&self, grant: Option<Grant>) {
+        self.tell(Input::Lease(grant));
     }
 
     /// Asks for a verb; the answer comes on the channel.
@@ -272,9 +287,26 @@ impl Volume {
                     let _ = answer.send(result); // the asker went away
                 }
             }
-            Output::Ask(..) => {}
+            Output::Ask(id, question) => self.ask(id, question, shard),
             Output::Event(event) => (self.events)(&event),
         }
+    }
+
+    /// Asks the witness, which answers in its time: then the core is told, unless the volume is closed.
+    fn ask(&self, id: AskId, question: Question, shard: &Shard) {
+        let volume = shard.volumes.borrow().get(&self.key.0).map(Rc::downgrade).unwrap_or_default();
+        let asked = self.witness.clone().map(|(witness, runtime)| {
+            runtime.spawn(async move { witness.answer(question).await }) // goes on, and is counted, when the volume is gone
+        });
+        here::spawn(async move {
+            let answer = match asked {
+                Some(asked) => asked.await.unwrap_or(WitnessAnswer::Lost),
+                None => WitnessAnswer::Lost,
+            };
+            if let Some(volume) = volume.upgrade() {
+                volume.tell(Input::Witness(id, answer));
+            }
+        });
     }
 
     /// True when a request is under way or the next one is likely to follow at once; at a replica, when its primary's is.

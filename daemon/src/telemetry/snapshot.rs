@@ -13,7 +13,7 @@ use tidemark_core::config::{AckOn, Mode};
 use tidemark_core::status::{CopyState, Status};
 
 use crate::control::state::{self, COPY_CODES, LINK_CODES, ROLE_CODES};
-use crate::control::{AgentInfo, PeerHealth, PeerInfo, PoolInfo, VolumeInfo};
+use crate::control::{AgentInfo, PeerHealth, PeerInfo, PoolInfo, VolumeInfo, WitnessInfo};
 
 type Number = Gauge<f64, AtomicU64>;
 
@@ -128,6 +128,9 @@ pub(super) fn registry(prefix: &str, agent: &AgentInfo, volumes: &[VolumeInfo]) 
     about_volumes(registry.sub_registry_with_prefix("volume"), volumes);
     about_pools(registry.sub_registry_with_prefix("pool"), &agent.pools);
     about_peers(registry.sub_registry_with_prefix("peer"), &agent.peers);
+    if let Some(witness) = &agent.witness {
+        about_lease(registry.sub_registry_with_prefix("witness"), witness);
+    }
     registry
 }
 
@@ -225,6 +228,16 @@ fn about_peers(registry: &mut Registry, peers: &[PeerInfo]) {
     gauge(registry, "last_heard", "Age of the peer's last message", Some(Unit::Seconds), heard);
     let volumes = peers.iter().map(|peer| (name(peer), f64::from(peer.volumes)));
     gauge(registry, "volumes", "Volumes that name the peer", None, volumes);
+}
+
+fn about_lease(registry: &mut Registry, witness: &WitnessInfo) {
+    let (lease_gen, left) = witness.lease.unwrap_or_default();
+    let (held, grant): (Number, Number) = Default::default();
+    held.set(left.as_secs_f64());
+    grant.set(lease_gen as f64);
+    let help = "How much longer the last renewal of this agent's lease lasts; 0 without a lease";
+    registry.register_with_unit("lease_left", help, Unit::Seconds, held);
+    registry.register("lease_grant", "Which grant of its lease this agent holds; 0: none", grant);
 }
 
 fn gauge<L>(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>, values: impl Iterator<Item = (L, f64)>)

@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tidemark_core::event::WitnessAnswer;
 
 use crate::witness::WitnessError;
 
@@ -28,6 +29,11 @@ struct Fault {
     kind: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Change {
+    outcome: &'static str,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Buckets;
 
@@ -44,11 +50,19 @@ pub struct WitnessMetrics {
     calls: Family<Call, Histogram, Buckets>,
     errors: Family<Fault, Counter>,
     reachable: Family<Backend, Gauge>,
+    renewals: Family<Backend, Counter>,
+    changes: Family<Change, Counter>,
 }
 
 impl Default for WitnessMetrics {
     fn default() -> Self {
-        Self { calls: Family::new_with_constructor(Buckets), errors: Family::default(), reachable: Family::default() }
+        Self {
+            calls: Family::new_with_constructor(Buckets),
+            errors: Family::default(),
+            reachable: Family::default(),
+            renewals: Family::default(),
+            changes: Family::default(),
+        }
     }
 }
 
@@ -74,11 +88,29 @@ impl WitnessMetrics {
         self.errors.get_or_create(&Fault { backend, kind }).inc();
     }
 
+    /// The agent's own lease was granted or renewed.
+    pub fn renewed(&self, backend: &'static str) {
+        self.renewals.get_or_create(&Backend { backend }).inc();
+    }
+
+    /// A change of a group's configuration was made, was not as another one was faster, or it is not known which.
+    pub fn change_ended(&self, answer: &WitnessAnswer) {
+        let outcome = match answer {
+            WitnessAnswer::Committed(_) => "won",
+            WitnessAnswer::Holds(_) => "lost",
+            WitnessAnswer::Lost => "unknown",
+        };
+        self.changes.get_or_create(&Change { outcome }).inc();
+    }
+
     /// Adds everything to `registry`, below its prefix.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("witness");
         registry.register("call_seconds", "Time of calls to the witness, by what they do", self.calls.clone());
         registry.register("errors", "Calls that failed and answers that were not believed", self.errors.clone());
         registry.register("reachable", "1 when the last call to the witness was answered", self.reachable.clone());
+        registry.register("lease_renewals", "Renewals of this agent's lease", self.renewals.clone());
+        let help = "Changes of a group's configuration that this agent asked for, by what came of them";
+        registry.register("group_changes", help, self.changes.clone());
     }
 }

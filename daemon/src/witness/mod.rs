@@ -18,12 +18,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tidemark_core::event::{CellChange, Question, WitnessAnswer};
 use tidemark_core::format::witness::{self as format, Cell, Content};
 use tidemark_core::group::witness::{Found, Highest, Revision, Seen};
 
 pub use etcd::Etcd;
 pub use file::FileStore;
-pub use probe::Probe;
+pub use probe::{Probe, random_nonce};
 pub use store::{Store, Stored, Swap, WitnessError};
 
 use crate::config::{WitnessBackend, WitnessConfig};
@@ -46,6 +47,8 @@ pub struct Witness {
     timeout: Duration,
     metrics: WitnessMetrics,
     seen: Mutex<Seen>,
+    /// Why the last call was in vain.
+    fault: Mutex<Option<String>>,
 }
 
 impl Witness {
@@ -64,7 +67,23 @@ impl Witness {
     /// A witness over a store; `timeout` bounds each call to it.
     pub fn over(store: Box<dyn Store>, timeout: Duration, metrics: WitnessMetrics) -> Self {
         metrics.begin(store.backend());
-        Self { store, timeout, metrics, seen: Mutex::default() }
+        let fault = Mutex::new(Some("it was not asked yet".to_owned()));
+        Self { store, timeout, metrics, seen: Mutex::default(), fault }
+    }
+
+    /// What kind of witness it is: a word.
+    pub fn backend(&self) -> &'static str {
+        self.store.backend()
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        self.store.place()
+    }
+
+    /// Why the last call was in vain; `None`: it was answered, and the answer was believed.
+    pub fn fault(&self) -> Option<String> {
+        locked(&self.fault).clone()
     }
 
     /// What `cell` holds now.
@@ -76,8 +95,8 @@ impl Witness {
         self.judged(cell, before, self.stored(cell).await)
     }
 
-    /// Replaces what was read at `expected` (`None`: that there was nothing) by `content`, which nobody must ever have proposed
-    /// before: it is known again by its nonce.
+    /// Replaces what was read at `expected` (`None`: that there was nothing) by `content`, which is known again by its nonce: no
+    /// other change must ever have it. The same change may be asked for again as long as it is not known what became of it.
     ///
     /// # Errors
     /// [`WitnessError`]. After [`WitnessError::Unavailable`] the change may have happened or happen yet: read again, and take the
@@ -101,6 +120,34 @@ impl Witness {
             Swap::Conflict(Some(now)) if now.bytes == value => Ok(self.committed(cell, content, now.revision)),
             Swap::Conflict(now) => self.judged(cell, before, Ok(now)).map(Outcome::Conflict),
         }
+    }
+
+    /// What a core asks. Whatever is not certain is [`WitnessAnswer::Lost`].
+    pub async fn answer(&self, Question { cell, change }: Question) -> WitnessAnswer {
+        let changes_group = change.is_some() && matches!(cell, Cell::Group(_));
+        let answer = match change {
+            None => self.read(cell).await.map(WitnessAnswer::Holds),
+            Some(CellChange { expected, content }) => {
+                let outcome = self.cas(cell, expected.as_ref(), &content).await;
+                outcome.map(|outcome| match outcome {
+                    Outcome::Committed(revision) => WitnessAnswer::Committed(revision),
+                    Outcome::Conflict(found) => WitnessAnswer::Holds(found),
+                })
+            }
+        };
+        let answer = answer.unwrap_or_else(|error| {
+            tracing::debug!(%cell, %error, "the witness does not answer for certain");
+            WitnessAnswer::Lost
+        });
+        if changes_group {
+            self.metrics.change_ended(&answer);
+        }
+        answer
+    }
+
+    /// This agent's own lease was granted or renewed.
+    pub fn count_renewal(&self) {
+        self.metrics.renewed(self.store.backend());
     }
 
     fn committed(&self, cell: Cell, content: &Content, revision: Revision) -> Outcome {
@@ -132,6 +179,7 @@ impl Witness {
         let answer = tokio::time::timeout(self.timeout, call).await.unwrap_or_else(silent);
         let fault = answer.as_ref().err().map(WitnessError::kind);
         self.metrics.asked(self.store.backend(), verb, began.elapsed(), fault);
+        *locked(&self.fault) = answer.as_ref().err().map(ToString::to_string);
         answer
     }
 
@@ -157,6 +205,7 @@ impl Witness {
     }
 
     fn disbelieve(&self, error: &WitnessError) {
+        *locked(&self.fault) = Some(error.to_string());
         self.metrics.disbelieved(self.store.backend(), error.kind());
         if let WitnessError::Regressed { cell, source } = error {
             self.seen().suspect(*cell, *source);
@@ -168,8 +217,12 @@ impl Witness {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.seen)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn decode(cell: Cell, stored: Stored) -> Result<Found, WitnessError> {

@@ -30,7 +30,11 @@ pub struct Probe {
 /// How often an agent asks whether its witness is there.
 const PULSE: Duration = Duration::from_secs(10);
 
-fn nonce() -> Result<Nonce, WitnessError> {
+/// A nonce that nobody has drawn before.
+///
+/// # Errors
+/// [`WitnessError::Unavailable`]: the system has no random numbers.
+pub fn random_nonce() -> Result<Nonce, WitnessError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| WitnessError::Unavailable(format!("no random number: {error}")))?;
     Ok(Nonce(bytes))
@@ -55,7 +59,8 @@ impl Witness {
             let found = self.read(cell).await?;
             let (read, began) = (began.elapsed(), Instant::now());
             let expected = found.as_ref().map(|found| &found.revision);
-            let Outcome::Committed(revision) = self.cas(cell, expected, &next(found.as_ref(), nonce()?)).await? else {
+            let Outcome::Committed(revision) = self.cas(cell, expected, &next(found.as_ref(), random_nonce()?)).await?
+            else {
                 continue;
             };
             let cas = began.elapsed();
@@ -68,7 +73,7 @@ impl Witness {
     /// A change that expects `old`, which was replaced since.
     async fn must_refuse(&self, cell: Cell, old: Option<&Found>) -> Result<(), WitnessError> {
         let expected = old.map(|found| &found.revision);
-        match self.cas(cell, expected, &next(old, nonce()?)).await? {
+        match self.cas(cell, expected, &next(old, random_nonce()?)).await? {
             Outcome::Conflict(_) => Ok(()),
             Outcome::Committed(_) => {
                 Err(WitnessError::Refused("it ignores the condition of a change: it cannot be an arbiter".to_owned()))

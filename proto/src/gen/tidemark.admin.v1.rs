@@ -52,7 +52,8 @@ pub struct Policy {
     /// `iopsLimit`; 0 is none. Other values do not act yet.
     #[prost(uint64, optional, tag = "11")]
     pub iops_limit: ::core::option::Option<u64>,
-    /// `autoFailover`. True does not act yet.
+    /// `autoFailover`: a copy that every flush waited for takes over by itself, as soon as the witness lets it. True needs
+    /// `onPeerLoss` witness.
     #[prost(bool, optional, tag = "12")]
     pub auto_failover: ::core::option::Option<bool>,
     /// `autoAcceptLoss`; 0 is none. Other values do not act yet.
@@ -73,6 +74,9 @@ pub struct Policy {
     /// `indexRanges`: ranges that the in-memory index may hold.
     #[prost(uint32, optional, tag = "18")]
     pub index_ranges: ::core::option::Option<u32>,
+    /// `peerLoss`: a peer of which nothing was heard for so long is lost. Acts with `onPeerLoss` witness.
+    #[prost(uint64, optional, tag = "19")]
+    pub peer_loss_ms: ::core::option::Option<u64>,
 }
 /// The age of a configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -114,6 +118,9 @@ pub struct GroupConfig {
     /// A human's assertion replaced a vote.
     #[prost(bool, tag = "9")]
     pub forced: bool,
+    /// Which grant of the leader's lease it relies on; 0: no witness arbitrates.
+    #[prost(uint64, tag = "10")]
+    pub lease_gen: u64,
 }
 /// A position in a volume's log.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -428,6 +435,9 @@ pub struct Agent {
     /// Frontends with their availability on this host.
     #[prost(message, repeated, tag = "11")]
     pub frontends: ::prost::alloc::vec::Vec<FrontendSupport>,
+    /// The arbiter between the sites; not set: the agent has none.
+    #[prost(message, optional, tag = "12")]
+    pub witness: ::core::option::Option<Witness>,
 }
 /// One serving thread.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -818,6 +828,31 @@ pub struct ListPeersResponse {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckWitnessRequest {}
+/// The agent's witness, as it was found by the last call.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Witness {
+    /// etcd or file.
+    #[prost(string, tag = "1")]
+    pub backend: ::prost::alloc::string::String,
+    /// Where it is: the endpoints, or the directory.
+    #[prost(string, tag = "2")]
+    pub place: ::prost::alloc::string::String,
+    /// The last call was answered, and the answer was believed.
+    #[prost(bool, tag = "3")]
+    pub reachable: bool,
+    /// Why it is not reachable.
+    #[prost(string, tag = "4")]
+    pub fault: ::prost::alloc::string::String,
+    /// How long a renewal of the agent's lease lasts.
+    #[prost(uint64, tag = "5")]
+    pub lease_span_ms: u64,
+    /// Which grant of its lease the agent holds; 0: none.
+    #[prost(uint64, tag = "6")]
+    pub lease_gen: u64,
+    /// How much longer the last renewal lasts: 0 when it has run out, and without a grant.
+    #[prost(uint64, tag = "7")]
+    pub lease_left_ms: u64,
+}
 /// What a check of the witness measured.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WitnessCheck {
@@ -912,7 +947,7 @@ pub enum OnPeerLoss {
     Unspecified = 0,
     /// Queue what needs the peer until it is back or a person decides.
     Suspend = 1,
-    /// Ask the witness. Not yet acting.
+    /// Ask the witness which site goes on. Needs an agent with a witness.
     Witness = 2,
     /// Go on alone at the preferred site. Not yet acting.
     Continue = 3,

@@ -28,9 +28,9 @@ pub enum AckOn {
 /// What a primary does without its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum OnPeerLoss {
-    /// Queue what needs the peer
+    /// Queue what needs the peer, until it is back or a person decides
     Suspend,
-    /// Ask the witness
+    /// Ask the witness which site goes on
     Witness,
     /// Go on alone at the preferred site
     Continue,
@@ -102,6 +102,13 @@ pub struct Policy {
     /// What a primary does when its peer is lost
     #[arg(long, value_name = "WHAT")]
     pub on_peer_loss: Option<OnPeerLoss>,
+    /// A peer of which nothing was heard for so long is lost, for example 5s; acts with --on-peer-loss witness
+    #[arg(long, value_name = "SPAN", value_parser = milliseconds)]
+    pub peer_loss: Option<u64>,
+    /// Let the other copy take over by itself when the site of the primary is lost, in mode sync; true needs --on-peer-loss
+    /// witness
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub auto_failover: Option<bool>,
     /// RPO over which status and metrics raise an alarm, for example 30s
     #[arg(long, value_name = "SPAN", value_parser = milliseconds)]
     pub rpo_target: Option<u64>,
@@ -144,6 +151,8 @@ impl Policy {
             mode: self.mode.map(|mode| pb::Mode::from(mode).into()),
             ack_on: self.ack_on.map(|ack| pb::AckOn::from(ack).into()),
             on_peer_loss: self.on_peer_loss.map(|choice| pb::OnPeerLoss::from(choice).into()),
+            peer_loss_ms: self.peer_loss,
+            auto_failover: self.auto_failover,
             rpo_target_ms: self.rpo_target,
             retention_ms: self.retention,
             log_size_bytes: self.log_size,

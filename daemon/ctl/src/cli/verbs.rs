@@ -125,6 +125,11 @@ pub struct PeerNamed {
 /// `witness`.
 #[derive(Subcommand, Debug)]
 pub enum Witness {
+    /// Show the agent's witness: whether it answers, and how long the agent's lease there still lasts
+    ///
+    /// Exits 3 when the agent has no witness.
+    #[command(after_long_help = "Examples:\n  tidemark witness show\n  tidemark witness show -o json")]
+    Show,
     /// Try the agent's witness: read and change a cell that nobody needs, and print how long that takes
     ///
     /// Also shows that a change of an old value is refused, without which it would be no arbiter. Exits 3 when the agent has no

@@ -22,9 +22,23 @@ pub(super) async fn agent(command: Agent, client: &mut Client, printer: &Printer
 }
 
 pub(super) async fn witness(command: Witness, client: &mut Client, printer: &Printer) -> Result<(), Failure> {
-    let Witness::Check = command;
-    let asked = client.call(pb::CheckWitnessRequest {}, async |admin, request| admin.check_witness(request).await);
-    printer.print(&agent::WitnessCheck::from(asked.await?))
+    match command {
+        Witness::Show => printer.print(&witness_state(client).await?),
+        Witness::Check => {
+            let asked =
+                client.call(pb::CheckWitnessRequest {}, async |admin, request| admin.check_witness(request).await);
+            printer.print(&agent::WitnessCheck::from(asked.await?))
+        }
+    }
+}
+
+async fn witness_state(client: &mut Client) -> Result<agent::Witness, Failure> {
+    let agent = client.call(pb::GetAgentRequest {}, async |admin, request| admin.get_agent(request).await).await?;
+    agent.witness.map(Into::into).ok_or_else(|| Failure::Unsatisfied {
+        exit: Exit::Refused,
+        message: "the agent has no witness".to_owned(),
+        hint: Some("a section [witness] in its configuration names one".to_owned()),
+    })
 }
 
 pub(super) async fn peer(command: Peer, client: &mut Client, printer: &Printer) -> Result<(), Failure> {

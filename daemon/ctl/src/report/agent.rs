@@ -25,6 +25,39 @@ impl Report for WitnessCheck {
     }
 }
 
+mirror! {
+    /// The agent's witness and its lease there.
+    Witness of Witness {
+        backend: String, place: String, reachable: bool, fault: String, lease_span_ms: u64, lease_gen: u64,
+        lease_left_ms: u64,
+    }
+}
+
+impl Witness {
+    fn state(&self) -> String {
+        if self.reachable { "answers".to_owned() } else { format!("does not answer: {}", self.fault) }
+    }
+
+    fn lease(&self) -> String {
+        let span = units::span_ms(self.lease_span_ms);
+        match (self.lease_gen, self.lease_left_ms) {
+            (0, _) => "not held".to_owned(),
+            (grant, 0) => format!("grant {grant}, run out: {span} since the last renewal"),
+            (grant, left) => format!("grant {grant}, held for {} of {span}", units::span_ms(left)),
+        }
+    }
+}
+
+impl Report for Witness {
+    fn table(&self, _: Paint) -> String {
+        output::fields(&[
+            ("witness", format!("{} at {}", self.backend, self.place)),
+            ("state", self.state()),
+            ("lease", self.lease()),
+        ])
+    }
+}
+
 /// Another site.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -150,6 +183,8 @@ pub struct Agent {
     pub pools: Vec<Pool>,
     pub peers: Vec<Peer>,
     pub frontends: Vec<FrontendSupport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witness: Option<Witness>,
 }
 
 impl Agent {
@@ -175,6 +210,7 @@ impl Agent {
             pools: agent.pools.into_iter().map(Into::into).collect(),
             peers: agent.peers.into_iter().map(Into::into).collect(),
             frontends: agent.frontends.into_iter().map(support).collect(),
+            witness: agent.witness.map(Into::into),
         }
     }
 
@@ -221,6 +257,8 @@ impl Agent {
 impl Report for Agent {
     fn table(&self, paint: Paint) -> String {
         let peers = PeerList { peers: self.peers.clone() }.table(paint);
-        [self.fields(), self.pools(paint), self.shards(paint), self.frontends(paint), peers].join("\n\n")
+        let parts = [self.fields(), self.pools(paint), self.shards(paint), self.frontends(paint), peers];
+        let witness = self.witness.as_ref().map(|witness| witness.table(paint));
+        parts.into_iter().chain(witness).collect::<Vec<_>>().join("\n\n")
     }
 }

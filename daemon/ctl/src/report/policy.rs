@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tidemark_proto::admin as pb;
 
-use super::{frontend, mode, word};
+use super::{frontend, mode, word, yes_no};
 use crate::units;
 
 /// The fields that an agent names; others are left out.
@@ -17,6 +17,10 @@ pub struct Policy {
     pub ack_on: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_peer_loss: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_loss_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_failover: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rpo_target_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,6 +49,8 @@ impl From<pb::Policy> for Policy {
             on_peer_loss: policy
                 .on_peer_loss
                 .map(|value| named::<pb::OnPeerLoss>(value, |v| v.as_str_name(), "ON_PEER_LOSS_")),
+            peer_loss_ms: policy.peer_loss_ms,
+            auto_failover: policy.auto_failover,
             rpo_target_ms: policy.rpo_target_ms,
             rpo_guard: policy.rpo_guard.map(|value| named::<pb::RpoGuard>(value, |v| v.as_str_name(), "RPO_GUARD_")),
             retention_ms: policy.retention_ms,
@@ -74,6 +80,8 @@ impl Policy {
             ("wanted mode", text(&self.mode)),
             ("ack on", text(&self.ack_on)),
             ("on peer loss", text(&self.on_peer_loss)),
+            ("peer loss", span(self.peer_loss_ms)),
+            ("auto failover", self.auto_failover.map(yes_no).unwrap_or_default()),
             ("rpo target", span(self.rpo_target_ms)),
             ("rpo guard", text(&self.rpo_guard)),
             ("retention", span(self.retention_ms)),

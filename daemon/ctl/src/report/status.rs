@@ -42,6 +42,7 @@ pub struct GroupConfig {
     pub mode: String,
     pub generation: String,
     pub forced: bool,
+    pub lease_gen: u64,
 }
 
 impl From<pb::GroupConfig> for GroupConfig {
@@ -56,7 +57,15 @@ impl From<pb::GroupConfig> for GroupConfig {
             mode: mode(config.mode),
             generation: config.generation,
             forced: config.forced,
+            lease_gen: config.lease_gen,
         }
+    }
+}
+
+impl GroupConfig {
+    /// Who decides when the sites do not see each other.
+    fn arbiter(&self) -> &'static str {
+        if self.lease_gen == 0 { "none" } else { "witness" }
     }
 }
 
@@ -159,6 +168,7 @@ impl Status {
             ("primary site", name_of(&config.primary_site)),
             ("S", config.sites.iter().map(|site| name_of(site)).collect::<Vec<_>>().join(", ")),
             ("mode", config.mode.clone()),
+            ("arbiter", config.arbiter().to_owned()),
         ]
     }
 

@@ -1,0 +1,137 @@
+//! The agent's own lease at its witness, kept for all its volumes by one task.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tidemark_core::format::witness::{Cell, Content};
+use tidemark_core::group::lease::{Answer, Ask, Holder, Terms};
+use tidemark_core::types::{Nanos, NodeId};
+
+use super::lock;
+use crate::shard::{Held, ShardHandle};
+use crate::witness::{Outcome, Witness, random_nonce};
+
+/// Before it is tried again to get a random number.
+const NO_NONCE_PAUSE: Duration = Duration::from_millis(100);
+
+/// The agent's lease as it is now, for status and metrics. Clones show the same.
+#[derive(Clone, Debug)]
+pub struct LeaseBoard {
+    terms: Terms,
+    held: Arc<Mutex<Option<Held>>>,
+}
+
+impl LeaseBoard {
+    /// Nothing is held yet.
+    pub fn new(terms: Terms) -> Self {
+        Self { terms, held: Arc::default() }
+    }
+
+    /// The terms that the lease is held on.
+    pub fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// The grant that is held and how much longer its last renewal lasts: nothing once it has run out, until it is renewed.
+    pub fn held(&self) -> Option<(u64, Duration)> {
+        let held = (*lock(&self.held))?;
+        Some((held.lease_gen, self.span().saturating_sub(held.sent.elapsed())))
+    }
+
+    fn span(&self) -> Duration {
+        Duration::from_nanos(self.terms.span_ns)
+    }
+}
+
+/// Keeps the lease. Its clock begins with it: what it counts is told to others as an [`Instant`].
+pub(super) struct Keeper {
+    witness: Arc<Witness>,
+    cell: Cell,
+    holder: Holder,
+    start: Instant,
+    board: LeaseBoard,
+    shards: Vec<ShardHandle>,
+}
+
+impl Keeper {
+    /// For the agent on `node`, which holds nothing yet. `shards` run already: an [`Instant`] from before one began is none on its
+    /// clock.
+    pub fn new(witness: Arc<Witness>, node: NodeId, board: LeaseBoard, shards: Vec<ShardHandle>) -> Self {
+        let holder = Holder::new(board.terms());
+        Self { witness, cell: Cell::Lease(node), holder, start: Instant::now(), board, shards }
+    }
+
+    /// Takes and renews the lease. Never ends.
+    pub async fn keep(mut self) {
+        loop {
+            let Ok(nonce) = random_nonce() else {
+                tokio::time::sleep(NO_NONCE_PAUSE).await;
+                continue;
+            };
+            match self.holder.poll(self.now(), nonce) {
+                Some(ask) => self.ask(ask).await,
+                None => self.rest().await,
+            }
+        }
+    }
+
+    async fn ask(&mut self, ask: Ask) {
+        let answer = answer(&self.witness, self.cell, ask).await;
+        self.holder.on_answer(self.now(), answer);
+        self.tell();
+    }
+
+    async fn rest(&self) {
+        let due = self.holder.poll_timeout().unwrap_or_default();
+        tokio::time::sleep(Duration::from_nanos(due.since(self.now()))).await;
+    }
+
+    /// Tells every volume when something changed.
+    fn tell(&self) {
+        let held = self.held();
+        let before = std::mem::replace(&mut *lock(&self.board.held), held);
+        if held == before {
+            return;
+        }
+        match (before, held) {
+            (Some(before), Some(held)) if before.lease_gen == held.lease_gen => {}
+            (_, Some(held)) => tracing::info!(lease_gen = held.lease_gen, "lease granted by the witness"),
+            (_, None) => tracing::warn!("the lease was revoked at the witness"),
+        }
+        if held.is_some() {
+            self.witness.count_renewal();
+        }
+        for shard in &self.shards {
+            shard.send(move |shard| shard.hold_lease(held));
+        }
+    }
+
+    /// What is held. When its renewal was sent is known again from when it ends.
+    fn held(&self) -> Option<Held> {
+        let lease_gen = self.holder.grant()?;
+        let sent = self.holder.valid_until(lease_gen)?.0.checked_sub(self.board.terms.span_ns)?;
+        Some(Held { lease_gen, sent: self.start + Duration::from_nanos(sent) })
+    }
+
+    /// Now, on the clock of the holder.
+    fn now(&self) -> Nanos {
+        Nanos(self.start.elapsed().as_nanos() as u64)
+    }
+}
+
+async fn answer(witness: &Witness, cell: Cell, ask: Ask) -> Answer {
+    let answer = match ask {
+        Ask::Read => witness.read(cell).await.map(Answer::holds),
+        Ask::Change { expected, lease } => {
+            let outcome = witness.cas(cell, expected.as_ref(), &Content::Lease(lease)).await;
+            outcome.map(|outcome| match outcome {
+                Outcome::Committed(revision) => Answer::Committed(revision),
+                Outcome::Conflict(found) => Answer::holds(found),
+            })
+        }
+    };
+    answer.unwrap_or_else(|error| {
+        tracing::debug!(%cell, %error, "the witness does not answer for the lease");
+        Answer::Lost
+    })
+}
