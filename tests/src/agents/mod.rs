@@ -8,6 +8,7 @@ mod cli;
 mod programs;
 mod site;
 mod view;
+mod witness;
 
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub use cli::{Cli, NewVolume, Refused};
 pub use programs::{Programs, beside_this_program};
 pub use site::Site;
 pub use view::{Attachment, VolumeView};
+pub use witness::{WitnessKind, WitnessPlan};
+
+use witness::Witness;
 
 /// What two sites are to be like.
 #[derive(Clone, Debug)]
@@ -37,6 +41,8 @@ pub struct Plan {
     pub link_seed: Option<u64>,
     /// Each site's pool is on a volatile disk of its own.
     pub on_volatile_disks: bool,
+    /// The arbiter between the sites.
+    pub witness: Option<WitnessPlan>,
     /// More lines for the agents' configuration files, as whole sections.
     pub config: String,
 }
@@ -50,6 +56,7 @@ impl Default for Plan {
             log_level: "info".to_owned(),
             link_seed: None,
             on_volatile_disks: false,
+            witness: None,
             config: String::new(),
         }
     }
@@ -65,6 +72,7 @@ pub struct TwoSites {
     /// The other one.
     pub b: Site,
     link: Option<Route>,
+    _witness: Option<Witness>,
     /// Where all of it lies.
     pub stage: Stage,
 }
@@ -76,6 +84,9 @@ impl TwoSites {
     /// When the binaries are not built, or one of them fails.
     pub fn new(plan: &Plan) -> Result<Self> {
         let (stage, programs) = (Stage::new(&plan.name)?, Programs::find()?);
+        let witness = plan.witness.map(|plan| Witness::start(&stage, plan)).transpose()?;
+        let config = witness.as_ref().map_or("", Witness::section).to_owned() + &plan.config;
+        let plan = &Plan { config, ..plan.clone() };
         let [address_a, address_b, address_link] = address::three(plan.shards)?;
         let a = Site::new(&stage, &programs, ("a", address_a), plan)?;
         let b = Site::new(&stage, &programs, ("b", address_b), plan)?;
@@ -86,7 +97,7 @@ impl TwoSites {
         b.issue_certificates(&[address_b.ip(), address_link.ip()])?;
         a.write_config(&b, to_b)?;
         b.write_config(&a, address_a)?;
-        Ok(Self { a, b, link, stage })
+        Ok(Self { a, b, link, _witness: witness, stage })
     }
 
     /// Starts both agents and waits until each answers.

@@ -45,6 +45,21 @@ impl VolumeView {
         self.text("/status/protection/code") == "protected"
     }
 
+    /// The witness decides when the sites do not see each other.
+    pub fn is_arbitrated(&self) -> bool {
+        self.number("/status/config/leaseGen") > 0
+    }
+
+    /// Sites whose durability a flush needs.
+    pub fn sync_sites(&self) -> usize {
+        self.0.pointer("/status/config/sites").and_then(Value::as_array).map_or(0, Vec::len)
+    }
+
+    /// Bytes that went to the peer since the copy was opened: frames, and base blocks.
+    pub fn sent_bytes(&self) -> u64 {
+        self.number("/status/counters/shippedBytes") + self.number("/status/counters/seededBytes")
+    }
+
     /// Age of the oldest record that the peer does not have durable.
     pub fn rpo_ms(&self) -> u64 {
         self.number("/status/rpoMs")

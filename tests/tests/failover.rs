@@ -1,0 +1,204 @@
+//! Two sites with a witness between them: who serves after a site or its peer is lost, without a person.
+//!
+//! Times are short and the machine may be busy: nothing here promises how long something takes, only that it comes, and in which
+//! order.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tidemark_tests::agents::{Cli, NewVolume, Plan, Site, TwoSites, VolumeView, WitnessKind, WitnessPlan};
+use tidemark_tests::verifier::Nbd;
+use tidemark_tests::verifier::nbd::Command;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const BLOCK: usize = 4096;
+const NAME: &str = "pg";
+const WITNESS: WitnessPlan = WitnessPlan { kind: WitnessKind::File, lease: Duration::from_secs(1) };
+
+fn sites(name: &str, witness: Option<WitnessPlan>) -> Result<TwoSites> {
+    let log_level = "info,tidemark_agent::witness=debug".to_owned();
+    let mut sites = TwoSites::new(&Plan { name: format!("failover-{name}"), witness, log_level, ..Plan::default() })?;
+    sites.start()?;
+    Ok(sites)
+}
+
+/// A volume at A with its copy at B, whose K relies on A's lease.
+fn create(sites: &TwoSites, auto_failover: &'static str) -> Result<()> {
+    let options = vec!["--on-peer-loss", "witness", "--peer-loss", "1s", "--auto-failover", auto_failover];
+    sites.create(&NewVolume { name: NAME, size: "64Mi", mode: "sync", options })?;
+    sites.a.cli().wait_for(NAME, "arbitrated volume", PATIENCE, VolumeView::is_arbitrated)?;
+    sites.b.cli().wait_for(NAME, "arbitrated copy", PATIENCE, VolumeView::is_arbitrated)?;
+    Ok(())
+}
+
+fn client(cli: &Cli) -> Result<Nbd> {
+    let socket = cli.attach(NAME, "nbd")?.nbd_socket()?;
+    Ok(Nbd::connect(&socket, NAME, PATIENCE)?)
+}
+
+/// Writes block `number`, durable wherever the policy asks for it when this returns.
+fn write(nbd: &mut Nbd, number: u8) -> Result<()> {
+    Ok(nbd.write(u64::from(number) * BLOCK as u64, &[number; BLOCK], true)?)
+}
+
+/// Checks that blocks 1 to `count` are there.
+fn check(nbd: &mut Nbd, count: u8) -> Result<()> {
+    for number in 1..=count {
+        let mut block = [0; BLOCK];
+        nbd.read(u64::from(number) * BLOCK as u64, &mut block)?;
+        ensure!(block == [number; BLOCK], "block {number} is lost");
+    }
+    Ok(())
+}
+
+fn wait_for_role(site: &Site, role: &str) -> Result<VolumeView> {
+    site.cli().wait_for(NAME, role, PATIENCE, |view| view.role() == role)
+}
+
+/// Both copies are equal and every flush waits for both.
+fn wait_until_whole(primary: &Site) -> Result<VolumeView> {
+    let whole = |view: &VolumeView| view.is_protected() && view.sync_sites() == 2;
+    primary.cli().wait_for(NAME, "two sites in S", PATIENCE, whole)
+}
+
+fn told<T>(sites: &TwoSites, result: Result<T>) -> Result<T> {
+    result.with_context(|| sites.logs())
+}
+
+#[test]
+fn a_site_that_is_killed_is_replaced_without_a_word_and_comes_back_as_the_follower() -> Result<()> {
+    let mut sites = sites("auto", Some(WITNESS))?;
+    create(&sites, "true")?;
+    let mut nbd = client(&sites.a.cli())?;
+    (1..=9).try_for_each(|number| write(&mut nbd, number))?;
+    sites.a.kill();
+
+    let taken = wait_for_role(&sites.b, "primary");
+    told(&sites, taken)?;
+    let mut nbd = client(&sites.b.cli())?;
+    check(&mut nbd, 9)?;
+    write(&mut nbd, 10)?;
+    sites.a.start(&sites.stage)?;
+    let whole = wait_until_whole(&sites.b);
+    told(&sites, whole)?;
+    let follower = sites.a.cli().show(NAME)?;
+    ensure!(follower.role() == "secondary" && follower.copy() == "current", "{}", follower.summary());
+    ensure!(sites.b.cli().verify(NAME)?, "the copies differ");
+
+    // And back, as somebody wants it: nothing fails back by itself.
+    drop(nbd);
+    sites.b.cli().detach(NAME)?;
+    sites.b.cli().json(&["demote", NAME])?;
+    sites.a.cli().promote(NAME)?;
+    check(&mut client(&sites.a.cli())?, 10)
+}
+
+#[test]
+fn a_primary_without_its_peer_goes_on_once_the_witness_has_left_the_peer_out() -> Result<()> {
+    let mut sites = sites("shrink", Some(WITNESS))?;
+    create(&sites, "true")?;
+    let mut nbd = client(&sites.a.cli())?;
+    write(&mut nbd, 1)?;
+    sites.b.kill();
+    let waited = write(&mut nbd, 2); // waits for the peer until it is left out
+    told(&sites, waited)?;
+    let alone = sites.a.cli().show(NAME)?;
+    ensure!(alone.role() == "primary" && alone.sync_sites() == 1, "{}", alone.summary());
+    sites.b.start(&sites.stage)?;
+    let whole = wait_until_whole(&sites.a);
+    told(&sites, whole)?;
+    ensure!(sites.a.cli().verify(NAME)?, "the copies differ");
+    Ok(())
+}
+
+#[test]
+fn a_copy_that_was_left_out_takes_over_neither_by_itself_nor_when_asked_without_a_word() -> Result<()> {
+    let mut sites = sites("left-out", Some(WITNESS))?;
+    create(&sites, "true")?;
+    let mut nbd = client(&sites.a.cli())?;
+    sites.b.kill();
+    let alone = write(&mut nbd, 1);
+    told(&sites, alone)?;
+    sites.a.kill();
+    sites.b.start(&sites.stage)?;
+    let refused = sites.b.cli().promote(NAME).expect_err("block 1 is not at B").to_string();
+    ensure!(refused.contains("may lack what was acknowledged"), "{refused}");
+    std::thread::sleep(WITNESS.lease_wait());
+    let view = sites.b.cli().show(NAME)?;
+    ensure!(view.role() == "secondary", "{}", view.summary());
+    Ok(())
+}
+
+#[test]
+fn a_copy_that_may_not_take_over_by_itself_does_so_when_asked_without_a_word() -> Result<()> {
+    let mut sites = sites("promote", Some(WITNESS))?;
+    create(&sites, "false")?;
+    write(&mut client(&sites.a.cli())?, 1)?;
+    sites.a.kill();
+    std::thread::sleep(WITNESS.lease_wait());
+    ensure!(sites.b.cli().show(NAME)?.role() == "secondary", "nobody asked it to take over");
+    let promoted = sites.b.cli().promote(NAME);
+    let promoted = told(&sites, promoted)?;
+    ensure!(promoted.to_string().contains("lossless"), "{promoted}");
+    check(&mut client(&sites.b.cli())?, 1)
+}
+
+#[test]
+fn a_primary_that_neither_witness_nor_peer_answers_holds_everything_until_one_does() -> Result<()> {
+    let mut sites = sites("freeze", Some(WITNESS))?;
+    create(&sites, "false")?;
+    let mut nbd = client(&sites.a.cli())?;
+    write(&mut nbd, 1)?;
+    let (witness, hidden) = (sites.stage.dir().join("witness"), sites.stage.dir().join("hidden"));
+    std::fs::rename(&witness, &hidden)?;
+    sites.b.kill();
+    let frozen = wait_for_role(&sites.a, "suspended-lease-lost");
+    told(&sites, frozen)?;
+    let state = sites.a.cli().json(&["witness", "show"])?;
+    ensure!(state["reachable"] == false && state["leaseLeftMs"] == 0, "{state}");
+    std::fs::rename(&hidden, &witness)?;
+    let mut block = [0; BLOCK];
+    nbd.read(BLOCK as u64, &mut block)?; // was held until then
+    nbd.plain(Command::Flush, 0, 0)?;
+    ensure!(block == [1; BLOCK], "another block");
+    let state = sites.a.cli().json(&["witness", "show"])?;
+    ensure!(state["reachable"] == true && state["leaseGen"].as_u64() > Some(0), "{state}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_killed_and_comes_back_in_time_serves_again_under_a_new_grant() -> Result<()> {
+    let mut sites = sites("resume", Some(WITNESS))?;
+    create(&sites, "false")?;
+    let grant = |view: &VolumeView| view.number("/status/config/leaseGen");
+    let before = grant(&sites.a.cli().show(NAME)?);
+    write(&mut client(&sites.a.cli())?, 1)?;
+    sites.a.kill();
+    sites.a.start(&sites.stage)?;
+    let resumed = sites.a.cli().wait_for(NAME, "newer grant", PATIENCE, |view| {
+        view.role() == "primary" && view.sync_sites() == 2 && grant(view) > before
+    });
+    told(&sites, resumed)?;
+    check(&mut client(&sites.a.cli())?, 1)
+}
+
+#[test]
+fn a_policy_that_needs_a_witness_is_refused_by_an_agent_without_one() -> Result<()> {
+    let sites = sites("policy", None)?;
+    let cli = sites.a.cli();
+    sites.create(&NewVolume { name: NAME, size: "16Mi", mode: "sync", options: Vec::new() })?;
+    let refused = |args: &[&str], wanted: &str| {
+        let error = cli.json(&[&["volume", "set", NAME], args].concat()).expect_err("no witness").to_string();
+        ensure!(error.contains(wanted), "{args:?}: {error}");
+        Ok(())
+    };
+    refused(&["--on-peer-loss", "witness"], "add a section [witness]")?;
+    refused(&["--auto-failover", "true"], "needs onPeerLoss witness")?;
+    refused(&["--on-peer-loss", "continue"], "continue does not act yet")?;
+    refused(&["--peer-loss", "100ms"], "allowed are 500 to 600000 milliseconds")?;
+    let error = cli.json(&["witness", "show"]).expect_err("there is none").to_string();
+    ensure!(error.contains("no witness"), "{error}");
+    let set = cli.json(&["volume", "set", NAME, "--peer-loss", "2s", "--auto-failover", "false"])?;
+    ensure!(set.to_string().contains("2000"), "{set}");
+    Ok(())
+}
