@@ -3,19 +3,26 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tidemark_tests::demo::{Options, Output, run};
+use tidemark_tests::demo::{Options, Output, run, run_failover};
 use tidemark_tests::stage;
 
 fn main() -> ExitCode {
     let options = Options::parse();
     stage::sweep_on_panic();
-    match run(&options) {
-        Ok(report) => {
-            match options.output {
-                Output::Table => println!("{}", report.table(options.brief)),
-                Output::Json => println!("{:#}", report.json()),
-            }
-            if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let printed = match options.failover {
+        true => run_failover(&options).map(|report| match options.output {
+            Output::Table => (report.held(), report.table()),
+            Output::Json => (report.held(), format!("{:#}", report.json())),
+        }),
+        false => run(&options).map(|report| match options.output {
+            Output::Table => (report.held(), report.table(options.brief)),
+            Output::Json => (report.held(), format!("{:#}", report.json())),
+        }),
+    };
+    match printed {
+        Ok((held, text)) => {
+            println!("{text}");
+            if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("demo: {error:#}");

@@ -56,7 +56,8 @@ fn has_kernel_nbd() -> bool {
     Path::new("/sys/module/nbd").exists() || found.is_ok()
 }
 
-fn is_on_path(program: &str) -> bool {
+/// Whether a program is found by name.
+pub(super) fn is_on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).is_file())
 }

@@ -4,6 +4,8 @@
 //! lost may not be older than what the agent itself reported just before the end.
 
 mod database;
+mod failover;
+mod failover_report;
 mod host;
 mod report;
 mod round;
@@ -19,6 +21,7 @@ use crate::agents::{Plan, TwoSites};
 use crate::dice::Dice;
 use crate::proxy::Weather;
 
+pub use failover_report::FailoverReport;
 use host::Host;
 pub use report::{Outcome, Report};
 use round::Round;
@@ -111,6 +114,12 @@ pub struct Options {
     /// What fails; of several each round draws one
     #[arg(long, value_enum, value_delimiter = ',', requires = "on_volatile_disk")]
     pub disaster: Vec<Disaster>,
+    /// With a witness and automatic failover: kill A, wait for B to take over by itself, let A come back, and switch over to it
+    #[arg(long, conflicts_with_all = ["mode", "on_volatile_disk", "delay"])]
+    pub failover: bool,
+    /// How long a lease at the witness lasts, in milliseconds; a peer counts as lost after half of it
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1_000..=60_000), requires = "failover")]
+    pub lease: u64,
     /// The first round that does not hold ends it
     #[arg(long)]
     pub fail_fast: bool,
@@ -157,6 +166,28 @@ pub fn run(options: &Options) -> Result<Report> {
             if options.fail_fast && !held {
                 return Ok(report);
             }
+        }
+    }
+    Ok(report)
+}
+
+/// Runs every round of `--failover`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_failover(options: &Options) -> Result<FailoverReport> {
+    let host = Host::check(&options.frontend)?;
+    let seed = options.seed.unwrap_or_else(Dice::fresh_seed);
+    eprintln!("seed {seed}");
+    let mut report = FailoverReport { seed, trips: Vec::new() };
+    for number in 1..=options.rounds {
+        let dice = Dice::new(seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number)));
+        let trip = failover::play(options, &host, number, dice);
+        let trip = trip.with_context(|| format!("round {number} (--failover --seed {seed})"))?;
+        let held = trip.verdict().is_ok();
+        report.trips.push(trip);
+        if options.fail_fast && !held {
+            break;
         }
     }
     Ok(report)
