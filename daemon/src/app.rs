@@ -31,7 +31,7 @@ use crate::peer::tls::certified;
 use crate::peer::{OwnFiles, PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
 use crate::shard::{self, Shard, ShardHandle, ShardOptions, ShardThread};
 use crate::telemetry::{Pages, Telemetry};
-use crate::witness::{Witness, WitnessError};
+use crate::witness::{Memory, Witness, WitnessError};
 
 /// Why the agent does not start. What failed below is the source, and not in the text too: both are printed.
 #[derive(Debug, thiserror::Error)]
@@ -139,9 +139,11 @@ fn transport(
 
 /// The witness of the configuration, not asked yet: an agent starts without it.
 fn arbiter(config: &Config, telemetry: &Telemetry) -> Result<Option<Arbiter>, WitnessError> {
-    let Some(config) = &config.witness else { return Ok(None) };
-    let witness = Arc::new(Witness::new(config, telemetry.witness.clone())?);
-    let terms = Terms::new(config.lease.as_nanos() as u64);
+    let Some(witness) = &config.witness else { return Ok(None) };
+    let lease = witness.lease;
+    let memory = Memory::load(config.state_dir.join("witness-seen"));
+    let witness = Arc::new(Witness::new(witness, memory, telemetry.witness.clone())?);
+    let terms = Terms::new(lease.as_nanos() as u64);
     Ok(Some(Arbiter { witness, lease: LeaseBoard::new(terms) }))
 }
 

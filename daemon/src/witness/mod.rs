@@ -7,10 +7,12 @@
 //! - Of all changes that expect one revision of a cell at most one is committed, whoever asks and however answers are lost.
 //! - `Committed` is answered only when the value was durable in the cell; `Conflict` only when it is not there and never will be.
 //! - A value lower than one that this agent saw before its call began is never answered, but [`WitnessError::Regressed`].
-//! - Every call ends within twice the configured time.
+//! - Every call ends within twice the configured time, and as much again where the own disk does not keep up with what was seen.
 
 mod etcd;
 mod file;
+mod memory;
+mod memory_file;
 mod probe;
 mod store;
 
@@ -20,10 +22,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tidemark_core::event::{CellChange, Question, WitnessAnswer};
 use tidemark_core::format::witness::{self as format, Cell, Content};
-use tidemark_core::group::witness::{Found, Highest, Revision, Seen};
+use tidemark_core::group::witness::{Found, Highest, Revision};
 
 pub use etcd::Etcd;
 pub use file::FileStore;
+pub use memory::Memory;
 pub use probe::{Probe, random_nonce};
 pub use store::{Store, Stored, Swap, WitnessError};
 
@@ -46,29 +49,29 @@ pub struct Witness {
     /// Of one call to the store.
     timeout: Duration,
     metrics: WitnessMetrics,
-    seen: Mutex<Seen>,
+    memory: Memory,
     /// Why the last call was in vain.
     fault: Mutex<Option<String>>,
 }
 
 impl Witness {
-    /// The witness of `config`. Nothing is asked yet: an agent starts without its witness.
+    /// The witness of `config`, of which `memory` is what was seen. Nothing is asked yet: an agent starts without its witness.
     ///
     /// # Errors
     /// [`WitnessError::Refused`] when the configuration's files cannot be used.
-    pub fn new(config: &WitnessConfig, metrics: WitnessMetrics) -> Result<Self, WitnessError> {
+    pub fn new(config: &WitnessConfig, memory: Memory, metrics: WitnessMetrics) -> Result<Self, WitnessError> {
         let store: Box<dyn Store> = match &config.backend {
             WitnessBackend::File { path } => Box::new(FileStore::new(path.clone())),
             WitnessBackend::Etcd(etcd) => Box::new(Etcd::new(etcd)?),
         };
-        Ok(Self::over(store, config.timeout, metrics))
+        Ok(Self { memory, ..Self::over(store, config.timeout, metrics) })
     }
 
-    /// A witness over a store; `timeout` bounds each call to it.
+    /// A witness over a store of which nothing was seen and nothing is kept; `timeout` bounds each call to it.
     pub fn over(store: Box<dyn Store>, timeout: Duration, metrics: WitnessMetrics) -> Self {
         metrics.begin(store.backend());
         let fault = Mutex::new(Some("it was not asked yet".to_owned()));
-        Self { store, timeout, metrics, seen: Mutex::default(), fault }
+        Self { store, timeout, metrics, memory: Memory::default(), fault }
     }
 
     /// What kind of witness it is: a word.
@@ -91,8 +94,10 @@ impl Witness {
     /// # Errors
     /// [`WitnessError`].
     pub async fn read(&self, cell: Cell) -> Result<Option<Found>, WitnessError> {
-        let before = self.seen().highest(cell);
-        self.judged(cell, before, self.stored(cell).await)
+        let before = self.memory.highest(cell);
+        let judged = self.judged(cell, before, self.stored(cell).await);
+        self.memory.settle(self.timeout).await;
+        judged
     }
 
     /// Replaces what was read at `expected` (`None`: that there was nothing) by `content`, which is known again by its nonce: no
@@ -107,7 +112,13 @@ impl Witness {
         expected: Option<&Revision>,
         content: &Content,
     ) -> Result<Outcome, WitnessError> {
-        let before = self.seen().highest(cell);
+        let outcome = self.swap(cell, expected, content).await;
+        self.memory.settle(self.timeout).await;
+        outcome
+    }
+
+    async fn swap(&self, cell: Cell, expected: Option<&Revision>, content: &Content) -> Result<Outcome, WitnessError> {
+        let before = self.memory.highest(cell);
         let value = Bytes::from(format::encode(cell, content));
         let call = self.store.cas(cell, expected, value.clone(), self.deadline());
         let swap = match self.timed("cas", call).await {
@@ -151,7 +162,7 @@ impl Witness {
     }
 
     fn committed(&self, cell: Cell, content: &Content, revision: Revision) -> Outcome {
-        self.seen().raise(cell, &Found { content: content.clone(), revision: revision.clone() });
+        self.memory.raise(cell, &Found { content: content.clone(), revision: revision.clone() });
         Outcome::Committed(revision)
     }
 
@@ -197,7 +208,7 @@ impl Witness {
                 Err(source) => Err(WitnessError::Regressed { cell, source }),
             });
         match &believed {
-            Ok(Some(found)) => self.seen().raise(cell, found),
+            Ok(Some(found)) => self.memory.raise(cell, found),
             Ok(None) => {}
             Err(error) => self.disbelieve(error),
         }
@@ -208,16 +219,12 @@ impl Witness {
         *locked(&self.fault) = Some(error.to_string());
         self.metrics.disbelieved(self.store.backend(), error.kind());
         if let WitnessError::Regressed { cell, source } = error {
-            self.seen().suspect(*cell, *source);
+            self.memory.suspect(*cell, *source);
         }
     }
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        locked(&self.seen)
     }
 }
 
