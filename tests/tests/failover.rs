@@ -130,6 +130,25 @@ fn a_copy_that_was_left_out_takes_over_neither_by_itself_nor_when_asked_without_
 }
 
 #[test]
+fn a_copy_that_was_left_out_does_not_take_over_when_the_witness_was_wiped_since() -> Result<()> {
+    let mut sites = sites("wiped", Some(WITNESS))?;
+    create(&sites, "true")?;
+    let mut nbd = client(&sites.a.cli())?;
+    sites.b.kill();
+    let alone = write(&mut nbd, 1);
+    told(&sites, alone)?;
+    sites.a.kill();
+    let witness = sites.stage.dir().join("witness");
+    std::fs::remove_dir_all(&witness)?;
+    std::fs::create_dir(&witness)?;
+    sites.b.start(&sites.stage)?;
+    std::thread::sleep(WITNESS.lease_wait() * 2);
+    let view = sites.b.cli().show(NAME)?;
+    ensure!(view.role() == "secondary", "block 1 is not at B: {}", view.summary());
+    Ok(())
+}
+
+#[test]
 fn a_copy_that_may_not_take_over_by_itself_does_so_when_asked_without_a_word() -> Result<()> {
     let mut sites = sites("promote", Some(WITNESS))?;
     create(&sites, "false")?;
@@ -180,6 +199,38 @@ fn an_agent_that_is_killed_and_comes_back_in_time_serves_again_under_a_new_grant
     });
     told(&sites, resumed)?;
     check(&mut client(&sites.a.cli())?, 1)
+}
+
+#[test]
+fn a_policy_that_stops_asking_the_witness_takes_it_out_of_k_at_both_sites() -> Result<()> {
+    let sites = sites("disarm", Some(WITNESS))?;
+    create(&sites, "false")?;
+    let mut nbd = client(&sites.a.cli())?;
+    sites.a.cli().json(&["volume", "set", NAME, "--on-peer-loss", "suspend"])?;
+    for site in [&sites.a, &sites.b] {
+        let disarmed = site.cli().wait_for(NAME, "K without a witness", PATIENCE, |view| !view.is_arbitrated());
+        told(&sites, disarmed)?;
+    }
+    write(&mut nbd, 1)?;
+    sites.a.cli().json(&["volume", "set", NAME, "--on-peer-loss", "witness"])?;
+    sites.a.cli().wait_for(NAME, "arbitrated volume", PATIENCE, VolumeView::is_arbitrated)?;
+    write(&mut nbd, 2)
+}
+
+#[test]
+fn a_witness_that_was_put_back_while_the_agent_was_down_is_not_believed() -> Result<()> {
+    let mut sites = sites("put-back", Some(WITNESS))?;
+    create(&sites, "false")?;
+    let witness = sites.stage.dir().join("witness");
+    let lease = witness.join(format!("lease-{}", sites.a.node_id().replace('-', "")));
+    let before = std::fs::read(&lease)?;
+    std::thread::sleep(WITNESS.lease * 3); // renewed meanwhile, and remembered
+    sites.a.stop()?;
+    std::fs::write(&lease, before)?;
+    sites.a.start(&sites.stage)?;
+    let state = sites.a.cli().json(&["witness", "show"])?;
+    ensure!(state["leaseGen"] == 0 && state["fault"].to_string().contains("the witness forgot"), "{state}");
+    Ok(())
 }
 
 #[test]

@@ -135,3 +135,70 @@ async fn answer(witness: &Witness, cell: Cell, ask: Ask) -> Answer {
         Answer::Lost
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::WitnessMetrics;
+    use crate::witness::FileStore;
+
+    const NODE: NodeId = NodeId([7; 16]);
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    fn witness(dir: &tempfile::TempDir) -> Arc<Witness> {
+        let store = Box::new(FileStore::new(dir.path().to_owned()));
+        Arc::new(Witness::over(store, TIMEOUT, WitnessMetrics::default()))
+    }
+
+    async fn held_by(board: &LeaseBoard, wanted: impl Fn(u64) -> bool) -> (u64, Duration) {
+        let began = Instant::now();
+        loop {
+            match board.held() {
+                Some(held) if wanted(held.0) => return held,
+                _ => assert!(began.elapsed() < TIMEOUT, "{:?}", board.held()),
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_was_revoked_is_taken_anew_under_another_grant() {
+        let dir = tempfile::tempdir().unwrap();
+        let terms = Terms::new(Terms::MIN_SPAN_NS);
+        let board = LeaseBoard::new(terms);
+        let keeper = tokio::spawn(Keeper::new(witness(&dir), NODE, board.clone(), Vec::new()).keep());
+        let (first, left) = held_by(&board, |_| true).await;
+        assert!(left <= Duration::from_nanos(terms.span_ns));
+
+        let (challenger, cell) = (witness(&dir), Cell::Lease(NODE));
+        loop {
+            let found = challenger.read(cell).await.unwrap().unwrap();
+            let Content::Lease(lease) = found.content else { panic!("no lease") };
+            let revoked = Content::Lease(lease.revoked(random_nonce().unwrap()));
+            // A renewal in between makes it fail.
+            if let Outcome::Committed(_) = challenger.cas(cell, Some(&found.revision), &revoked).await.unwrap() {
+                break;
+            }
+        }
+        held_by(&board, |lease_gen| lease_gen > first + 1).await;
+        keeper.abort();
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_starts_takes_a_new_grant_and_counts_from_when_it_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut grants = Vec::new();
+        for _ in 0..2 {
+            let board = LeaseBoard::new(Terms::new(600 * Terms::MIN_SPAN_NS));
+            let keeper = Keeper::new(witness(&dir), NODE, board.clone(), Vec::new());
+            let began = Instant::now();
+            let keeper = tokio::spawn(keeper.keep());
+            let (grant, _) = held_by(&board, |_| true).await;
+            let held = lock(&board.held).unwrap();
+            assert!(held.sent >= began && held.sent <= Instant::now());
+            grants.push(grant);
+            keeper.abort();
+        }
+        assert!(grants[1] > grants[0], "{grants:?}");
+    }
+}

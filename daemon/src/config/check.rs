@@ -14,6 +14,18 @@ pub(super) fn whole(config: &Config, root: &Section<'_>) {
     peers(config, root);
     peer_ports(config, root);
     listeners(config, root);
+    takeover(config, root);
+}
+
+/// A promotion that waits for another site's lease has to be answered.
+fn takeover(config: &Config, root: &Section<'_>) {
+    let Some(witness) = &config.witness else { return };
+    let needed = witness.takeover();
+    if config.limits.verb_timeout < needed {
+        let why =
+            format!("must be at least {} s: as long as a promotion at the witness may take", needed.as_secs() + 1);
+        root.conflict("limits.verb_timeout", why);
+    }
 }
 
 fn pools(config: &Config, root: &Section<'_>) {

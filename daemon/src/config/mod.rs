@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidemark_core::config::Policy;
+use tidemark_core::group::lease::Terms;
 use tidemark_core::types::{NodeId, SiteId};
 
 pub use name::{Name, NameError};
@@ -166,6 +167,12 @@ pub struct WitnessConfig {
 impl WitnessConfig {
     /// Calls to the witness that have to fit into a lease: it is renewed each third of it, and one renewal may be lost.
     pub const MIN_LEASE_CALLS: u32 = 3;
+
+    /// The longest that a promotion without a word takes: the wait for another lease of this length, and what every verb may.
+    pub fn takeover(&self) -> Duration {
+        let wait = Terms::new(u64::try_from(self.lease.as_nanos()).unwrap_or(u64::MAX)).wait_ns();
+        Duration::from_nanos(wait) + Duration::from_secs(10)
+    }
 }
 
 /// The kinds of witness.

@@ -100,9 +100,10 @@ fn witness(mut section: Section<'_>) -> Option<WitnessConfig> {
     if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&timeout) {
         section.conflict("timeout", "must be from 100ms to 1m");
     }
-    let lease = section.or("lease", Duration::from_secs(10));
+    let mut lease = section.or("lease", Duration::from_secs(10));
     if !(Duration::from_secs(1)..=Duration::from_mins(10)).contains(&lease) {
         section.conflict("lease", "must be from 1s to 10m");
+        lease = Duration::from_secs(10); // for what else is checked
     } else if lease < timeout * WitnessConfig::MIN_LEASE_CALLS {
         let (calls, timeout) = (WitnessConfig::MIN_LEASE_CALLS, timeout.as_millis());
         section.conflict("lease", format!("must be at least {calls} times the timeout of {timeout} ms"));

@@ -140,6 +140,10 @@ const WRONG: &[(&str, &[&str])] = &[
     ("[fuse]\nunmount_wait = \"0s\"\n", &["fuse.unmount_wait: must be from 1s to 1h"]),
     ("[nbd_device]\ndead_timeout = \"0s\"\n", &["nbd_device.dead_timeout: must be whole seconds, from 1s to 24h"]),
     ("[nbd_device]\nresend_after = \"1500ms\"\n", &["nbd_device.resend_after: must be whole seconds, from 1s to 24h"]),
+    (
+        "[witness]\nbackend = \"file\"\npath = \"/w\"\nlease = \"1m\"\n[limits]\nverb_timeout = \"1m\"\n",
+        &["limits.verb_timeout: must be at least 73 s"],
+    ),
     ("[colour]\n", &["unknown key colour: allowed here are admin, defaults, fuse, limits"]),
     ("[[pool]]\nname = \"b\"\npath = \"/b\"\nsize = 1\n", &["unknown key pool[1].size", "log_path, name, path"]),
     ("[[pool]]\nname = \"b\"\n", &["pool[1].path is missing: needed is an absolute path"]),

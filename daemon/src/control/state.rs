@@ -71,7 +71,10 @@ fn suspended(reason: SuspendReason) -> StateText {
             "suspended-no-sync-peer",
             "a peer whose durability counts has to be brought up to date first and is not reachable; restore the link, or decide that it stays out with drop-peer",
         ),
-        SuspendReason::LeaseLost => ("suspended-lease-lost", "the lease ended; it opens when the lease is renewed"),
+        SuspendReason::LeaseLost => (
+            "suspended-lease-lost",
+            "neither the witness nor the peer has answered for as long as a lease lasts, so the other site may have taken over; goes on by itself when either answers",
+        ),
         SuspendReason::User => ("suspended-user", "an operator asked for it; promote lifts it"),
         SuspendReason::LogFull => (
             "suspended-log-full",

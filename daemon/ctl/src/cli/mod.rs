@@ -99,6 +99,10 @@ pub enum Command {
     /// Refused when that could lose data or have two primaries; the message says what would allow it. When the other site
     /// cannot be reached nothing proves that it has stopped: make sure that it has, then say so with --assert-peer-fenced.
     /// The same lifts a suspension after a restart. Prints whether anything was lost and how much.
+    ///
+    /// Where the witness arbitrates (`arbiter witness` in `volume show`) nothing has to be said: the witness proves that the other
+    /// site has stopped. That takes as long as the other site's lease, at the default of 10s up to 22s; with a longer lease raise
+    /// --timeout. A promotion that was not awaited goes on, and the same command again waits for it.
     #[command(
         after_long_help = "Examples:\n  tidemark promote db\n  tidemark promote db --assert-peer-fenced --reason 'site a is powered off'\n  tidemark promote logs --max-loss-seconds 60 --assert-peer-fenced --reason 'site a burnt down'"
     )]

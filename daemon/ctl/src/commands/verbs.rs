@@ -1,5 +1,7 @@
 //! The verbs on one volume copy.
 
+use std::time::Duration;
+
 use tidemark_proto::admin as pb;
 
 use crate::cli::Command;
@@ -7,13 +9,19 @@ use crate::cli::verbs::{Demote, DropPeer, Promote};
 use crate::cli::volume::Named;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::Printer;
+use crate::output::{Format, Printer};
 use crate::report::outcome::Promotion;
 use crate::report::volume::Volume;
 
+/// When somebody who promotes is told why it takes so long.
+const PROMOTION_NOTICE: Duration = Duration::from_secs(3);
+
 pub(super) async fn run(command: Command, client: &mut Client, printer: &Printer) -> Result<(), Failure> {
     let volume = match command {
-        Command::Promote(args) => return printer.print(&promote(args, client).await?),
+        Command::Promote(args) => {
+            let is_for_people = printer.format() == Format::Table;
+            return printer.print(&promote(args, is_for_people, client).await?);
+        }
         Command::Demote(args) => demote(args, client).await?,
         Command::DropPeer(args) => drop_peer(args, client).await?,
         Command::AbortIo(args) => abort_io(args.named, client).await?,
@@ -24,7 +32,7 @@ pub(super) async fn run(command: Command, client: &mut Client, printer: &Printer
     printer.print(&Volume::from(volume))
 }
 
-async fn promote(args: Promote, client: &mut Client) -> Result<Promotion, Failure> {
+async fn promote(args: Promote, is_for_people: bool, client: &mut Client) -> Result<Promotion, Failure> {
     let request = pb::PromoteRequest {
         volume: args.named.volume,
         assert_peer_fenced: args.assert_peer_fenced,
@@ -34,7 +42,18 @@ async fn promote(args: Promote, client: &mut Client) -> Result<Promotion, Failur
         max_loss_seconds: args.max_loss_seconds,
         allow_unproven: args.allow_unproven,
     };
-    Ok(client.call(request, async |admin, request| admin.promote(request).await).await?.into())
+    let notice = is_for_people.then(|| tokio::spawn(say_that_it_waits()));
+    let promoted = client.call(request, async |admin, request| admin.promote(request).await).await;
+    if let Some(notice) = notice {
+        notice.abort();
+    }
+    Ok(promoted?.into())
+}
+
+/// A promotion that is not refused and not done at once waits.
+async fn say_that_it_waits() {
+    tokio::time::sleep(PROMOTION_NOTICE).await;
+    eprintln!("promote: no answer yet; where the witness arbitrates, it waits until the other site's lease is over");
 }
 
 async fn demote(args: Demote, client: &mut Client) -> Result<pb::Volume, Failure> {
