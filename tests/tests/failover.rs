@@ -163,6 +163,32 @@ fn a_copy_that_may_not_take_over_by_itself_does_so_when_asked_without_a_word() -
 }
 
 #[test]
+fn a_primary_that_stood_still_while_it_was_replaced_answers_no_read_of_that_time() -> Result<()> {
+    // An agent that stands still may hold the lock of a directory.
+    let sites = sites("still", Some(WitnessPlan { kind: WitnessKind::Etcd, ..WITNESS }))?;
+    create(&sites, "true")?;
+    let mut nbd = client(&sites.a.cli())?;
+    write(&mut nbd, 1)?;
+    sites.a.freeze();
+    std::thread::sleep(Duration::from_millis(200)); // every thread of it stands still
+    // It is in the agent's socket when the agent wakes up.
+    let asked = std::thread::spawn(move || {
+        let mut block = [0; BLOCK];
+        nbd.read(BLOCK as u64, &mut block).map(|()| block[0])
+    });
+    let taken = wait_for_role(&sites.b, "primary");
+    told(&sites, taken)?;
+    client(&sites.b.cli())?.write(BLOCK as u64, &[2; BLOCK], true)?;
+    sites.a.thaw();
+    let read = asked.join().expect("no panic");
+    ensure!(read.is_err(), "A answers with {read:?}");
+    let whole = wait_until_whole(&sites.b);
+    told(&sites, whole)?;
+    ensure!(sites.a.cli().show(NAME)?.role() == "secondary", "A follows");
+    Ok(())
+}
+
+#[test]
 fn a_primary_that_neither_witness_nor_peer_answers_holds_everything_until_one_does() -> Result<()> {
     let mut sites = sites("freeze", Some(WITNESS))?;
     create(&sites, "false")?;
