@@ -88,7 +88,7 @@ fn a_site_that_is_killed_is_replaced_without_a_word_and_comes_back_as_the_follow
     // And back, as somebody wants it: nothing fails back by itself.
     drop(nbd);
     sites.b.cli().detach(NAME)?;
-    sites.b.cli().json(&["demote", NAME])?;
+    sites.b.cli().demote(NAME, &[])?;
     sites.a.cli().promote(NAME)?;
     check(&mut client(&sites.a.cli())?, 10)
 }

@@ -130,7 +130,28 @@ impl Cli {
     /// # Errors
     /// As [`Cli::json`].
     pub fn promote(&self, volume: &str) -> Result<Value> {
-        self.json(&["promote", volume])
+        self.json_when_settled(&["promote", volume])
+    }
+
+    /// `demote`, with `options` such as `--force`.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn demote(&self, volume: &str, options: &[&str]) -> Result<Value> {
+        self.json_when_settled(&[&["demote", volume], options].concat())
+    }
+
+    /// As [`Cli::json`]; a copy that is just changing its configuration is asked again, as it says.
+    fn json_when_settled(&self, args: &[&str]) -> Result<Value> {
+        let deadline = Instant::now() + NOTICE_PATIENCE;
+        loop {
+            match self.json(args) {
+                Err(error) if error.to_string().contains("try again in a moment") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
     }
 
     /// `promote --assert-peer-fenced`: the other site is down, says the caller. `options` bound an accepted loss. An agent that

@@ -160,7 +160,7 @@ impl Round<'_> {
         let load = self.load(&database)?;
         let (from, to) = (sites.b.cli(), sites.a.cli());
         let began = Instant::now();
-        from.json(&["demote", VOLUME, "--force"])?;
+        from.demote(VOLUME, &["--force"])?;
         let demoted = began.elapsed();
         to.promote(VOLUME)?;
         let promoted = began.elapsed();
