@@ -82,7 +82,7 @@ fn suspended(reason: SuspendReason) -> StateText {
         ),
         SuspendReason::Restart => (
             "suspended-restart",
-            "restarted, and nobody has confirmed that no other site took over; restore the link to the peer, or promote with --assert-peer-fenced --reason TEXT",
+            "restarted, and nobody has confirmed that no other site took over; where a witness decides it does so by itself, else restore the link to the peer, or promote with --assert-peer-fenced --reason TEXT",
         ),
         SuspendReason::Opening => (
             "suspended-opening",

@@ -2,7 +2,7 @@
 //! agent that was restarted since.
 //!
 //! One small file, replaced whole. What matters (K of a group, another grant, a cell that went back) is durable before the answer
-//! that brought it is given, unless the disk is slower than a call may be; a mere renewal is written once a second at most. A file
+//! that brought it is given, unless the disk is slower than a call may be, or fails, which is named; a mere renewal is written once a second at most. A file
 //! that is damaged is named, and counts as none: what it held is known to the witness alone then.
 
 use std::collections::BTreeMap;
@@ -48,7 +48,11 @@ struct Known {
     seen: Seen,
     kept: BTreeMap<Cell, Kept>,
     turn: u64,
-    /// What the file does not have yet.
+    /// Of the last change that something depends on.
+    heavy_turn: u64,
+    /// The file has every change up to this one.
+    durable_turn: u64,
+    /// What no write has taken along yet.
     unwritten: Option<Weight>,
     written: Option<Instant>,
 }
@@ -75,6 +79,7 @@ impl Memory {
                 known.seen.suspect(cell, regression);
             }
             known.turn = known.turn.max(kept.turn);
+            known.durable_turn = known.turn;
             known.kept.insert(cell, kept);
         }
         Self { known: Arc::new(Mutex::new(known)), file: Some(path.into()), writing: Arc::default() }
@@ -110,6 +115,7 @@ impl Memory {
         let due = self.known().due();
         let (Some(weight), Some(_)) = (due, &self.file) else { return };
         let write = tokio::spawn(self.clone().write(weight));
+        // Also for a write that another call began: this one's answer depends on it as well.
         if weight == Weight::Heavy && tokio::time::timeout(patience, write).await.is_err() {
             tracing::warn!("the disk of state_dir is slower than the witness: what was seen of it is not durable yet");
         }
@@ -125,11 +131,16 @@ impl Memory {
             },
         };
         let Some(path) = self.file.clone() else { return };
-        let Some(content) = self.known().take_unwritten() else { return };
+        let Some((content, turn)) = self.known().take_unwritten() else { return };
         let written = tokio::task::spawn_blocking(move || crashsafe::replace(&path, &[content])).await;
-        if let Err(error) = written.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            self.known().unwritten = Some(Weight::Light); // with the next change, or a second later
-            tracing::error!(%error, "what was seen of the witness cannot be written to state_dir");
+        let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let mut known = self.known();
+        match written {
+            Ok(()) => known.durable_turn = turn,
+            Err(error) => {
+                known.unwritten = known.unwritten.max(Some(Weight::Light)); // with the next change, or a second later
+                tracing::error!(%error, "what was seen of the witness cannot be written to state_dir");
+            }
         }
     }
 
@@ -156,6 +167,9 @@ impl Known {
         self.turn += 1;
         self.kept.insert(cell, Kept { turn: self.turn, ..kept });
         self.unwritten = self.unwritten.max(Some(weight));
+        if weight == Weight::Heavy {
+            self.heavy_turn = self.turn;
+        }
         if self.kept.len() > MAX_CELLS {
             let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.turn).map(|(cell, _)| *cell);
             oldest.map(|oldest| self.kept.remove(&oldest));
@@ -163,15 +177,18 @@ impl Known {
     }
 
     fn due(&self) -> Option<Weight> {
+        if self.heavy_turn > self.durable_turn {
+            return Some(Weight::Heavy);
+        }
         let rested = self.written.is_none_or(|written| written.elapsed() >= PAUSE);
-        self.unwritten.filter(|weight| *weight == Weight::Heavy || rested)
+        self.unwritten.filter(|_| rested)
     }
 
-    /// The file's new content; `None` when somebody else has just written it.
-    fn take_unwritten(&mut self) -> Option<Vec<u8>> {
+    /// The file's new content, and the last change in it; `None` when somebody else has just written it.
+    fn take_unwritten(&mut self) -> Option<(Vec<u8>, u64)> {
         self.unwritten.take()?;
         self.written = Some(Instant::now());
-        Some(format::encode(&self.kept))
+        Some((format::encode(&self.kept), self.turn))
     }
 }
 

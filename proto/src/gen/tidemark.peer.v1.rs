@@ -455,7 +455,7 @@ pub struct Policy {
     /// A follower takes over by itself as soon as the witness lets it.
     #[prost(bool, tag = "11")]
     pub auto_failover: bool,
-    /// A peer of which nothing was heard for so long is lost, milliseconds.
+    /// A peer of which nothing was heard for so long is lost, milliseconds; 0: 5000.
     #[prost(uint64, tag = "12")]
     pub peer_loss_ms: u64,
 }
@@ -867,6 +867,7 @@ impl Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum OnPeerLoss {
+    /// As suspend: an agent of before there was a choice.
     Unspecified = 0,
     /// Flushes wait for the peer or a person.
     Suspend = 1,

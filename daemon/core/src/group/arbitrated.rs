@@ -97,12 +97,6 @@ impl Proposer {
         Ok(self.next(at_witness, local, self.site, vec![self.site]))
     }
 
-    /// Gives back what was won on a K that this copy has lost since: `primary` goes on as in `local` (R15 v).
-    pub fn withdraw(&self, at_witness: &Config, local: &Config, primary: SiteId) -> Config {
-        let k = self.next(at_witness, local, primary, vec![primary]);
-        Config { leader: local.leader, lease_gen: local.lease_gen, mode: local.mode, generation: local.generation, ..k }
-    }
-
     fn as_primary(&self, at_witness: &Config, local: &Config) -> Result<(), Unfit> {
         let is_mine = newest(at_witness, local).primary == Some(self.site);
         if is_mine && !self.is_replaced(at_witness, local) { Ok(()) } else { Err(Unfit::NotPrimary) }

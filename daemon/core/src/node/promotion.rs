@@ -104,8 +104,11 @@ impl Node {
         if self.log.end().position.lsn < self.superblock.visible_at.max(self.required) {
             return refuse("incomplete", "durable records are missing here; they can only come from the other site");
         }
-        let deciding = self.arbiter.is_deciding() && !by_word;
-        if self.is_persisting_k() || self.sealing.is_some() || self.promotion_pending() || deciding {
+        // Who asks for the takeover that is under way waits for it.
+        let joins = !by_word && self.is_arbitrated() && self.k.primary != Some(self.site);
+        let deciding = self.arbiter.is_deciding() && !by_word && !joins;
+        let pending = self.promotion_pending() && !(joins && self.takes_over_by_verb());
+        if self.is_persisting_k() || self.sealing.is_some() || pending || deciding {
             return refuse("changing", "try again in a moment");
         }
         Ok(())

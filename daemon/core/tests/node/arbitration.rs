@@ -516,3 +516,61 @@ fn a_witness_that_forgot_the_volume_decides_nothing_about_it() {
     pair.pass(4_000);
     assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::Unproven))));
 }
+
+#[test]
+fn a_second_promotion_waits_for_the_takeover_that_is_under_way() {
+    let mut pair = witnessed(false);
+    pair.kill(A);
+    let first = pair.verb(B, take_over());
+    pair.pass(1_000);
+    let second = pair.verb(B, take_over());
+    pair.pass(WAIT_MS);
+    for promote in [first, second] {
+        let end = pair.copies[B].end_of(promote);
+        assert!(matches!(end, Some(Ok(VerbOk::Promoted { .. }))), "{end:?}");
+    }
+}
+
+#[test]
+fn a_takeover_that_never_arrived_is_asked_for_again() {
+    let mut pair = witnessed(false);
+    pair.kill(A);
+    pair.witness.way[B] = Way::ChangesOfKShut;
+    let first = pair.verb(B, take_over());
+    pair.pass(14_000);
+    assert!(matches!(pair.copies[B].end_of(first), Some(Err(VerbError::Interrupted(_)))));
+    pair.witness.way[B] = Way::Open;
+    let second = pair.verb(B, take_over());
+    pair.pass(5_000);
+    let end = pair.copies[B].end_of(second);
+    assert!(matches!(end, Some(Ok(VerbOk::Promoted { .. }))), "{end:?}");
+}
+
+#[test]
+fn a_word_at_a_copy_that_rests_asks_the_witness_at_once() {
+    let mut pair = witnessed(true);
+    pair.disconnect();
+    pair.pass(2_000);
+    let theirs = pair.status(A).config.epoch;
+    pair.kill(A);
+    pair.pass(300_000);
+    let forced = pair.verb(B, promote_anyway());
+    assert!(pair.copies[B].end_of(forced).is_some_and(Result::is_ok), "{:?}", pair.copies[B].end_of(forced));
+    assert!(pair.status(B).config.epoch > theirs, "{:?}", pair.status(B).config);
+}
+
+#[test]
+fn a_policy_without_the_witness_is_reached_also_where_a_proposal_was_lost() {
+    let mut pair = witnessed(false);
+    pair.disconnect();
+    pair.pass(900);
+    pair.witness.way[A] = Way::ChangesOfKShut;
+    pair.pass(500);
+    pair.connect();
+    let policy = Policy { on_peer_loss: OnPeerLoss::Suspend, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(2_000);
+    pair.witness.way[A] = Way::Open;
+    pair.pass(3_000);
+    assert_eq!((pair.status(A).config.lease_gen, pair.status(B).config.lease_gen), (0, 0));
+}

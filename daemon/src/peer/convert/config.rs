@@ -132,12 +132,16 @@ pub fn policy_in(policy: wire::Policy) -> Result<Policy, Malformed> {
         },
         index_ranges: within(policy.index_ranges, bounds::INDEX_RANGES, "index_ranges")?,
         on_peer_loss: match wire::OnPeerLoss::try_from(policy.on_peer_loss) {
-            Ok(wire::OnPeerLoss::Suspend) => OnPeerLoss::Suspend,
+            // Unspecified: an agent of before there was a choice.
+            Ok(wire::OnPeerLoss::Unspecified | wire::OnPeerLoss::Suspend) => OnPeerLoss::Suspend,
             Ok(wire::OnPeerLoss::Witness) => OnPeerLoss::Witness,
             _ => return Err(Malformed::Enum { field: "on_peer_loss", value: policy.on_peer_loss }),
         },
         auto_failover: policy.auto_failover,
-        peer_loss_ms: within(policy.peer_loss_ms, bounds::PEER_LOSS_MS, "peer_loss_ms")?,
+        peer_loss_ms: match policy.peer_loss_ms {
+            0 => Policy::default().peer_loss_ms,
+            ms => within(ms, bounds::PEER_LOSS_MS, "peer_loss_ms")?,
+        },
     })
 }
 

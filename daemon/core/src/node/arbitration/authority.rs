@@ -26,6 +26,7 @@ impl Node {
     /// The primary asks whether this copy holds its K: only then it cannot have been replaced by it.
     pub(in crate::node) fn on_confirm(&mut self, k: Since, stamp: u64, span_ms: u64) {
         self.arbiter.watch.on_span(span_ms);
+        self.arbiter.idle_since = None; // who asks leads
         if k == self.k.id() && !self.is_persisting_k() {
             let undecided = self.arbiter.is_deciding();
             self.send(Message::Confirmed { stamp, undecided });

@@ -125,7 +125,7 @@ impl Arbiter {
     pub(super) fn on_new_k(&mut self, now: Nanos) {
         (self.k_since, self.confirm_next, self.confirmed) = (now, now, None);
         (self.peer_is_deciding, self.idle_since) = (false, None);
-        self.now_fit();
+        self.hurry();
     }
 
     /// Nothing stands against the present aim.
@@ -193,6 +193,9 @@ impl Node {
         self.watch_authority(now);
         self.pump_confirm(now);
         self.take_office(now);
+        if !self.verbs.iter().any(|v| matches!(v.kind, Pending::Word(_))) {
+            self.arbiter.word_until = None; // who waited for that has given up
+        }
         match self.aim(now) {
             Some(aim) => self.pursue(now, aim),
             None => self.find_out(now),
@@ -206,10 +209,14 @@ impl Node {
         }
         let busy = self.is_persisting_k() || self.sealing.is_some() || self.arbiter.won.is_some();
         let sound = self.is_sound() && self.damage.is_none() && matches!(self.stage, Stage::Running);
-        if busy || !sound || self.superblock.policy.on_peer_loss != OnPeerLoss::Witness {
+        let leads = self.k.primary == Some(self.site);
+        // What was proposed has to be settled also where the policy does not ask for a witness any more.
+        let wanted =
+            self.superblock.policy.on_peer_loss == OnPeerLoss::Witness || leads && self.arbiter.ballot.is_open();
+        if busy || !sound || !wanted {
             return None;
         }
-        match self.k.primary == Some(self.site) {
+        match leads {
             true => self.primarys_aim(now),
             false => self.followers_aim(now),
         }
@@ -228,7 +235,8 @@ impl Node {
             Role::Suspended(SuspendReason::Restart) if self.k.lease_gen == 0 => return None,
             Role::Primary | Role::Suspended(_) => {}
         }
-        if with_peer && self.peer_is_lost(now) {
+        let may_shrink = self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
+        if may_shrink && with_peer && self.peer_is_lost(now) {
             return Some(Aim::Shrink);
         }
         let waits_for_peer = with_peer && restarted;
@@ -283,7 +291,7 @@ impl Node {
         self.arbiter.idle_since.map(|since| Nanos(since.0.saturating_add(self.peer_loss_ns())))
     }
 
-    fn takes_over_by_verb(&self) -> bool {
+    pub(super) fn takes_over_by_verb(&self) -> bool {
         self.verbs.iter().any(|v| matches!(v.kind, Pending::TakeOver))
     }
 
@@ -368,7 +376,7 @@ impl Node {
             Aim::Shrink => proposer.shrink(at_witness, &self.k)?,
             Aim::TakeOver => {
                 if at_witness.primary == Some(self.site) && at_witness.epoch > self.k.epoch {
-                    return self.found_own(at_witness, proposer).map(Some);
+                    return Err(self.found_own(at_witness));
                 }
                 let star = newest(at_witness, &self.k);
                 self.arbiter.watch.on_config(star.leader, star.lease_gen);
@@ -384,14 +392,13 @@ impl Node {
     }
 
     /// The witness holds a K that makes this site the primary and that it does not remember: it was accepted when the agent had
-    /// ended, or was about to. It is this site's, unless this copy was left out since it was judged: then it is taken back (R15 v).
-    fn found_own(&mut self, at_witness: &Config, proposer: Proposer) -> Result<Config, Unfit> {
-        if self.k.has(self.site) {
-            self.arbiter.won = Some(at_witness.clone());
-            return Err(Unfit::Found);
+    /// ended, or was about to. It is this site's, unless this copy was left out since it was judged.
+    fn found_own(&mut self, at_witness: &Config) -> Unfit {
+        if !self.k.has(self.site) {
+            return Unfit::LeftOut;
         }
-        let Some(primary) = self.k.primary.filter(|site| *site != self.site) else { return Err(Unfit::LeftOut) };
-        Ok(proposer.withdraw(at_witness, &self.k, primary))
+        self.arbiter.won = Some(at_witness.clone());
+        Unfit::Found
     }
 
     /// K was made by a person while the witness could not be asked, and no witness has heard of it.
@@ -470,9 +477,8 @@ impl Node {
         }
         let Some(config) = self.arbiter.won.take() else { return };
         let outdone = matches!(self.role, Role::Fenced(epoch) if epoch >= config.epoch);
-        let is_mine = config.primary == Some(self.site);
-        if outdone || config.epoch <= self.k.epoch || !is_mine {
-            return; // what was given back is learnt from the other site
+        if outdone || config.epoch <= self.k.epoch {
+            return;
         }
         if config.primary != self.k.primary {
             self.hang_up_for_promotion();

@@ -47,7 +47,11 @@ impl Node {
         let arbiter = &mut self.arbiter;
         let is_asked = arbiter.terms.is_some();
         let is_known = arbiter.ballot.cell(now, WORD_MS * 1_000_000).is_some() && !arbiter.ballot.is_open();
-        if is_asked && !is_known && *arbiter.word_until.get_or_insert(now.after_ms(WORD_MS)) > now {
+        if is_asked && !is_known && arbiter.word_until.is_none() {
+            arbiter.word_until = Some(now.after_ms(WORD_MS));
+            arbiter.hurry();
+        }
+        if is_asked && !is_known && arbiter.word_until.is_some_and(|until| now < until) {
             return true;
         }
         arbiter.word_until = None;
