@@ -30,9 +30,6 @@ pub enum Unfit {
     /// This copy has not persisted the S of the newest K.
     #[error("this copy does not hold the newest set of sites: it may lack what was acknowledged")]
     Behind,
-    /// The witness holds a K that this site made: nothing is to be proposed.
-    #[error("the witness holds a configuration of this site")]
-    Found,
     /// K says that it was made at the witness, and the witness holds none (R6).
     #[error("the witness has forgotten this volume: it was wiped, or is another one")]
     Forgotten,

@@ -375,9 +375,7 @@ impl Node {
             Aim::Resume => proposer.resume(at_witness, &self.k)?,
             Aim::Shrink => proposer.shrink(at_witness, &self.k)?,
             Aim::TakeOver => {
-                if at_witness.primary == Some(self.site) && at_witness.epoch > self.k.epoch {
-                    return Err(self.found_own(at_witness));
-                }
+                let at_witness = &self.without_own(at_witness);
                 let star = newest(at_witness, &self.k);
                 self.arbiter.watch.on_config(star.leader, star.lease_gen);
                 let config = proposer.promote(at_witness, &self.k)?;
@@ -391,14 +389,13 @@ impl Node {
         Ok(Some(self.above_all(config)))
     }
 
-    /// The witness holds a K that makes this site the primary and that it does not remember: it was accepted when the agent had
-    /// ended, or was about to. It is this site's, unless this copy was left out since it was judged.
-    fn found_own(&mut self, at_witness: &Config) -> Unfit {
-        if !self.k.has(self.site) {
-            return Unfit::LeftOut;
+    /// What the witness holds, but for a K of this site's own that is not in force here: its agent ended before it knew of it, or it
+    /// arrived late. Nothing was acknowledged under it, and what was agreed on since is judged instead; only its epoch is taken.
+    fn without_own(&self, at_witness: &Config) -> Config {
+        if at_witness.primary != Some(self.site) || at_witness.epoch <= self.k.epoch {
+            return at_witness.clone();
         }
-        self.arbiter.won = Some(at_witness.clone());
-        Unfit::Found
+        Config { epoch: at_witness.epoch, ..self.k.clone() }
     }
 
     /// K was made by a person while the witness could not be asked, and no witness has heard of it.
@@ -438,9 +435,6 @@ impl Node {
         let (least, most) = (self.arbiter.terms().span_ns / 3, MAX_REST_NS);
         self.arbiter.rest_ns = (self.arbiter.rest_ns * 2).clamp(least, most);
         self.arbiter.ballot.rest_until(Nanos(now.0 + self.arbiter.rest_ns));
-        if why == Unfit::Found {
-            return;
-        }
         let is_news = self.arbiter.unfit.replace(why) != Some(why);
         if why == Unfit::NotPrimary && at_witness.epoch >= self.k.epoch {
             self.alarm("replaced", "the witness names another primary");
