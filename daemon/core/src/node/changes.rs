@@ -322,7 +322,9 @@ impl Node {
         if !config.forced {
             self.arbiter.ballot.outdone_by(config.epoch);
         }
-        let deciding = self.promotion_pending() || self.arbiter.is_deciding();
+        // A handover by both sites goes on though nobody knows what became of a takeover: see `take_office`.
+        let hands_over = self.k.primary.is_none() && config.primary.is_some_and(|site| site != self.site);
+        let deciding = self.promotion_pending() || self.arbiter.is_deciding() && !hands_over;
         let busy = self.is_persisting_k() || self.sealing.is_some() || deciding;
         let verdict = if busy { Err(Refusal::State) } else { verdict };
         match verdict {

@@ -106,7 +106,8 @@ impl Node {
         }
         // Who asks for the takeover that is under way waits for it.
         let joins = !by_word && self.is_arbitrated() && self.k.primary != Some(self.site);
-        let deciding = self.arbiter.is_deciding() && !by_word && !joins;
+        // To a peer that was demoted nothing is disputed.
+        let deciding = self.arbiter.is_deciding() && !by_word && !joins && self.k.primary.is_some();
         let pending = self.promotion_pending() && !(joins && self.takes_over_by_verb());
         if self.is_persisting_k() || self.sealing.is_some() || pending || deciding {
             return refuse("changing", "try again in a moment");

@@ -471,7 +471,9 @@ impl Node {
         }
         let Some(config) = self.arbiter.won.take() else { return };
         let outdone = matches!(self.role, Role::Fenced(epoch) if epoch >= config.epoch);
-        if outdone || config.epoch <= self.k.epoch {
+        // A takeover that was judged on what both sites have changed since is none (R15 v).
+        let is_stale = config.primary != self.k.primary && config.base != self.k.since;
+        if outdone || is_stale || config.epoch <= self.k.epoch {
             return;
         }
         if config.primary != self.k.primary {
