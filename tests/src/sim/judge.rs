@@ -10,12 +10,7 @@ use tidemark_core::types::Lsn;
 use crate::sim::copy::Copy;
 use crate::sim::faults::Fault;
 use crate::sim::model::LineId;
-use crate::sim::world::{MS, World, name, note};
-
-/// As many automatic changes in so long make a pair wait before it does more (R20).
-const FLAPS: usize = 3;
-const FLAP_MS: u64 = 600_000;
-const STABLE_MS: u64 = 1_800_000;
+use crate::sim::world::{World, name, note};
 
 /// What a site has.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +28,6 @@ pub struct Judge {
     first_change: BTreeMap<LineId, u64>,
     /// Where the volume was served last.
     served_at: Option<usize>,
-    /// When K was changed without a person, last ones only.
-    changes: Vec<u64>,
     /// Durable tail and sealed suffixes of each site as last seen.
     kept: [Option<Kept>; 2],
     /// The process of each site whose log is recovered.
@@ -44,13 +37,6 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// The pair may wait for half an hour before it is whole.
-    pub fn is_flapping(&self, now: u64) -> bool {
-        let of_late = |at: &u64| now < at + (FLAP_MS + STABLE_MS + 60_000) * MS;
-        let all: Vec<u64> = self.changes.iter().copied().filter(|at| of_late(at)).collect();
-        all.windows(FLAPS).any(|w| w[FLAPS - 1] - w[0] <= (FLAP_MS + FLAP_MS / 50) * MS)
-    }
-
     /// A site's copy is made anew.
     pub fn forget(&mut self, site: usize) {
         self.kept[site] = None;
@@ -78,31 +64,17 @@ impl<C: Copy> World<C> {
         let star = known.into_iter().flatten().filter(|k| k.epoch < new.epoch).max_by_key(|k| k.epoch);
         let Some(star) = star else { return };
         let me = self.sites[site].id;
-        let by_itself = match (star.primary == new.primary, star.sites.len().cmp(&new.sites.len())) {
+        match (star.primary == new.primary, star.sites.len().cmp(&new.sites.len())) {
             (false, _) => {
                 self.fired.hit(Fault::Takeover);
                 if !star.has(me) || star.mode != Mode::Sync || new.primary != Some(me) {
                     let k = crate::sim::world::k(&star);
-                    return self.fail(format!("{} takes over although {k} is in force", name(site)));
+                    self.fail(format!("{} takes over although {k} is in force", name(site)));
                 }
-                true
             }
-            (true, std::cmp::Ordering::Greater) => {
-                self.fired.hit(Fault::Shrink);
-                true
-            }
-            (true, _) if before.is_none() => {
-                self.fired.hit(Fault::Armed);
-                false
-            }
-            (true, _) => {
-                self.fired.hit(Fault::Resume);
-                false
-            }
-        };
-        let now = self.now;
-        if let Some(arb) = self.arbitration.as_mut().filter(|_| by_itself) {
-            arb.judge.changes.push(now);
+            (true, std::cmp::Ordering::Greater) => self.fired.hit(Fault::Shrink),
+            (true, _) if before.is_none() => self.fired.hit(Fault::Armed),
+            (true, _) => self.fired.hit(Fault::Resume),
         }
     }
 

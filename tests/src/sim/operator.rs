@@ -25,6 +25,8 @@ use crate::sim::world::{Ev, MS, World, name, note};
 pub const GROUP: GroupId = GroupId([9; 16]);
 
 const LOOK_MS: u64 = 150;
+/// How long a healthy pair may take for anything.
+const PATIENCE_MS: u64 = 180_000;
 
 /// One thing to do when so many requests were issued.
 #[derive(Clone, Copy, Debug)]
@@ -606,7 +608,7 @@ impl<C: Copy> World<C> {
         self.judge_health();
         self.end_game();
         self.wake_client(0);
-        let next = (LOOK_MS / 2 + self.rng.below(LOOK_MS)) * MS * self.slowness();
+        let next = (LOOK_MS / 2 + self.rng.below(LOOK_MS)) * MS;
         self.after(next, Ev::Doctor);
     }
 
@@ -889,7 +891,7 @@ impl<C: Copy> World<C> {
         }
         let since = *self.operator.healthy_since.get_or_insert(self.now);
         let waited = self.client.oldest().map_or(0, |oldest| self.now - oldest.max(since));
-        if waited > self.patience_ms() * MS {
+        if waited > PATIENCE_MS * MS {
             let states = self.states();
             self.fail(format!(
                 "a request waits for {} s although both sites are up and connected: {states}",
@@ -952,7 +954,7 @@ impl<C: Copy> World<C> {
             return;
         }
         let since = self.since_ending();
-        if self.operator.is_ending() && self.now - since > self.patience_ms() * MS {
+        if self.operator.is_ending() && self.now - since > PATIENCE_MS * MS {
             let states = self.states();
             return self.fail(format!("does not settle ({:?}): {states}", self.operator.ending));
         }

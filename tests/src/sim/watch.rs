@@ -16,9 +16,6 @@ use crate::sim::world::{Ev, MS, World, name, note};
 const PATIENT_MS: u64 = 12_000;
 /// After so long without a volume somebody repairs the witness.
 const GIVES_IN_MS: u64 = 40_000;
-/// A pair that nobody helps comes right within this time, unless it has to be stable first.
-const HEALS_MS: u64 = 180_000;
-const STABILISES_MS: u64 = 2_700_000;
 
 impl<C: Copy> World<C> {
     /// True when nobody helps the pair.
@@ -35,12 +32,6 @@ impl<C: Copy> World<C> {
         if fault_ms > 0 {
             self.at(fault_ms * MS, Ev::Errand(Errand::Fault));
         }
-    }
-
-    /// How long the pair may take for anything, in milliseconds.
-    pub(super) fn patience_ms(&self) -> u64 {
-        let flapping = self.arbitration.as_ref().is_some_and(|arb| arb.judge.is_flapping(self.now));
-        if flapping { STABILISES_MS } else { HEALS_MS }
     }
 
     /// True while a step that is due waits.
@@ -252,12 +243,6 @@ impl<C: Copy> World<C> {
     /// A person called a site dead, and it was not replaced yet.
     pub(super) fn is_bereaved(&self) -> bool {
         self.arbitration.as_ref().is_some_and(|arb| arb.dead.is_some())
-    }
-
-    /// How many times more seldom the operator looks: a pair that has to be stable for half an hour is not watched all the time.
-    pub(super) fn slowness(&self) -> u64 {
-        let long = self.is_witnessed() && self.operator.is_ending() && self.patience_ms() > HEALS_MS;
-        if long && !self.is_whole() { 16 } else { 1 }
     }
 
     // ---- the person
