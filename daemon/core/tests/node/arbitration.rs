@@ -574,3 +574,28 @@ fn a_policy_without_the_witness_is_reached_also_where_a_proposal_was_lost() {
     pair.pass(3_000);
     assert_eq!((pair.status(A).config.lease_gen, pair.status(B).config.lease_gen), (0, 0));
 }
+
+#[test]
+fn a_takeover_that_a_person_asked_for_and_nobody_saw_decided_is_gone_on_with_when_the_primary_gave_way() {
+    let mut pair = witnessed(false);
+    pair.write(A, 3, 7);
+    pair.disconnect();
+    pair.witness.way = [Way::Shut, Way::ChangesOfKLost];
+    pair.verb(B, take_over());
+    let names_b =
+        |pair: &Pair| matches!(pair.witness.cell(GROUP), Some(Content::Config(k)) if k.leader == NodeId([2; 16]));
+    while !names_b(&pair) {
+        pair.pass(100);
+    }
+    assert_eq!(role(&pair, B), Role::Secondary);
+    pair.kill(B);
+    pair.start(B);
+    pair.witness.way = [Way::Open, Way::Open];
+    pair.pass(1_000);
+    assert!(matches!(role(&pair, A), Role::Fenced(_)), "{:?}", pair.status(A));
+    pair.connect();
+    pair.pass(6_000);
+    assert_eq!(role(&pair, B), Role::Primary, "{:?}", pair.status(B));
+    assert_eq!(pair.status(B).config.sites.len(), 2);
+    assert_eq!(pair.read(B, 3), 7);
+}

@@ -392,10 +392,15 @@ impl Node {
     /// What the witness holds, but for a K of this site's own that is not in force here: its agent ended before it knew of it, or it
     /// arrived late. Nothing was acknowledged under it, and what was agreed on since is judged instead; only its epoch is taken.
     fn without_own(&self, at_witness: &Config) -> Config {
-        if at_witness.primary != Some(self.site) || at_witness.epoch <= self.k.epoch {
-            return at_witness.clone();
+        match self.is_own(at_witness) {
+            true => Config { epoch: at_witness.epoch, ..self.k.clone() },
+            false => at_witness.clone(),
         }
-        Config { epoch: at_witness.epoch, ..self.k.clone() }
+    }
+
+    /// A takeover by this site that the witness accepted and that is not in force here.
+    fn is_own(&self, at_witness: &Config) -> bool {
+        at_witness.primary == Some(self.site) && at_witness.epoch > self.k.epoch
     }
 
     /// K was made by a person while the witness could not be asked, and no witness has heard of it.
@@ -403,11 +408,13 @@ impl Node {
         self.k.forced && self.k.lease_gen == 0
     }
 
-    /// What this copy waits for may be taken: a person or the policy says so.
+    /// What this copy waits for may be taken: a person or the policy says so, or it was decided already.
     fn may_push(&self, now: Nanos) -> bool {
         let lost = now >= self.leader_is_lost_at() || self.leader_is_idle(now);
         let auto = self.superblock.policy.auto_failover && lost;
-        self.arbiter.grant.is_some() && (auto || self.takes_over_by_verb())
+        let held = self.arbiter.ballot.cell(now, u64::MAX).flatten();
+        let is_decided = held.is_some_and(|held| self.is_own(held));
+        self.arbiter.grant.is_some() && (auto || self.takes_over_by_verb() || is_decided)
     }
 
     fn may_take_over(&self, now: Nanos) -> bool {
