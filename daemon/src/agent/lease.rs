@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tidemark_core::format::witness::{Cell, Content};
-use tidemark_core::group::lease::{Answer, Ask, Holder, Terms};
+use tidemark_core::format::witness::Cell;
+use tidemark_core::group::lease::{Ask, Holder, Terms};
 use tidemark_core::types::{Nanos, NodeId};
 
 use super::lock;
 use crate::shard::{Held, ShardHandle};
-use crate::witness::{Outcome, Witness, random_nonce};
+use crate::witness::{Witness, random_nonce};
 
 /// Before it is tried again to get a random number.
 const NO_NONCE_PAUSE: Duration = Duration::from_millis(100);
@@ -76,8 +76,8 @@ impl Keeper {
     }
 
     async fn ask(&mut self, ask: Ask) {
-        let answer = answer(&self.witness, self.cell, ask).await;
-        self.holder.on_answer(self.now(), answer);
+        let answer = self.witness.answer(ask.about(self.cell)).await;
+        self.holder.on_answer(self.now(), answer.into());
         self.tell();
     }
 
@@ -106,11 +106,9 @@ impl Keeper {
         }
     }
 
-    /// What is held. When its renewal was sent is known again from when it ends.
     fn held(&self) -> Option<Held> {
-        let lease_gen = self.holder.grant()?;
-        let sent = self.holder.valid_until(lease_gen)?.0.checked_sub(self.board.terms.span_ns)?;
-        Some(Held { lease_gen, sent: self.start + Duration::from_nanos(sent) })
+        let (lease_gen, sent) = self.holder.held()?;
+        Some(Held { lease_gen, sent: self.start + Duration::from_nanos(sent.0) })
     }
 
     /// Now, on the clock of the holder.
@@ -119,28 +117,13 @@ impl Keeper {
     }
 }
 
-async fn answer(witness: &Witness, cell: Cell, ask: Ask) -> Answer {
-    let answer = match ask {
-        Ask::Read => witness.read(cell).await.map(Answer::holds),
-        Ask::Change { expected, lease } => {
-            let outcome = witness.cas(cell, expected.as_ref(), &Content::Lease(lease)).await;
-            outcome.map(|outcome| match outcome {
-                Outcome::Committed(revision) => Answer::Committed(revision),
-                Outcome::Conflict(found) => Answer::holds(found),
-            })
-        }
-    };
-    answer.unwrap_or_else(|error| {
-        tracing::debug!(%cell, %error, "the witness does not answer for the lease");
-        Answer::Lost
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use tidemark_core::format::witness::Content;
+
     use super::*;
     use crate::telemetry::WitnessMetrics;
-    use crate::witness::FileStore;
+    use crate::witness::{FileStore, Outcome};
 
     const NODE: NodeId = NodeId([7; 16]);
     const TIMEOUT: Duration = Duration::from_secs(30);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use tidemark_core::event::{AskId, CellChange, Grant, Input, Question, WitnessAnswer};
 use tidemark_core::format::witness::{Cell, Content};
-use tidemark_core::group::lease::{Answer, Ask, Holder, Terms};
-use tidemark_core::types::{Nanos, Nonce};
+use tidemark_core::group::lease::Holder;
+use tidemark_core::types::Nonce;
 
 use crate::sim::arbitrated::Arbitration;
 use crate::sim::copy::Copy;
@@ -152,13 +152,7 @@ impl<C: Copy> World<C> {
         let nonce = Nonce(arb.rng.id());
         let Some(lease) = arb.agents.leases[site].as_mut() else { return };
         match lease.holder.poll(local, nonce) {
-            Some(ask) => {
-                let change = match ask {
-                    Ask::Read => None,
-                    Ask::Change { expected, lease } => Some(CellChange { expected, content: Content::Lease(lease) }),
-                };
-                self.ask_witness(site, Asker::Agent, Question { cell: Cell::Lease(node), change });
-            }
+            Some(ask) => self.ask_witness(site, Asker::Agent, ask.about(Cell::Lease(node))),
             None => self.plan_agent(site),
         }
     }
@@ -283,30 +277,15 @@ impl<C: Copy> World<C> {
     fn lease_answered(&mut self, site: usize, answer: WitnessAnswer) {
         let (local, instance) = (self.sites[site].clock.at(self.now), self.sites[site].instance);
         let Some(arb) = &mut self.arbitration else { return };
-        let terms = arb.terms;
         let Some(lease) = arb.agents.leases[site].as_mut().filter(|l| l.instance == instance) else { return };
-        lease.holder.on_answer(
-            local,
-            match answer {
-                WitnessAnswer::Committed(revision) => Answer::Committed(revision),
-                WitnessAnswer::Holds(found) => Answer::holds(found),
-                WitnessAnswer::Lost => Answer::Lost,
-            },
-        );
-        let grant = grant(&lease.holder, terms);
+        lease.holder.on_answer(local, answer.into());
+        let grant = lease.holder.held().map(|(lease_gen, sent)| Grant { lease_gen, sent });
         if grant != lease.told {
             lease.told = grant;
             self.tell(site, Input::Lease(grant));
         }
         self.plan_agent(site);
     }
-}
-
-/// What the holder holds, as its node is told.
-fn grant(holder: &Holder, terms: Terms) -> Option<Grant> {
-    let lease_gen = holder.grant()?;
-    let until = holder.valid_until(lease_gen)?;
-    Some(Grant { lease_gen, sent: Nanos(until.0.saturating_sub(terms.span_ns)) })
 }
 
 fn gist(question: &Question) -> String {

@@ -17,7 +17,8 @@
 //! Decides nothing about K. The owner passes answers in, and asks the witness what [`Holder::poll`] and [`Watch::revocation`]
 //! return; a nonce that it passes must be a new one each time.
 
-use crate::format::witness::{Content, Lease};
+use crate::event::{CellChange, Question, WitnessAnswer};
+use crate::format::witness::{Cell as CellId, Content, Lease};
 use crate::group::witness::{Found, Revision};
 use crate::planted::{Planted, planted};
 use crate::types::{Nanos, NodeId, Nonce};
@@ -92,6 +93,17 @@ pub enum Ask {
     },
 }
 
+impl Ask {
+    /// As it is put to the witness, about `cell`.
+    pub fn about(self, cell: CellId) -> Question {
+        let change = match self {
+            Self::Read => None,
+            Self::Change { expected, lease } => Some(CellChange { expected, content: Content::Lease(lease) }),
+        };
+        Question { cell, change }
+    }
+}
+
 /// What the witness answered.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Answer {
@@ -103,13 +115,16 @@ pub enum Answer {
     Lost,
 }
 
-impl Answer {
-    /// What a cell was found to hold; a cell of another kind is nothing certain.
-    pub fn holds(found: Option<Found>) -> Self {
-        match found {
-            None => Self::Holds(None),
-            Some(Found { content: Content::Lease(lease), revision }) => Self::Holds(Some((lease, revision))),
-            Some(_) => Self::Lost,
+impl From<WitnessAnswer> for Answer {
+    /// A cell of another kind is nothing certain.
+    fn from(answer: WitnessAnswer) -> Self {
+        match answer {
+            WitnessAnswer::Committed(revision) => Self::Committed(revision),
+            WitnessAnswer::Holds(None) => Self::Holds(None),
+            WitnessAnswer::Holds(Some(Found { content: Content::Lease(lease), revision })) => {
+                Self::Holds(Some((lease, revision)))
+            }
+            WitnessAnswer::Holds(Some(_)) | WitnessAnswer::Lost => Self::Lost,
         }
     }
 }

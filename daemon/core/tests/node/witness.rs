@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tidemark_core::event::{Grant, Input, Question, WitnessAnswer};
 use tidemark_core::format::witness::{Cell, Content};
-use tidemark_core::group::lease::{Answer, Ask, Holder, Terms};
+use tidemark_core::group::lease::{Holder, Terms};
 use tidemark_core::group::witness::{Found, Revision};
 use tidemark_core::types::Nonce;
 
@@ -114,19 +114,8 @@ impl Pair {
         for again in 0..2 {
             nonce[8] = again;
             let Some(ask) = holder.poll(self.now, Nonce(nonce)) else { break };
-            let change = match ask {
-                Ask::Read => None,
-                Ask::Change { expected, lease } => {
-                    Some(tidemark_core::event::CellChange { expected, content: Content::Lease(lease) })
-                }
-            };
-            let question = Question { cell: Cell::Lease(node_id(site)), change };
-            let answer = match self.witness.ask(site, &question) {
-                WitnessAnswer::Committed(revision) => Answer::Committed(revision),
-                WitnessAnswer::Holds(found) => Answer::holds(found),
-                WitnessAnswer::Lost => Answer::Lost,
-            };
-            holder.on_answer(self.now, answer);
+            let answer = self.witness.ask(site, &ask.about(Cell::Lease(node_id(site))));
+            holder.on_answer(self.now, answer.into());
         }
         let held = holder.held().map(|(lease_gen, sent)| Grant { lease_gen, sent });
         self.witness.holders[site] = Some(holder);

@@ -9,9 +9,9 @@ mod word;
 use std::collections::BTreeMap;
 
 use crate::config::{Config, Mode, OnPeerLoss, Since};
-use crate::event::{AskId, CellChange, Grant, Output, Question, WitnessAnswer};
+use crate::event::{AskId, Grant, Output, Question, WitnessAnswer};
 use crate::format::superblock::CopyFlag;
-use crate::format::witness::{Cell, Content, Lease};
+use crate::format::witness::{Cell, Lease};
 use crate::group::arbitrated::{Proposer, Unfit, newest};
 use crate::group::ballot::Ballot;
 use crate::group::lease::{Answer, Ask, Serves, Terms, Watch};
@@ -167,17 +167,14 @@ impl Node {
     fn on_leaders_lease(&mut self, now: Nanos, answer: WitnessAnswer) {
         let (revoking, retry) = (self.arbiter.revoking, self.retry_ns());
         let arbiter = &mut self.arbiter;
-        match (revoking, answer) {
-            (Some(lease), WitnessAnswer::Committed(revision)) => arbiter.watch.on_revoked(lease, revision),
-            (_, WitnessAnswer::Holds(found)) => match Answer::holds(found) {
-                // The answer to the revocation was lost.
-                Answer::Holds(Some((lease, revision))) if revoking == Some(lease) => {
-                    arbiter.watch.on_revoked(lease, revision);
-                }
-                Answer::Holds(found) => arbiter.watch.on_lease(now, found),
-                Answer::Committed(_) | Answer::Lost => arbiter.lease_next = Nanos(now.0 + retry),
-            },
-            _ => arbiter.lease_next = Nanos(now.0 + retry),
+        match (revoking, answer.into()) {
+            (Some(lease), Answer::Committed(revision)) => arbiter.watch.on_revoked(lease, revision),
+            // The answer to the revocation was lost.
+            (Some(lease), Answer::Holds(Some((found, revision)))) if found == lease => {
+                arbiter.watch.on_revoked(lease, revision);
+            }
+            (_, Answer::Holds(found)) => arbiter.watch.on_lease(now, found),
+            (_, Answer::Committed(_) | Answer::Lost) => arbiter.lease_next = Nanos(now.0 + retry),
         }
     }
 
@@ -457,16 +454,13 @@ impl Node {
         let due = !asked && self.arbiter.unfit.is_none() && now >= self.arbiter.lease_next;
         let Some(leader) = self.arbiter.watch.target().filter(|_| due) else { return };
         let nonce = self.new_nonce();
-        let revocation = self.arbiter.watch.revocation(now, nonce).filter(|_| self.may_push(now));
-        let change = match revocation.filter(|_| !planted(Planted::TakeOverWithoutRevoking)) {
-            Some(Ask::Change { expected, lease }) => {
-                self.arbiter.revoking = Some(lease);
-                Some(CellChange { expected, content: Content::Lease(lease) })
-            }
-            _ => None,
-        };
+        let may_revoke = self.may_push(now) && !planted(Planted::TakeOverWithoutRevoking);
+        let revocation = self.arbiter.watch.revocation(now, nonce).filter(|_| may_revoke);
+        if let Some(Ask::Change { lease, .. }) = &revocation {
+            self.arbiter.revoking = Some(*lease);
+        }
         self.arbiter.lease_next = Nanos(now.0 + self.arbiter.terms().span_ns / 10);
-        self.ask(Lane::Lease, Question { cell: Cell::Lease(leader), change });
+        self.ask(Lane::Lease, revocation.unwrap_or(Ask::Read).about(Cell::Lease(leader)));
     }
 
     // ---- what was decided ---------------------------------------------------------------------------------------------
