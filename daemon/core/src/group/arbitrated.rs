@@ -43,6 +43,11 @@ pub fn newest<'a>(at_witness: &'a Config, local: &'a Config) -> &'a Config {
     if at_witness.epoch > local.epoch { at_witness } else { local }
 }
 
+/// The witness holds another K of the epoch of `local`, or of a higher one, that does not name `site` as its primary.
+pub fn replaces(at_witness: &Config, site: SiteId, local: &Config) -> bool {
+    at_witness.epoch >= local.epoch && at_witness.primary != Some(site)
+}
+
 impl Proposer {
     /// The next K on the newest of both: major + 1, made by nobody's assertion.
     fn next(&self, at_witness: &Config, local: &Config, primary: SiteId, sites: Vec<SiteId>) -> Config {
@@ -50,11 +55,6 @@ impl Proposer {
         let epoch = Epoch { major: star.epoch.major + 1, minor: 0 };
         let k = change(star, epoch, self.node, self.nonce, Some(primary), sites, star.mode);
         Config { lease_gen: self.lease_gen, forced: false, ..k }
-    }
-
-    /// The primary's own K is not what the witness holds in its place: another K of its epoch, or a higher one, names another site.
-    fn is_replaced(&self, at_witness: &Config, local: &Config) -> bool {
-        at_witness.epoch >= local.epoch && at_witness.primary != Some(self.site)
     }
 
     /// The primary goes on: with the same S after a restart or a revoked lease (R17).
@@ -96,7 +96,7 @@ impl Proposer {
 
     fn as_primary(&self, at_witness: &Config, local: &Config) -> Result<(), Unfit> {
         let is_mine = newest(at_witness, local).primary == Some(self.site);
-        if is_mine && !self.is_replaced(at_witness, local) { Ok(()) } else { Err(Unfit::NotPrimary) }
+        if is_mine && !replaces(at_witness, self.site, local) { Ok(()) } else { Err(Unfit::NotPrimary) }
     }
 }
 

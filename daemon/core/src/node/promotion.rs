@@ -61,8 +61,11 @@ impl Node {
         if !self.is_arbitrated() {
             return Err(VerbError::PeerUnproven { site: peer });
         }
-        if !self.k.has(self.site) || self.k.mode != Mode::Sync {
-            return Err(VerbError::Unfit(if self.k.mode == Mode::Sync { Unfit::LeftOut } else { Unfit::NotSync }));
+        if self.k.mode != Mode::Sync {
+            return Err(VerbError::Unfit(Unfit::NotSync));
+        }
+        if !self.k.has(self.site) {
+            return Err(VerbError::Unfit(Unfit::LeftOut));
         }
         self.arbiter.hurry();
         self.wait(now, id, DEADLINE_MS + self.arbiter.wait_ms(), Pending::TakeOver);
@@ -71,11 +74,14 @@ impl Node {
 
     /// The witness made this copy the primary: who asked for that waits until it serves.
     pub(super) fn takeover_decided(&mut self) {
+        self.now_wait_to_serve(|kind| matches!(kind, Pending::TakeOver));
+    }
+
+    /// What those verbs waited for is decided, without a loss: they end when the volume serves.
+    fn now_wait_to_serve(&mut self, those: impl Fn(&Pending) -> bool) {
         let serving = self.until_serving(Loss::NOTHING);
-        for verb in &mut self.verbs {
-            if matches!(verb.kind, Pending::TakeOver) {
-                verb.kind = serving.clone();
-            }
+        for verb in self.verbs.iter_mut().filter(|verb| those(&verb.kind)) {
+            verb.kind = serving.clone();
         }
     }
 
@@ -285,12 +291,8 @@ impl Node {
 
     /// The peer turned out to hold the K that a handover proposed: its answer was lost.
     pub(super) fn handover_found(&mut self) {
-        let (k, serving) = (self.k.id(), self.until_serving(Loss::NOTHING));
-        for verb in &mut self.verbs {
-            if matches!(&verb.kind, Pending::Handover { config } if config.id() == k) {
-                verb.kind = serving.clone();
-            }
-        }
+        let k = self.k.id();
+        self.now_wait_to_serve(|kind| matches!(kind, Pending::Handover { config } if config.id() == k));
     }
 
     /// The volume serves: promotions end.

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 
 use crate::config::{Config, Mode, OnPeerLoss, Since};
 use crate::event::{AskId, Grant, Output, Question, WitnessAnswer};
-use crate::format::superblock::CopyFlag;
 use crate::format::witness::{Cell, Lease};
 use crate::group::arbitrated::{Proposer, Unfit, newest};
 use crate::group::ballot::Ballot;
@@ -144,6 +143,11 @@ impl Arbiter {
         self.ballot.is_open() || self.won.is_some()
     }
 
+    /// What the witness held of late: recently enough for a person's word. As [`Ballot::cell`].
+    fn held_of_late(&self, now: Nanos) -> Option<Option<&Config>> {
+        self.ballot.cell(now, WORD_MS * 1_000_000)
+    }
+
     /// What a verb that takes over may need at most, besides what every verb may: the lease of the other site.
     pub(super) fn wait_ms(&self) -> u64 {
         self.terms().wait_ns() / 1_000_000
@@ -258,7 +262,7 @@ impl Node {
 
     fn followers_aim(&self, now: Nanos) -> Option<Aim> {
         let follows = self.k.primary.is_some() && self.k.has(self.site) && self.role == Role::Secondary;
-        let fit = follows && self.k.lease_gen != 0 && self.k.mode == Mode::Sync && self.flag() == CopyFlag::Complete;
+        let fit = follows && self.k.lease_gen != 0 && self.k.mode == Mode::Sync;
         let asked = self.takes_over_by_verb();
         let auto = self.superblock.policy.auto_failover && now >= self.leader_is_silent_at();
         // A primary that was replaced waits for its successor, which may not know of it.

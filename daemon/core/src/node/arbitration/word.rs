@@ -1,6 +1,7 @@
 //! What a verb asks of the witness's side: a person's word is judged on what the witness holds, and put above it (R19).
 
 use super::{Epoch, Nanos, Node, OnPeerLoss, WORD_MS, newest};
+use crate::group::arbitrated::replaces;
 use crate::verb::VerbError;
 
 impl Node {
@@ -21,21 +22,21 @@ impl Node {
 
     /// The epoch of a newer K that the witness was seen to hold and that names another primary.
     pub(in crate::node) fn replaced_by(&self, now: Nanos) -> Option<Epoch> {
-        let held = self.arbiter.ballot.cell(now, WORD_MS * 1_000_000).flatten()?;
+        let held = self.arbiter.held_of_late(now).flatten()?;
         let was_mine = self.k.primary == Some(self.site) && !self.is_by_word_alone();
-        (was_mine && held.epoch >= self.k.epoch && held.primary != Some(self.site)).then_some(held.epoch)
+        (was_mine && replaces(held, self.site, &self.k)).then_some(held.epoch)
     }
 
     /// This primary's lease is over, its peer could take over, and the witness, which would know, was not heard.
     pub(in crate::node) fn may_be_replaced(&self, now: Nanos) -> bool {
         let could_be = self.k.lease_gen != 0 && self.k.sites.len() > 1 && !self.may_serve(now);
-        could_be && self.arbiter.ballot.cell(now, WORD_MS * 1_000_000).is_none()
+        could_be && self.arbiter.held_of_late(now).is_none()
     }
 
     /// Whether the primary went on without this copy, by the newest K; `None`: the witness would know, and was not heard.
     pub(in crate::node) fn is_left_out(&self, now: Nanos) -> Option<bool> {
         let arbitrated = self.k.lease_gen != 0 || self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
-        match self.arbiter.ballot.cell(now, WORD_MS * 1_000_000) {
+        match self.arbiter.held_of_late(now) {
             Some(Some(held)) => Some(newest(held, &self.k).since != self.k.since),
             Some(None) => (self.k.lease_gen == 0).then_some(false),
             None => (!arbitrated).then_some(false),
@@ -45,25 +46,24 @@ impl Node {
     /// Whether a person's word is to wait: the witness may hold a K that is newer than this copy's.
     pub(in crate::node) fn word_waits(&mut self, now: Nanos) -> bool {
         let arbiter = &mut self.arbiter;
-        let is_asked = arbiter.terms.is_some();
-        let is_known = arbiter.ballot.cell(now, WORD_MS * 1_000_000).is_some() && !arbiter.ballot.is_open();
-        if is_asked && !is_known && arbiter.word_until.is_none() {
+        let is_known = arbiter.held_of_late(now).is_some() && !arbiter.ballot.is_open();
+        let is_unknown = arbiter.terms.is_some() && !is_known;
+        if is_unknown && arbiter.word_until.is_none() {
             arbiter.word_until = Some(now.after_ms(WORD_MS));
             arbiter.hurry();
         }
-        if is_asked && !is_known && arbiter.word_until.is_some_and(|until| now < until) {
-            return true;
+        let waits = is_unknown && arbiter.word_until.is_some_and(|until| now < until);
+        if !waits {
+            arbiter.word_until = None;
         }
-        arbiter.word_until = None;
-        false
+        waits
     }
 
     /// The epoch that a K has to be above that a person makes: what the witness holds, or what was proposed here, may be in force.
     pub(in crate::node) fn above_witness(&mut self, now: Nanos, epoch: Epoch) -> Epoch {
-        let ballot = &mut self.arbiter.ballot;
-        let held = ballot.cell(now, WORD_MS * 1_000_000).flatten().map(|k| k.epoch).unwrap_or_default();
-        let above = epoch.max(held).max(ballot.highest());
-        ballot.abandon();
+        let held = self.arbiter.held_of_late(now).flatten().map(|k| k.epoch).unwrap_or_default();
+        let above = epoch.max(held).max(self.arbiter.ballot.highest());
+        self.arbiter.ballot.abandon();
         above
     }
 
