@@ -270,12 +270,12 @@ impl Node {
             let (state, hint) = ("changing".into(), "try again in a moment".into());
             return Err(VerbError::CopyState { state, hint });
         }
-        self.record_assertion(word);
-        self.change = None;
-        if let Some(k) = self.replaced_by(now) {
-            self.fence(now, k);
+        if let Some(epoch) = self.replaced_by(now) {
+            self.fence(now, epoch);
             return Err(self.role_error("the witness names another primary: this site was replaced"));
         }
+        self.record_assertion(word);
+        self.change = None;
         let nonce = self.new_nonce();
         let above = Config { epoch: self.above_witness(now, self.k.epoch), ..self.k.clone() };
         let config = group::forced(&above, self.node, nonce, Some(self.site), vec![self.site]);

@@ -339,6 +339,7 @@ fn a_word_of_the_replaced_primary_does_not_bring_it_back() {
         pair.copies[A].end_of(drop)
     );
     assert!(matches!(role(&pair, A), Role::Fenced(_)));
+    assert_eq!(pair.status(A).forced_history, [], "what was refused is no decision");
 }
 
 /// A promotion by a word that accepts no loss.
