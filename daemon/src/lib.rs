@@ -11,6 +11,7 @@ mod crashsafe;
 pub mod disk;
 pub mod frontend;
 pub mod here;
+mod lock;
 pub mod peer;
 pub mod shard;
 pub mod telemetry;

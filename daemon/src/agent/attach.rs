@@ -7,9 +7,10 @@ use tidemark_core::types::VolumeId;
 use tokio::sync::OwnedMutexGuard;
 
 use super::volumes::failed;
-use super::{Agent, Open, fuse, lock};
+use super::{Agent, Open, fuse};
 use crate::control::{Attachment, EngineError, FrontendKind};
 use crate::frontend::kernel_nbd;
+use crate::lock::lock;
 
 /// How long a frontend is tried to be opened again after a restart, at least, and how often.
 const REATTACH_PATIENCE: Duration = Duration::from_secs(300);

@@ -7,7 +7,7 @@ use tidemark_core::format::witness::Cell;
 use tidemark_core::group::lease::{Ask, Holder, Terms};
 use tidemark_core::types::{Nanos, NodeId};
 
-use super::lock;
+use crate::lock::lock;
 use crate::shard::{Held, ShardHandle};
 use crate::witness::{Witness, random_nonce};
 

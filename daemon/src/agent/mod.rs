@@ -23,7 +23,7 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
 use tidemark_core::types::{BootId, GroupId, NodeId, SiteId, VolumeId, WallMs};
@@ -33,6 +33,7 @@ use crate::catalogue::{Bases, Catalogue, CatalogueError};
 use crate::config::{Config, HostPort, Name};
 use crate::control::{EngineError, FrontendKind};
 use crate::frontend::nbd::NbdMetrics;
+use crate::lock::lock;
 use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
 use crate::shard::ShardHandle;
 use crate::telemetry::DiskMetrics;
@@ -143,10 +144,6 @@ pub struct Parts {
     pub arbiter: Option<Arbiter>,
     /// The control runtime.
     pub runtime: tokio::runtime::Handle,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refused(error: CatalogueError) -> EngineError {

@@ -19,13 +19,14 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{oneshot, watch};
 
 use super::volumes::failed;
-use super::{Agent, Door, Open, lock};
+use super::{Agent, Door, Open};
 use crate::control::{EngineError, FrontendKind, Place};
 use crate::frontend::BlockTarget;
 use crate::frontend::hardening::lock_memory;
 use crate::frontend::kernel_nbd::{self, AttachError, AttachParams, DetachError, DriverError, KernelNbd, Timeouts};
 use crate::frontend::nbd::{ExportInfo, serve_transmission};
 use crate::here;
+use crate::lock::lock;
 
 /// How long requests wait for ever after a connection broke that was served.
 const PATIENT: Duration = Duration::from_secs(300);

@@ -6,9 +6,9 @@ use std::sync::Mutex;
 use tokio::sync::watch;
 
 use super::fuse::{Abort, FuseLoop};
-use super::lock;
 use super::nbd_device::NbdDevice;
 use crate::control::Place;
+use crate::lock::lock;
 
 /// An open frontend.
 pub(super) struct Open {

@@ -9,12 +9,13 @@ use tidemark_core::status::{LinkState, Role};
 use tidemark_core::types::{SiteId, VolumeId};
 
 use super::volumes::superblock_of;
-use super::{Agent, Peer, lock};
+use super::{Agent, Peer};
 use crate::catalogue::{Catalogue, PeerRecord};
 use crate::config::{Name, PeerConfig};
 use crate::control::{EngineError, NewPeer, PeerHealth, PeerInfo, PeerKey};
 use crate::disk::VolumeFiles;
 use crate::here;
+use crate::lock::lock;
 use crate::peer::control::{CallError, ControlAnswer, ControlHandler, NewReplica, create_replica, locate};
 use crate::peer::{
     Backoff, Heartbeats, OwnFiles, PeerAddress, PeerIdentity, PeerStream, PeerTrust, StreamAcceptor, StreamEnd, Tls,

@@ -13,11 +13,12 @@ use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::oneshot;
 
 use super::empty_base::EmptyBase;
-use super::{Agent, Entry, lock, refused, wall_now};
+use super::{Agent, Entry, refused, wall_now};
 use crate::catalogue::{Catalogue, VOLUME_FILE, VolumeEntry, VolumeRecord};
 use crate::config::{Name, PoolConfig};
 use crate::control::{EngineError, FrontendKind};
 use crate::disk::{FileOptions, NewBase, NewFiles, NewLog, VolumeFiles, files};
+use crate::lock::lock;
 use crate::peer::control::NewReplica;
 use crate::shard::OpenVolume;
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use super::ControlError;
 use super::connection::{Guarded, MAX_CONNECTIONS};
 use crate::config::TlsFiles;
+use crate::lock::lock;
 use crate::telemetry::AdminMetrics;
 
 /// A handshake that takes longer is ended: nobody holds a place by saying nothing.
@@ -69,7 +70,7 @@ impl TlsSource {
 
     /// For the next connection. Files that cannot be used leave what was there in force.
     pub fn config(&self) -> Arc<ServerConfig> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.current);
         let changed = changed(&self.files);
         if changed != current.changed {
             current.changed = changed;

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use super::identity::size_of;
 use super::uring::{Completion, VolumeKey};
 use super::{Error, room};
 use crate::crashsafe;
+use crate::lock::lock;
 
 /// Jobs handed to the worker; more wait on the ring's side.
 const QUEUE_MAX: usize = 64;
@@ -148,13 +149,13 @@ fn serve(shared: &Shared, inbox: &Receiver<Job>) {
 
 impl Shared {
     fn put_done(&self, completion: Completion) {
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = lock(&self.done);
         done.push(completion);
         self.ready.store(true, Ordering::Release);
     }
 
     fn take_done(&self) -> Vec<Completion> {
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = lock(&self.done);
         self.ready.store(false, Ordering::Release);
         std::mem::take(&mut done)
     }

@@ -18,8 +18,9 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use crate::lock::lock;
 use bytes::Bytes;
 use tidemark_core::floor::BATCH_BYTES;
 
@@ -96,14 +97,14 @@ struct Shelves {
 
 impl Shelves {
     fn take(&self, class: usize) -> Option<Block> {
-        self.classes[class].lock().unwrap_or_else(PoisonError::into_inner).pop()
+        lock(&self.classes[class]).pop()
     }
 
     fn give_back(&self, block: Block) {
         let Some(class) = class_of(block.capacity).filter(|class| class_bytes(*class) == block.capacity) else {
             return;
         };
-        let mut shelf = self.classes[class].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = lock(&self.classes[class]);
         if shelf.len() < cache_limit(class) {
             shelf.push(block);
         }
@@ -163,7 +164,7 @@ impl Pool {
 
     /// How many free blocks are kept, over all classes.
     pub fn cached_blocks(&self) -> usize {
-        self.shelves.classes.iter().map(|class| class.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.shelves.classes.iter().map(|class| lock(class).len()).sum()
     }
 }
 

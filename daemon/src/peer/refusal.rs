@@ -1,9 +1,10 @@
 //! Why the other end of a connection is refused, by name: for the log, for metrics, for the error that a person reads.
 
+use crate::lock::lock;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// At most one refusal per this time is logged: whoever knocks all day must not fill the disk. All are counted.
@@ -122,7 +123,7 @@ impl Refusals {
     }
 
     fn may_log(&self) -> bool {
-        let mut last = self.last_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last_logged);
         let now = Instant::now();
         let due = last.is_none_or(|last| now.duration_since(last) >= LOG_EVERY);
         if due {

@@ -5,8 +5,8 @@
 //! twice is harmless: both expect one revision, so the second meets the first one's value.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use tonic::{Code, Request, Status};
 
 use super::store::{Store, Stored, Swap, WitnessError, bounded, unavailable};
 use crate::config::{EtcdWitness, HostPort, Security, TlsFiles};
+use crate::lock::lock;
 
 /// The largest answer that is read: one cell with what etcd says about it, with room.
 const MAX_ANSWER_BYTES: usize = 16 * MAX_CELL_BYTES;
@@ -70,7 +71,7 @@ impl Etcd {
 
     /// The channels, made anew when the certificates have changed; ones that cannot be used leave the old channels in force.
     fn channels(&self) -> Vec<KvClient<Channel>> {
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connected = lock(&self.connected);
         let changed = changed(&self.security);
         if changed != connected.changed {
             connected.changed = changed;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tidemark_core::format::witness::{Cell, Content};
@@ -17,6 +17,7 @@ use tidemark_core::group::witness::{Found, Highest, Regression, Seen};
 
 use super::memory_file as format;
 use crate::crashsafe;
+use crate::lock::lock;
 
 /// Cells that are kept over a restart: each group's and each agent's of two full nodes. The one that changed longest ago goes first.
 pub(super) const MAX_CELLS: usize = 4096;
@@ -145,7 +146,7 @@ impl Memory {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 

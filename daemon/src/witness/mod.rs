@@ -16,7 +16,7 @@ mod memory_file;
 mod probe;
 mod store;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ pub use probe::{Probe, random_nonce};
 pub use store::{Store, Stored, Swap, WitnessError};
 
 use crate::config::{WitnessBackend, WitnessConfig};
+use crate::lock::lock;
 use crate::telemetry::WitnessMetrics;
 
 /// The end of a change.
@@ -86,7 +87,7 @@ impl Witness {
 
     /// Why the last call was in vain; `None`: it was answered, and the answer was believed.
     pub fn fault(&self) -> Option<String> {
-        locked(&self.fault).clone()
+        lock(&self.fault).clone()
     }
 
     /// What `cell` holds now.
@@ -190,7 +191,7 @@ impl Witness {
         let answer = tokio::time::timeout(self.timeout, call).await.unwrap_or_else(silent);
         let fault = answer.as_ref().err().map(WitnessError::kind);
         self.metrics.asked(self.store.backend(), verb, began.elapsed(), fault);
-        *locked(&self.fault) = answer.as_ref().err().map(ToString::to_string);
+        *lock(&self.fault) = answer.as_ref().err().map(ToString::to_string);
         answer
     }
 
@@ -216,7 +217,7 @@ impl Witness {
     }
 
     fn disbelieve(&self, error: &WitnessError) {
-        *locked(&self.fault) = Some(error.to_string());
+        *lock(&self.fault) = Some(error.to_string());
         self.metrics.disbelieved(self.store.backend(), error.kind());
         if let WitnessError::Regressed { cell, source } = error {
             self.memory.suspect(*cell, *source);
@@ -226,10 +227,6 @@ impl Witness {
     fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn decode(cell: Cell, stored: Stored) -> Result<Found, WitnessError> {
