@@ -183,8 +183,8 @@ impl Shard {
     }
 
     /// True when somebody waits for what a volume does next. Where nobody does, looking only takes the processor from others.
-    fn is_awaited(&self) -> bool {
-        let now = self.now();
+    fn is_awaited(&self, now: Instant) -> bool {
+        let now = self.at(now).unwrap_or_default();
         self.volumes.borrow().values().any(|volume| volume.is_awaited(now))
     }
 
@@ -204,7 +204,7 @@ impl Shard {
             self.ring.borrow_mut().submit()?;
             wind(alarm.as_mut(), wait);
             let began = Instant::now();
-            let limit = if self.is_awaited() { patience.limit() } else { Duration::ZERO };
+            let limit = if self.is_awaited(began) { patience.limit() } else { Duration::ZERO };
             if !self.look(began, limit, hurries).await {
                 self.asleep.set(true);
                 tokio::select! {
