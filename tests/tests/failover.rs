@@ -61,6 +61,18 @@ fn wait_until_whole(primary: &Site) -> Result<VolumeView> {
     primary.cli().wait_for(NAME, "two sites in S", PATIENCE, whole)
 }
 
+/// Block 1 was acknowledged by A alone, and A is gone; B, down before that, is still down.
+fn left_out(name: &str) -> Result<TwoSites> {
+    let mut sites = sites(name, Some(WITNESS))?;
+    create(&sites, "true")?;
+    let mut nbd = client(&sites.a.cli())?;
+    sites.b.kill();
+    let alone = write(&mut nbd, 1);
+    told(&sites, alone)?;
+    sites.a.kill();
+    Ok(sites)
+}
+
 fn told<T>(sites: &TwoSites, result: Result<T>) -> Result<T> {
     result.with_context(|| sites.logs())
 }
@@ -113,13 +125,7 @@ fn a_primary_without_its_peer_goes_on_once_the_witness_has_left_the_peer_out() -
 
 #[test]
 fn a_copy_that_was_left_out_takes_over_neither_by_itself_nor_when_asked_without_a_word() -> Result<()> {
-    let mut sites = sites("left-out", Some(WITNESS))?;
-    create(&sites, "true")?;
-    let mut nbd = client(&sites.a.cli())?;
-    sites.b.kill();
-    let alone = write(&mut nbd, 1);
-    told(&sites, alone)?;
-    sites.a.kill();
+    let mut sites = left_out("left-out")?;
     sites.b.start(&sites.stage)?;
     let refused = sites.b.cli().promote(NAME).expect_err("block 1 is not at B").to_string();
     ensure!(refused.contains("may lack what was acknowledged"), "{refused}");
@@ -131,13 +137,7 @@ fn a_copy_that_was_left_out_takes_over_neither_by_itself_nor_when_asked_without_
 
 #[test]
 fn a_copy_that_was_left_out_does_not_take_over_when_the_witness_was_wiped_since() -> Result<()> {
-    let mut sites = sites("wiped", Some(WITNESS))?;
-    create(&sites, "true")?;
-    let mut nbd = client(&sites.a.cli())?;
-    sites.b.kill();
-    let alone = write(&mut nbd, 1);
-    told(&sites, alone)?;
-    sites.a.kill();
+    let mut sites = left_out("wiped")?;
     let witness = sites.stage.dir().join("witness");
     std::fs::remove_dir_all(&witness)?;
     std::fs::create_dir(&witness)?;

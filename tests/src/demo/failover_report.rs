@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use crate::agents::{WitnessKind, WitnessPlan};
 use crate::ledger::Audit;
 
+use super::report::ms;
+
 /// A takeover has this much over the wait for the lease until the device serves.
 const TAKEOVER_MARGIN: Duration = Duration::from_secs(1);
 /// A planned switchover holds input and output for less than this.
@@ -173,10 +175,6 @@ impl FailoverReport {
         let rounds: Vec<Value> = self.trips.iter().map(Trip::json).collect();
         json!({ "seed": self.seed, "held": self.held(), "rounds": rounds })
     }
-}
-
-fn ms(span: Duration) -> u64 {
-    span.as_micros().div_ceil(1000) as u64
 }
 
 #[cfg(test)]

@@ -151,9 +151,7 @@ impl Options {
 /// # Errors
 /// When something is missing, or a round cannot be brought to its end; what did not hold is in the report instead.
 pub fn run(options: &Options) -> Result<Report> {
-    let host = Host::check(&options.frontend)?;
-    let seed = options.seed.unwrap_or_else(Dice::fresh_seed);
-    eprintln!("seed {seed}");
+    let (host, seed) = begin(options)?;
     let mut report = Report::new(seed);
     for number in 1..=options.rounds {
         for &mode in &options.mode {
@@ -176,9 +174,7 @@ pub fn run(options: &Options) -> Result<Report> {
 /// # Errors
 /// As [`run`].
 pub fn run_failover(options: &Options) -> Result<FailoverReport> {
-    let host = Host::check(&options.frontend)?;
-    let seed = options.seed.unwrap_or_else(Dice::fresh_seed);
-    eprintln!("seed {seed}");
+    let (host, seed) = begin(options)?;
     let mut report = FailoverReport { seed, trips: Vec::new() };
     for number in 1..=options.rounds {
         let dice = Dice::new(seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number)));
@@ -191,6 +187,14 @@ pub fn run_failover(options: &Options) -> Result<FailoverReport> {
         }
     }
     Ok(report)
+}
+
+/// What the host has, and the seed of all rounds.
+fn begin(options: &Options) -> Result<(Host, u64)> {
+    let host = Host::check(&options.frontend)?;
+    let seed = options.seed.unwrap_or_else(Dice::fresh_seed);
+    eprintln!("seed {seed}");
+    Ok((host, seed))
 }
 
 fn play(options: &Options, host: &Host, mode: Mode, number: u32, dice: Dice) -> Result<Outcome> {

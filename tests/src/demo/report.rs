@@ -133,7 +133,8 @@ impl Report {
     }
 }
 
-fn ms(span: Duration) -> u64 {
+/// Milliseconds, rounded up.
+pub(super) fn ms(span: Duration) -> u64 {
     span.as_micros().div_ceil(1000) as u64
 }
 

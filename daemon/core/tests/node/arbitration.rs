@@ -6,7 +6,7 @@ use tidemark_core::format::witness::{Cell, Content};
 use tidemark_core::group::arbitrated::Unfit;
 use tidemark_core::status::{CopyState, Role, SuspendReason};
 use tidemark_core::types::{GroupId, NodeId};
-use tidemark_core::verb::{PromotionClass, Verb, VerbError, VerbOk};
+use tidemark_core::verb::{Assertion, PromotionClass, Verb, VerbError, VerbOk};
 
 use crate::bench::{A, B, Fate, Pair, assertion, promote_anyway};
 use crate::witness::Way;
@@ -36,8 +36,13 @@ fn witnessed(auto_failover: bool) -> Pair {
     pair
 }
 
+/// A promotion, by a word or without one, that accepts no loss.
+fn promote(word: Option<Assertion>) -> Verb {
+    Verb::Promote { assert_peer_fenced: word, max_loss_bytes: None, max_loss_seconds: None, allow_unproven: false }
+}
+
 fn take_over() -> Verb {
-    Verb::Promote { assert_peer_fenced: None, max_loss_bytes: None, max_loss_seconds: None, allow_unproven: false }
+    promote(None)
 }
 
 fn is_answered(pair: &Pair, site: usize, id: tidemark_core::event::RequestId) -> bool {
@@ -342,16 +347,6 @@ fn a_word_of_the_replaced_primary_does_not_bring_it_back() {
     assert_eq!(pair.status(A).forced_history, [], "what was refused is no decision");
 }
 
-/// A promotion by a word that accepts no loss.
-fn promote_lossless() -> Verb {
-    Verb::Promote {
-        assert_peer_fenced: Some(assertion()),
-        max_loss_bytes: None,
-        max_loss_seconds: None,
-        allow_unproven: false,
-    }
-}
-
 #[test]
 fn a_copy_that_was_left_out_is_not_promoted_as_if_it_had_everything() {
     let mut pair = witnessed(false);
@@ -360,7 +355,7 @@ fn a_copy_that_was_left_out_is_not_promoted_as_if_it_had_everything() {
     let write = pair.write(A, 3, 7);
     assert!(is_answered(&pair, A, write));
     pair.kill(A);
-    let promote = pair.verb(B, promote_lossless());
+    let promote = pair.verb(B, promote(Some(assertion())));
     pair.pass(500);
     let end = pair.copies[B].end_of(promote);
     assert!(matches!(end, Some(Err(VerbError::LossTooLarge { .. } | VerbError::Unproven))), "{end:?}");
@@ -371,7 +366,7 @@ fn without_the_witness_nothing_proves_that_a_copy_was_not_left_out() {
     let mut pair = witnessed(false);
     pair.kill(A);
     pair.witness.way[B] = Way::Shut;
-    let promote = pair.verb(B, promote_lossless());
+    let promote = pair.verb(B, promote(Some(assertion())));
     pair.pass(4_000);
     assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::Unproven))));
 }
@@ -384,7 +379,7 @@ fn a_word_at_a_replaced_primary_needs_that_its_loss_is_accepted() {
     pair.write(B, 3, 7);
     pair.kill(B);
     pair.start(A);
-    let promote = pair.verb(A, promote_lossless());
+    let promote = pair.verb(A, promote(Some(assertion())));
     pair.pass(1_000);
     assert!(matches!(pair.copies[A].end_of(promote), Some(Err(VerbError::Unproven))), "{:?}", pair.status(A));
 }
@@ -496,7 +491,7 @@ fn a_word_at_a_primary_that_may_have_been_replaced_needs_that_its_loss_is_accept
     pair.witness.way[A] = Way::Shut;
     pair.pass(6_000);
     assert_eq!((role(&pair, A), role(&pair, B)), (LEASE_LOST, Role::Primary));
-    let promote = pair.verb(A, promote_lossless());
+    let promote = pair.verb(A, promote(Some(assertion())));
     pair.pass(4_000);
     assert!(matches!(pair.copies[A].end_of(promote), Some(Err(VerbError::Unproven))), "{:?}", pair.status(A));
 }
@@ -513,7 +508,7 @@ fn a_witness_that_forgot_the_volume_decides_nothing_about_it() {
     pair.kill(A);
     pair.pass(20_000);
     assert_eq!(role(&pair, B), Role::Secondary);
-    let promote = pair.verb(B, promote_lossless());
+    let promote = pair.verb(B, promote(Some(assertion())));
     pair.pass(4_000);
     assert!(matches!(pair.copies[B].end_of(promote), Some(Err(VerbError::Unproven))));
 }
