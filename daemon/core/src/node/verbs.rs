@@ -1,20 +1,17 @@
 //! Verbs: what an operator asks. Each ends by its deadline at the latest, whatever the peer does.
 
 use crate::config::{Config, Mode, Policy};
-use crate::event::{DiskOp, Output, VerbId};
-use crate::format::record::{Descriptor, Kind};
+use crate::event::{Output, VerbId};
 use crate::format::superblock::CopyFlag;
 use crate::group;
-use crate::log::Record;
 use crate::node::meta::{AfterK, AfterSuperblock};
 use crate::node::promotion::{Bounds, Loss};
 use crate::node::{Node, Stage};
-use crate::outbox::Route;
 use crate::ship::Message;
 use crate::ship::gate::Gate;
 use crate::ship::sender::Source;
 use crate::status::{Role, SuspendReason};
-use crate::types::{BLOCK, Lsn, Nanos, SECTOR, SiteId};
+use crate::types::{Lsn, Nanos, SiteId};
 use crate::verb::{Assertion, Verb, VerbError, VerbOk};
 
 /// A verb that waits for the peer or the disk ends after this time.
@@ -134,7 +131,7 @@ impl Node {
         VerbError::Role { role: self.role_name().into(), hint: hint.into() }
     }
 
-    fn need_primary(&self, hint: &str) -> Result<(), VerbError> {
+    pub(super) fn need_primary(&self, hint: &str) -> Result<(), VerbError> {
         if self.role == Role::Primary { Ok(()) } else { Err(self.role_error(hint)) }
     }
 
@@ -200,7 +197,7 @@ impl Node {
         self.finish_waiting(now, id);
     }
 
-    // ---- policy, peer, size -------------------------------------------------------------------------------------------
+    // ---- policy, peer -------------------------------------------------------------------------------------------------
 
     fn set_policy(&mut self, now: Nanos, id: VerbId, policy: Policy) -> Result<(), VerbError> {
         if self.k.primary != Some(self.site) {
@@ -282,84 +279,6 @@ impl Node {
         self.wait(now, id, DEADLINE_MS, Pending::Persisting);
         self.persist_k(now, config, AfterK::Adopted);
         Ok(())
-    }
-
-    fn resize(&mut self, now: Nanos, id: VerbId, size: u64) -> Result<(), VerbError> {
-        self.need_primary("a volume is resized at its primary")?;
-        if !size.is_multiple_of(SECTOR as u64) || size < self.size {
-            return Err(VerbError::Invalid("a volume can only grow, to a multiple of 512 bytes".into()));
-        }
-        if self.verbs.iter().any(|v| matches!(v.kind, Pending::Grow { .. } | Pending::Resized { .. })) {
-            let (state, hint) = ("being resized".into(), "wait until that is done".into());
-            return Err(VerbError::CopyState { state, hint });
-        }
-        if !self.size.is_multiple_of(BLOCK as u64) && self.base_size > self.size && size > self.size {
-            let why = "the volume ends inside a block of 4096 bytes that its device goes on behind: it cannot grow";
-            return Err(VerbError::Invalid(why.into()));
-        }
-        self.base_size = self.base_size.max(size);
-        if size == self.size {
-            self.finish_verb(now, id);
-            return Ok(());
-        }
-        let linked = self.link.as_ref().is_some_and(|l| l.hello.is_some());
-        match self.superblock.peer {
-            Some(site) if !linked => return Err(VerbError::PeerUnproven { site }),
-            Some(_) => {
-                self.wait(now, id, DEADLINE_MS, Pending::Grow { size });
-                self.send(Message::Grow { size });
-            }
-            None => self.log_resize(now, id, size),
-        }
-        Ok(())
-    }
-
-    fn log_resize(&mut self, now: Nanos, id: VerbId, size: u64) {
-        let descriptor = Descriptor { kind: Kind::Resize, flags: 0, blocks: 0, lba: size };
-        let resize = self.log.push(Record::new(descriptor, Default::default()));
-        // What a device holds behind the volume is not the volume's, and no other site has it.
-        let (first, end) = (self.size.div_ceil(BLOCK as u64), size.div_ceil(BLOCK as u64));
-        let lsn = self.push_zero_blocks(Kind::Zero, first, end).unwrap_or(resize);
-        self.log.want_durable(lsn);
-        self.wait(now, id, DEADLINE_MS, Pending::Resized { lsn });
-    }
-
-    pub(super) fn on_grow(&mut self, now: Nanos, size: u64) {
-        let shrinks = size < self.size && !self.needs_seed();
-        if self.leads() || shrinks || !size.is_multiple_of(SECTOR as u64) {
-            let size = self.base_size;
-            return self.send(Message::GrowAnswer { size });
-        }
-        self.grow_to = size;
-        self.out.disk(now, Route::Grow, DiskOp::Grow { size });
-    }
-
-    pub(super) fn on_grown(&mut self, now: Nanos, ok: bool) {
-        if ok {
-            self.base_size = self.base_size.max(self.grow_to);
-        }
-        self.grow_to = 0;
-        let size = self.base_size;
-        self.send(Message::GrowAnswer { size });
-        self.pump_receiver(now);
-    }
-
-    pub(super) fn on_grow_answer(&mut self, now: Nanos, size: u64) {
-        let (grows, rest) = std::mem::take(&mut self.verbs)
-            .into_iter()
-            .partition::<Vec<_>, _>(|v| matches!(v.kind, Pending::Grow { .. }));
-        self.verbs = rest;
-        for verb in grows {
-            match verb.kind {
-                Pending::Grow { size: wanted } if wanted <= size && self.role == Role::Primary => {
-                    self.log_resize(now, verb.id, wanted);
-                }
-                _ => {
-                    let error = VerbError::Invalid(format!("the peer's base image can only hold {size} bytes"));
-                    self.end_verb(verb.id, Err(error));
-                }
-            }
-        }
     }
 
     // ---- the others ---------------------------------------------------------------------------------------------------
