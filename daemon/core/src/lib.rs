@@ -6,6 +6,7 @@ pub mod event;
 pub mod floor;
 pub mod format;
 pub mod group;
+pub mod layout;
 pub mod log;
 pub mod node;
 pub mod outbox;
