@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use nix::fcntl::{Flock, FlockArg};
 use tidemark_core::group::lease::Terms;
+use tidemark_core::types::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -138,11 +139,11 @@ fn transport(
 }
 
 /// The witness of the configuration, not asked yet: an agent starts without it.
-fn arbiter(config: &Config, telemetry: &Telemetry) -> Result<Option<Arbiter>, WitnessError> {
+fn arbiter(config: &Config, node: NodeId, telemetry: &Telemetry) -> Result<Option<Arbiter>, WitnessError> {
     let Some(witness) = &config.witness else { return Ok(None) };
     let lease = witness.lease;
     let memory = Memory::load(config.state_dir.join("witness-seen"));
-    let witness = Arc::new(Witness::new(witness, memory, telemetry.witness.clone())?);
+    let witness = Arc::new(Witness::new(witness, node, memory, telemetry.witness.clone())?);
     let terms = Terms::new(lease.as_nanos() as u64);
     Ok(Some(Arbiter { witness, lease: LeaseBoard::new(terms) }))
 }
@@ -305,7 +306,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let telemetry = Arc::new(Telemetry::new());
     let own = PeerIdentity { site: identity.site, node: identity.node };
     let (transport, tls) = transport(&config, own, Arc::new(telemetry.peers.refusals()))?;
-    let arbiter = arbiter(&config, &telemetry)?;
+    let arbiter = arbiter(&config, identity.node, &telemetry)?;
     let shards = start_shards(&config.shards)?;
     let handles: Vec<_> = shards.iter().map(|s| s.handle.clone()).collect();
     let mut listeners = Listeners::bind(&config, handles.len()).await?;
@@ -332,7 +333,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         tokio::spawn(tls.watch_files());
     }
     if let Some(Arbiter { witness, .. }) = arbiter {
-        tokio::spawn(witness.pulse(identity.node));
+        tokio::spawn(witness.pulse());
         tokio::spawn(agent.keep_lease());
     }
     let pages = listeners.pages.take();

@@ -130,7 +130,7 @@ mod tests {
 
     fn witness(dir: &tempfile::TempDir) -> Arc<Witness> {
         let store = Box::new(FileStore::new(dir.path().to_owned()));
-        Arc::new(Witness::over(store, TIMEOUT, WitnessMetrics::default()))
+        Arc::new(Witness::over(store, NODE, TIMEOUT, WitnessMetrics::default()))
     }
 
     async fn held_by(board: &LeaseBoard, wanted: impl Fn(u64) -> bool) -> (u64, Duration) {

@@ -10,6 +10,7 @@ mod check;
 pub mod identity;
 mod name;
 mod nearest;
+mod s3;
 mod section;
 pub mod units;
 mod value;
@@ -23,6 +24,7 @@ use tidemark_core::group::lease::Terms;
 use tidemark_core::types::{NodeId, SiteId};
 
 pub use name::{Name, NameError};
+pub use s3::{S3Endpoint, S3Witness};
 pub use section::Problem;
 pub use value::HostPort;
 
@@ -185,6 +187,8 @@ pub enum WitnessBackend {
     },
     /// etcd.
     Etcd(EtcdWitness),
+    /// An object store.
+    S3(S3Witness),
 }
 
 /// A witness in etcd.

@@ -111,6 +111,7 @@ fn witness(mut section: Section<'_>) -> Option<WitnessConfig> {
     let backend = match section.need("backend") {
         Some(BackendKind::File) => section.need("path").map(|path| WitnessBackend::File { path }),
         Some(BackendKind::Etcd) => etcd(&mut section).map(WitnessBackend::Etcd),
+        Some(BackendKind::S3) => s3::read(&mut section).map(WitnessBackend::S3),
         None => return None, // which keys belong here depends on it
     };
     section.finish();

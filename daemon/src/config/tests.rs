@@ -48,7 +48,7 @@ fn the_sample_file_is_a_good_configuration() {
 }
 
 #[test]
-fn a_witness_is_etcd_or_a_directory_with_the_keys_of_just_that() {
+fn a_witness_is_etcd_an_object_store_or_a_directory_with_the_keys_of_just_that() {
     let etcd = "[witness]\nbackend = \"etcd\"\nendpoints = [\"w1:2379\", \"[fd00::1]:2379\"]\ninsecure = true\n";
     let Some(WitnessConfig { backend: WitnessBackend::Etcd(read), timeout, lease }) = minimal("", etcd).witness else {
         panic!("no etcd")
@@ -57,10 +57,16 @@ fn a_witness_is_etcd_or_a_directory_with_the_keys_of_just_that() {
     assert_eq!((timeout, lease), (Duration::from_secs(3), Duration::from_secs(10)));
     let file = minimal("", "[witness]\nbackend = \"file\"\npath = \"/w\"\n").witness;
     assert_eq!(file.map(|witness| witness.backend), Some(WitnessBackend::File { path: "/w".into() }));
+    let s3 = "[witness]\nbackend = \"s3\"\nendpoint = \"https://s:7070\"\nbucket = \"w\"\n";
+    let Some(WitnessConfig { backend: WitnessBackend::S3(s3), .. }) = minimal("", s3).witness else { panic!("no s3") };
+    assert_eq!((s3.bucket.as_str(), s3.prefix.as_str(), s3.region.as_str()), ("w", "/tidemark/", "us-east-1"));
+    assert!(s3.path_style && s3.credentials.is_none() && s3.ca.is_none());
+    let at_amazon = minimal("", "[witness]\nbackend = \"s3\"\nbucket = \"w\"\n").witness.unwrap().backend;
+    assert!(matches!(at_amazon, WitnessBackend::S3(S3Witness { endpoint: None, path_style: false, .. })));
     assert_eq!(minimal("", "").witness, None);
     for (more, wanted) in [
         ("path = \"/w\"", "witness.backend is missing"),
-        ("backend = \"zookeeper\"", "allowed is \"etcd\" or \"file\""),
+        ("backend = \"zookeeper\"", "allowed is \"etcd\", \"s3\" or \"file\""),
         ("backend = \"file\"\npath = \"w\"", "allowed is an absolute path"),
         ("backend = \"file\"\npath = \"/w\"\nprefix = \"/x\"", "unknown key witness.prefix"),
         ("backend = \"etcd\"\ninsecure = true", "witness.endpoints is missing"),
@@ -70,6 +76,11 @@ fn a_witness_is_etcd_or_a_directory_with_the_keys_of_just_that() {
         ("backend = \"etcd\"\nendpoints = [\"w:1\"]", "witness.tls is missing"),
         ("backend = \"etcd\"\nendpoint = [\"w:1\"]\ninsecure = true", "did you mean witness.endpoints?"),
         ("backend = \"etcd\"\nendpoints = [\"w:1\"]\ninsecure = true\nprefix = \"a b\"", "letters, digits"),
+        ("backend = \"s3\"", "witness.bucket is missing"),
+        ("backend = \"s3\"\nbucket = \"w\"\nendpoint = \"s:1\"", "https://host:port"),
+        ("backend = \"s3\"\nbucket = \"w\"\nendpoint = \"http://s:1\"", "needs the explicit insecure = true"),
+        ("backend = \"s3\"\nbucket = \"w\"\ninsecure = true", "contradicts an endpoint with TLS"),
+        ("backend = \"s3\"\nbucket = \"w\"\nsecret_key = \"x\"", "unknown key witness.secret_key"),
         ("backend = \"file\"\npath = \"/w\"\ntimeout = \"1ms\"", "must be from 100ms to 1m"),
         ("backend = \"file\"\npath = \"/w\"\nlease = \"900ms\"", "witness.lease: must be from 1s to 10m"),
         ("backend = \"file\"\npath = \"/w\"\nlease = \"11m\"", "witness.lease: must be from 1s to 10m"),

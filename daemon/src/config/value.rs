@@ -8,7 +8,7 @@ use tidemark_core::types::{NodeId, SiteId};
 use toml::Value;
 
 use super::units;
-use super::{LogFormat, Name};
+use super::{LogFormat, Name, S3Endpoint};
 
 /// A value of the file as a type.
 pub(super) trait FromValue: Sized {
@@ -67,6 +67,7 @@ pub(super) struct Listen(pub Option<SocketAddr>);
 pub(super) enum BackendKind {
     Etcd,
     File,
+    S3,
 }
 
 /// Begins keys of others' stores: printable, without blanks.
@@ -119,6 +120,7 @@ from_text!(NodeId, "a UUID that is not nil", |text| NodeId::parse(text).filter(|
 from_text!(PathBuf, "an absolute path", |text| Some(PathBuf::from(text)).filter(|path| path.is_absolute()));
 from_text!(SocketAddr, "address:port, such as 0.0.0.0:9740 or [::]:9740", |text| text.parse().ok());
 from_text!(HostPort, HostPort::SYNTAX, HostPort::parse);
+from_text!(S3Endpoint, S3Endpoint::SYNTAX, S3Endpoint::parse);
 from_text!(Duration, units::DURATION_SYNTAX, units::duration);
 from_text!(SocketMode, "octal mode bits as a text, such as \"0600\" or \"0660\"", |text| {
     u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).map(SocketMode)
@@ -134,9 +136,10 @@ from_text!(LogFormat, "\"text\" or \"json\"", |text| match text {
     _ => None,
 });
 
-from_text!(BackendKind, "\"etcd\" or \"file\"", |text| match text {
+from_text!(BackendKind, "\"etcd\", \"s3\" or \"file\"", |text| match text {
     "etcd" => Some(BackendKind::Etcd),
     "file" => Some(BackendKind::File),
+    "s3" => Some(BackendKind::S3),
     _ => None,
 });
 from_text!(KeyPrefix, "1 to 128 letters, digits, '/', '-', '_', '.' or ':'", |text| {

@@ -20,7 +20,7 @@ use tidemark_proto::etcd::{
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 
-use super::store::{Store, Stored, Swap, WitnessError, bounded, unavailable};
+use super::store::{Store, Stored, Swap, WitnessError, bounded, causes, unavailable};
 use crate::config::{EtcdWitness, HostPort, Security, TlsFiles};
 use crate::lock::lock;
 
@@ -210,17 +210,6 @@ fn is_refusal(status: &Status) -> bool {
         Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::Unimplemented => true,
         _ => refuses_tls(status),
     }
-}
-
-fn causes<'a>(status: &'a Status) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    const MAX_CAUSES: usize = 16;
-    let first: &(dyn std::error::Error + 'static) = status;
-    std::iter::successors(Some(first), |error| {
-        // An input/output error shows the error that it wraps to those who ask for it alone.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        wrapped.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source())
-    })
-    .take(MAX_CAUSES)
 }
 
 /// True when one side does not accept the other's certificate, or speaks no TLS.

@@ -8,12 +8,16 @@
 //! - `Committed` is answered only when the value was durable in the cell; `Conflict` only when it is not there and never will be.
 //! - A value lower than one that this agent saw before its call began is never answered, but [`WitnessError::Regressed`].
 //! - Every call ends within twice the configured time, and as much again where the own disk does not keep up with what was seen.
+//!   The first change of a kind of store that has to prove itself takes three times more.
+//! - A store that was seen to ignore the condition of a change is asked for no change, but of the cell that it is tried with.
 
 mod etcd;
 mod file;
 mod memory;
 mod memory_file;
 mod probe;
+#[cfg(feature = "s3")]
+mod s3;
 mod store;
 
 use std::sync::Mutex;
@@ -23,16 +27,21 @@ use bytes::Bytes;
 use tidemark_core::event::{CellChange, Question, WitnessAnswer};
 use tidemark_core::format::witness::{self as format, Cell, Content};
 use tidemark_core::group::witness::{Found, Highest, Revision};
+use tidemark_core::types::NodeId;
 
 pub use etcd::Etcd;
 pub use file::FileStore;
 pub use memory::Memory;
 pub use probe::{Probe, random_nonce};
+#[cfg(feature = "s3")]
+pub use s3::S3;
 pub use store::{Store, Stored, Swap, WitnessError};
 
 use crate::config::{WitnessBackend, WitnessConfig};
 use crate::lock::lock;
 use crate::telemetry::WitnessMetrics;
+
+use probe::Proof;
 
 /// The end of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,26 +62,39 @@ pub struct Witness {
     memory: Memory,
     /// Why the last call was in vain.
     fault: Mutex<Option<String>>,
+    /// Whether the store looks at the condition of a change.
+    proof: Proof,
 }
 
 impl Witness {
-    /// The witness of `config`, of which `memory` is what was seen. Nothing is asked yet: an agent starts without its witness.
+    /// The witness of `config` for the agent at `node`, of which `memory` is what was seen. Nothing is asked yet: an agent starts
+    /// without its witness.
     ///
     /// # Errors
     /// [`WitnessError::Refused`] when the configuration's files cannot be used.
-    pub fn new(config: &WitnessConfig, memory: Memory, metrics: WitnessMetrics) -> Result<Self, WitnessError> {
+    pub fn new(
+        config: &WitnessConfig,
+        node: NodeId,
+        memory: Memory,
+        metrics: WitnessMetrics,
+    ) -> Result<Self, WitnessError> {
         let store: Box<dyn Store> = match &config.backend {
             WitnessBackend::File { path } => Box::new(FileStore::new(path.clone())),
             WitnessBackend::Etcd(etcd) => Box::new(Etcd::new(etcd)?),
+            #[cfg(feature = "s3")]
+            WitnessBackend::S3(s3) => Box::new(S3::new(s3)?),
+            #[cfg(not(feature = "s3"))]
+            WitnessBackend::S3(_) => return Err(WitnessError::Refused("this agent was built without s3".to_owned())),
         };
-        Ok(Self { memory, ..Self::over(store, config.timeout, metrics) })
+        Ok(Self { memory, ..Self::over(store, node, config.timeout, metrics) })
     }
 
-    /// A witness over a store of which nothing was seen and nothing is kept; `timeout` bounds each call to it.
-    pub fn over(store: Box<dyn Store>, timeout: Duration, metrics: WitnessMetrics) -> Self {
+    /// A witness over a store of which nothing was seen and nothing is kept, for the agent at `node`; `timeout` bounds each call.
+    pub fn over(store: Box<dyn Store>, node: NodeId, timeout: Duration, metrics: WitnessMetrics) -> Self {
         metrics.begin(store.backend());
         let fault = Mutex::new(Some("it was not asked yet".to_owned()));
-        Self { store, timeout, metrics, memory: Memory::default(), fault }
+        let proof = Proof::new(node, !store.has_to_prove_itself());
+        Self { store, timeout, metrics, memory: Memory::default(), fault, proof }
     }
 
     /// What kind of witness it is: a word.
@@ -85,9 +107,9 @@ impl Witness {
         self.store.place()
     }
 
-    /// Why the last call was in vain; `None`: it was answered, and the answer was believed.
+    /// Why the last call was in vain, or why the store is no arbiter; `None`: it was answered, and the answer was believed.
     pub fn fault(&self) -> Option<String> {
-        lock(&self.fault).clone()
+        self.proof.failed().or_else(|| lock(&self.fault).clone())
     }
 
     /// What `cell` holds now.
@@ -108,6 +130,17 @@ impl Witness {
     /// [`WitnessError`]. After [`WitnessError::Unavailable`] the change may have happened or happen yet: read again, and take the
     /// own value there for committed.
     pub async fn cas(
+        &self,
+        cell: Cell,
+        expected: Option<&Revision>,
+        content: &Content,
+    ) -> Result<Outcome, WitnessError> {
+        self.must_be_proven().await?;
+        self.change(cell, expected, content).await
+    }
+
+    /// As [`Self::cas`], also of a store that is still to be tried.
+    async fn change(
         &self,
         cell: Cell,
         expected: Option<&Revision>,

@@ -3,6 +3,7 @@
 //! A back-end is thin. It knows no K, no lease and no time but the deadline that it is given; [`super::Witness`] decides what an
 //! unclear outcome means, and what a value says.
 
+use std::error::Error;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -39,6 +40,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Where it is, for people.
     fn place(&self) -> String;
+
+    /// True when the kind alone does not say that the condition of a change is kept: it is tried before anything is changed.
+    fn has_to_prove_itself(&self) -> bool {
+        false
+    }
 
     /// The newest value of `cell`; `None`: it does not exist.
     ///
@@ -108,6 +114,17 @@ pub(super) fn bounded(value: &Bytes) -> Result<(), WitnessError> {
         return Ok(());
     }
     Err(WitnessError::Refused(format!("{} bytes are more than a cell holds ({MAX_CELL_BYTES})", value.len())))
+}
+
+/// `error` and what lies below it, the outermost first.
+pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    const MAX_CAUSES: usize = 16;
+    std::iter::successors(Some(error), |&error| {
+        // An input/output error shows the error that it wraps to those who ask for it alone.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
+    })
+    .take(MAX_CAUSES)
 }
 
 /// An unavailability because of `error`.

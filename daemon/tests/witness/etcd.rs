@@ -36,7 +36,7 @@ pub async fn start() -> Server {
     server
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
@@ -175,7 +175,7 @@ async fn a_change_without_any_answer_is_unavailable_and_found_once_the_network_i
     let network = Network::to(server.client).await;
     let store = server.over(vec![address(network.port)]);
     let metrics = tidemark_agent::telemetry::WitnessMetrics::default();
-    let witness = tidemark_agent::witness::Witness::over(store, Duration::from_secs(1), metrics);
+    let witness = tidemark_agent::witness::Witness::over(store, NodeId([6; 16]), Duration::from_secs(1), metrics);
     witness.read(CELL).await.unwrap();
     network.mute(true);
     let (history, began) = (History::default(), Instant::now());
@@ -198,7 +198,8 @@ async fn members_that_are_dead_or_silent_are_passed_over() {
     silent.mute(true);
     let endpoints = vec![address(free_port()), address(silent.port), server.address()];
     let metrics = tidemark_agent::telemetry::WitnessMetrics::default();
-    let witness = tidemark_agent::witness::Witness::over(server.over(endpoints), Duration::from_secs(6), metrics);
+    let (store, node) = (server.over(endpoints), NodeId([6; 16]));
+    let witness = tidemark_agent::witness::Witness::over(store, node, Duration::from_secs(6), metrics);
     for _ in 0..3 {
         witness.probe(NodeId([5; 16])).await.unwrap();
     }

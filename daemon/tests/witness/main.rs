@@ -1,4 +1,4 @@
-//! What every witness promises, shown on each kind: a directory, and a real etcd that the tests start.
+//! What every witness promises, shown on each kind: a directory, and a real etcd and a real object store that the tests start.
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod certificates;
@@ -7,11 +7,16 @@ mod file;
 mod history;
 mod network;
 mod promises;
+#[cfg(feature = "s3")]
+mod s3;
+#[cfg(feature = "s3")]
+mod untrue;
 
 use std::time::Duration;
 
 use tidemark_agent::telemetry::WitnessMetrics;
-use tidemark_agent::witness::{Store, Witness};
+use tidemark_agent::witness::{Store, Witness, random_nonce};
+use tidemark_core::types::NodeId;
 
 /// Of one call: far more than any takes here, so that a busy machine is not taken for a lost witness.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,8 +38,9 @@ trait Backend {
     }
 }
 
+/// Another agent's.
 fn over(store: Box<dyn Store>) -> Witness {
-    Witness::over(store, TIMEOUT, WitnessMetrics::default())
+    Witness::over(store, NodeId(random_nonce().unwrap().0), TIMEOUT, WitnessMetrics::default())
 }
 
 /// Every promise on one kind of witness.
@@ -68,4 +74,6 @@ mod promise {
         };
     }
     all_of! { file etcd }
+    #[cfg(feature = "s3")]
+    all_of! { s3 }
 }

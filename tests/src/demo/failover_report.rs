@@ -100,6 +100,7 @@ impl Trip {
         match self.witness.kind {
             WitnessKind::File => "file",
             WitnessKind::Etcd => "etcd",
+            WitnessKind::S3 => "s3",
         }
     }
 
