@@ -4,6 +4,7 @@ mod arbitration;
 mod base;
 mod bench;
 mod full;
+mod matrix;
 mod regress;
 mod reseed;
 mod sealing;
