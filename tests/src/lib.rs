@@ -8,6 +8,7 @@ pub mod devices;
 pub mod dice;
 pub mod kernel;
 pub mod ledger;
+pub mod netns;
 pub mod process;
 pub mod proxy;
 pub mod sim;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{devices, process};
+use crate::{devices, netns, process};
 
 /// File in the stage's directory with one line `PID START` for each process.
 const PIDS: &str = "pids";
@@ -131,6 +131,7 @@ pub fn sweep(dir: &Path) -> Result<()> {
     // again below.
     let _ = devices::end_kernel_devices(dir);
     wait_gone(&killed, Duration::from_secs(10));
+    netns::take_down(dir);
     devices::take_down(dir)
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Result, bail};
 
+use crate::netns::Place;
 use crate::proxy::{Proxy, Weather};
 
 /// The control port of every site; data ports follow it.
@@ -24,6 +25,11 @@ pub(super) fn three(shards: u16) -> Result<[SocketAddr; 3]> {
         }
     }
     bail!("found no free loopback addresses in {MAX_TRIES} tries")
+}
+
+/// In a network of their own: site A, site B, and what no link uses.
+pub(super) fn of_places() -> [SocketAddr; 3] {
+    Place::ALL.map(|place| SocketAddr::new(place.ip(), CONTROL_PORT))
 }
 
 /// Networks of 256 addresses from 127.16.0.0 to 127.255.255.255.

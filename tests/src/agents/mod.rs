@@ -12,8 +12,9 @@ mod witness;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
+use crate::netns::{Net, Place};
 use crate::proxy::Weather;
 use crate::stage::Stage;
 
@@ -43,6 +44,8 @@ pub struct Plan {
     pub on_volatile_disks: bool,
     /// The arbiter between the sites.
     pub witness: Option<WitnessPlan>,
+    /// The sites, and a witness that is a server, have a network of their own, with a namespace each.
+    pub in_namespaces: bool,
     /// More lines for the agents' configuration files, as whole sections.
     pub config: String,
 }
@@ -57,6 +60,7 @@ impl Default for Plan {
             link_seed: None,
             on_volatile_disks: false,
             witness: None,
+            in_namespaces: false,
             config: String::new(),
         }
     }
@@ -72,7 +76,8 @@ pub struct TwoSites {
     /// The other one.
     pub b: Site,
     link: Option<Route>,
-    _witness: Option<Witness>,
+    net: Option<Net>,
+    witness: Option<Witness>,
     /// Where all of it lies.
     pub stage: Stage,
 }
@@ -84,12 +89,17 @@ impl TwoSites {
     /// When the binaries are not built, or one of them fails.
     pub fn new(plan: &Plan) -> Result<Self> {
         let (stage, programs) = (Stage::new(&plan.name)?, Programs::find()?);
-        let witness = plan.witness.map(|plan| Witness::start(&stage, plan)).transpose()?;
+        let net = plan.in_namespaces.then(|| Net::new(stage.dir())).transpose()?;
+        let witness = plan.witness.map(|plan| Witness::start(&stage, net.as_ref(), plan)).transpose()?;
         let config = witness.as_ref().map_or("", Witness::section).to_owned() + &plan.config;
         let plan = &Plan { config, ..plan.clone() };
-        let [address_a, address_b, address_link] = address::three(plan.shards)?;
-        let a = Site::new(&stage, &programs, ("a", address_a), plan)?;
-        let b = Site::new(&stage, &programs, ("b", address_b), plan)?;
+        let [address_a, address_b, address_link] = match &net {
+            Some(_) => address::of_places(),
+            None => address::three(plan.shards)?,
+        };
+        let at = |place| net.clone().map(|net| (net, place));
+        let a = Site::new(&stage, &programs, ("a", address_a), plan, at(Place::A))?;
+        let b = Site::new(&stage, &programs, ("b", address_b), plan, at(Place::B))?;
         // Only A dials: its way to B leads over the proxy.
         let link = plan.link_seed.map(|seed| Route::new(address_link, b.address(), plan.shards, seed)).transpose()?;
         let to_b = link.as_ref().map_or(b.address(), Route::address);
@@ -97,7 +107,7 @@ impl TwoSites {
         b.issue_certificates(&[address_b.ip(), address_link.ip()])?;
         a.write_config(&b, to_b)?;
         b.write_config(&a, address_a)?;
-        Ok(Self { a, b, link, _witness: witness, stage })
+        Ok(Self { a, b, link, net, witness, stage })
     }
 
     /// Starts both agents and waits until each answers.
@@ -107,6 +117,22 @@ impl TwoSites {
     pub fn start(&mut self) -> Result<()> {
         self.a.start(&self.stage)?;
         self.b.start(&self.stage)
+    }
+
+    /// The network of the sites and their witness.
+    ///
+    /// # Panics
+    /// When the plan has none.
+    pub fn net(&self) -> &Net {
+        self.net.as_ref().expect("the plan has in_namespaces")
+    }
+
+    /// The witness has forgotten everything; for an etcd.
+    ///
+    /// # Errors
+    /// When it does not start again.
+    pub fn wipe_witness(&mut self) -> Result<()> {
+        self.witness.as_mut().context("the plan has no witness")?.wipe(&self.stage)
     }
 
     /// Whether there is a link that can be changed and cut.

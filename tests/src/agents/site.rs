@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
+use crate::netns::{Net, Place};
 use crate::process;
 use crate::stage::Stage;
 use crate::volatile::VolatileProgram;
@@ -32,6 +33,8 @@ pub struct Site {
     address: SocketAddr,
     programs: Programs,
     plan: Plan,
+    /// Where its agent runs, when not in the host's own network.
+    place: Option<(Net, Place)>,
     child: Option<Child>,
     disk: Option<VolatileProgram>,
 }
@@ -42,13 +45,14 @@ impl Site {
         programs: &Programs,
         (name, address): (&'static str, SocketAddr),
         plan: &Plan,
+        place: Option<(Net, Place)>,
     ) -> Result<Self> {
         let dir = stage.subdir(name)?;
         // Beside the site's directory: what is mounted below that belongs to the agent.
         let disk_dir = stage.dir().join(format!("{name}-disk"));
         let disk = plan.on_volatile_disks.then(|| VolatileProgram::start(stage, &disk_dir)).transpose()?;
         let pool = disk.as_ref().map_or_else(|| dir.join("pool"), |disk| disk.path().join("pool"));
-        Ok(Self { name, dir, pool, address, programs: programs.clone(), plan: plan.clone(), child: None, disk })
+        Ok(Self { name, dir, pool, address, programs: programs.clone(), plan: plan.clone(), place, child: None, disk })
     }
 
     /// The volatile disk under its pool.
@@ -204,7 +208,10 @@ impl Site {
     pub fn start(&mut self, stage: &Stage) -> Result<()> {
         ensure!(self.child.is_none(), "agent {} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = Command::new(&self.programs.agent);
+        let mut command = match &self.place {
+            Some((net, place)) => net.command(*place, &self.programs.agent),
+            None => Command::new(&self.programs.agent),
+        };
         command.arg("--config").arg(self.config_path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(stage.spawn(&mut command)?);
         self.wait_ready(START_PATIENCE)

@@ -1,13 +1,14 @@
 //! The witness of two sites: a directory, or an etcd or an object store of their own.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::netns::{Net, Place};
 use crate::process;
 use crate::stage::Stage;
 
@@ -48,17 +49,30 @@ impl WitnessPlan {
 pub struct Witness {
     section: String,
     server: Option<Child>,
+    etcd: Option<Etcd>,
+}
+
+/// One member, and where it runs.
+#[derive(Clone, Debug)]
+struct Etcd {
+    dir: PathBuf,
+    net: Option<Net>,
+    client: u16,
+    peer: u16,
 }
 
 impl Witness {
-    pub(super) fn start(stage: &Stage, plan: WitnessPlan) -> Result<Self> {
+    pub(super) fn start(stage: &Stage, net: Option<&Net>, plan: WitnessPlan) -> Result<Self> {
+        let etcd = (plan.kind == WitnessKind::Etcd).then(|| Etcd::new(stage, net)).transpose()?;
         let (place, server) = match plan.kind {
             WitnessKind::File => {
                 (format!("backend = \"file\"\npath = \"{}\"", stage.subdir("witness")?.display()), None)
             }
             WitnessKind::Etcd => {
-                let (address, child) = start_etcd(stage)?;
-                (format!("backend = \"etcd\"\nendpoints = [\"{address}\"]\ninsecure = true"), Some(child))
+                let etcd = etcd.as_ref().context("made above")?;
+                let endpoint = format!("{}:{}", etcd.ip(), etcd.client);
+                let place = format!("backend = \"etcd\"\nendpoints = [\"{endpoint}\"]\ninsecure = true");
+                (place, Some(etcd.start(stage)?))
             }
             WitnessKind::S3 => {
                 let (place, child) = start_s3(stage)?;
@@ -67,7 +81,24 @@ impl Witness {
         };
         let (lease, timeout) = (plan.lease.as_millis(), (plan.lease / CALLS_PER_LEASE).as_millis());
         let section = format!("[witness]\n{place}\nlease = \"{lease}ms\"\ntimeout = \"{timeout}ms\"\n");
-        Ok(Self { section, server })
+        Ok(Self { section, server, etcd })
+    }
+
+    /// It has forgotten everything, as one that was set up anew.
+    pub(super) fn wipe(&mut self, stage: &Stage) -> Result<()> {
+        let etcd = self.etcd.clone().context("only an etcd is wiped")?;
+        self.stop();
+        fs::remove_dir_all(etcd.dir.join("data"))?;
+        self.server = Some(etcd.start(stage)?);
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.server.take() {
+            process::kill_tree(child.id() as i32);
+            // It was killed: how it ended is known.
+            let _ = child.wait();
+        }
     }
 
     /// The section of an agent's configuration that names it.
@@ -78,28 +109,38 @@ impl Witness {
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        if let Some(mut child) = self.server.take() {
-            process::kill_tree(child.id() as i32);
-            // It was killed: how it ended is known.
-            let _ = child.wait();
-        }
+        self.stop();
     }
 }
 
-fn start_etcd(stage: &Stage) -> Result<(String, Child)> {
-    let dir = stage.subdir("etcd")?;
-    let (client, peer) = (free_port()?, free_port()?);
-    let url = |port: u16| format!("http://127.0.0.1:{port}");
-    let log = File::create(dir.join("log"))?;
-    let mut command = Command::new("etcd");
-    command.args(["--name", "w", "--log-level", "error", "--data-dir"]).arg(dir.join("data"));
-    command.args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)]);
-    command.args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)]);
-    command.arg("--initial-cluster").arg(format!("w={}", url(peer)));
-    let child = stage.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log));
-    let child = child.context("the package etcd-server is needed")?;
-    until_it_listens(&dir, client)?;
-    Ok((format!("127.0.0.1:{client}"), child))
+impl Etcd {
+    fn new(stage: &Stage, net: Option<&Net>) -> Result<Self> {
+        let (dir, client, peer) = (stage.subdir("etcd")?, free_port()?, free_port()?);
+        Ok(Self { dir, net: net.cloned(), client, peer })
+    }
+
+    fn ip(&self) -> IpAddr {
+        self.net.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |_| Place::W.ip())
+    }
+
+    fn start(&self, stage: &Stage) -> Result<Child> {
+        let net = self.net.as_ref();
+        let (client, peer) = (self.url(self.client), self.url(self.peer));
+        let log = File::create(self.dir.join("log"))?;
+        let mut command = net.map_or_else(|| Command::new("etcd"), |net| net.command(Place::W, "etcd"));
+        command.args(["--name", "w", "--log-level", "error", "--data-dir"]).arg(self.dir.join("data"));
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.arg("--initial-cluster").arg(format!("w={peer}"));
+        let child = stage.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log));
+        let child = child.context("the package etcd-server is needed")?;
+        until_it_listens(&self.dir, net, self.client)?;
+        Ok(child)
+    }
+
+    fn url(&self, port: u16) -> String {
+        format!("http://{}:{port}", self.ip())
+    }
 }
 
 /// What an agent's configuration says of it, and the server.
@@ -115,14 +156,18 @@ fn start_s3(stage: &Stage) -> Result<(String, Child)> {
     let log = File::create(dir.join("log"))?;
     let child = stage.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log));
     let child = child.context("versitygw is needed: hack/setup --test installs it")?;
-    until_it_listens(&dir, port)?;
+    until_it_listens(&dir, None, port)?;
     let place = format!("endpoint = \"http://127.0.0.1:{port}\"\nbucket = \"cells\"\ninsecure = true");
     Ok((format!("backend = \"s3\"\n{place}\ncredentials = \"{}\"", credentials.display()), child))
 }
 
-fn until_it_listens(dir: &Path, port: u16) -> Result<()> {
+fn until_it_listens(dir: &Path, net: Option<&Net>, port: u16) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+    let listens = || match net {
+        Some(net) => net.listens(Place::W, port),
+        None => TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(),
+    };
+    while !listens() {
         ensure!(Instant::now() < deadline, "the witness does not listen:\n{}", process::tail(&dir.join("log")));
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -42,7 +42,7 @@ const FOOT: &str = "
 - Row 21: the model has A leave such a copy out. Here A stays its peer and sends it again what it lost; it stays in S, so that flushes wait until it has that, or is lost (21b).
 
 Rows 19 (one node of several at the primary's site is dead) and 20 (one of several at the other) need several agents at a site: not built. Rows 13 and 16 with `soloLease`, and
-`onPeerLoss=continue`, neither.
+`onPeerLoss=continue`, neither. `tests/tests/rows` does the same with real agents, a real witness, and networks that are cut.
 ";
 
 pub fn text(seen: &[(&Row, Seen)]) -> String {
