@@ -99,7 +99,8 @@ fn change(
 ) -> Config {
     let matters = primary != k.primary || sites != k.sites || mode != k.mode;
     let since = if matters { Since { epoch, nonce } } else { k.since };
-    let base = if primary != k.primary { k.since } else { k.base };
+    // A demotion decides for nobody: what the demoted primary's own promotion was judged on is still what counts.
+    let base = if primary.is_some() && primary != k.primary { k.since } else { k.base };
     Config { epoch, nonce, proposer: node, since, base, primary, leader: node, sites, mode, ..k.clone() }
 }
 
@@ -163,10 +164,13 @@ impl Acceptor<'_> {
     }
 }
 
-/// True when nothing in a suffix written under `mine` can have been acknowledged as durable without the peer, which then was
-/// promoted under `theirs`: the peer was in S, in mode sync, and its promotion was judged on just this S.
+/// True when nothing in a suffix that is here and not at the peer can have been acknowledged as durable, in mode sync, with the
+/// peer in S: it was written under `mine`, and the peer's promotion was judged on just this S; or it came from the peer, which
+/// has been its primary until it was demoted and does not hold it any more.
 pub fn suffix_is_unacked(peer: SiteId, mine: &Config, theirs: &Config) -> bool {
-    mine.has(peer) && mine.mode == Mode::Sync && (theirs.base == mine.since || theirs.since == mine.since)
+    let is_demoted = theirs.primary.is_none() && mine.primary == Some(peer) && theirs.generation == mine.generation;
+    let judged = theirs.base == mine.since || theirs.since == mine.since;
+    mine.has(peer) && mine.mode == Mode::Sync && (judged || is_demoted)
 }
 
 #[cfg(test)]
@@ -196,6 +200,19 @@ mod tests {
         assert!(suffix_is_unacked(B, &k, &promoted));
         let alone = forced(&k, N, nonce(4), Some(A), vec![A]);
         assert!(!suffix_is_unacked(B, &alone, &promoted));
+    }
+
+    #[test]
+    fn a_demotion_right_after_a_promotion_takes_nothing_from_what_that_was_judged_on() {
+        let k = both();
+        let promoted = Config { generation: GenId([2; 16]), ..forced(&k, M, nonce(3), Some(B), vec![B]) };
+        let demoted = joint(&promoted, M, nonce(4), None, vec![B], Mode::Sync);
+        assert!(suffix_is_unacked(B, &k, &demoted), "what A wrote with B in S was promised to nobody");
+        assert!(suffix_is_unacked(B, &promoted, &demoted), "nor what A had from B and B does not have");
+        let alone = forced(&k, N, nonce(5), Some(A), vec![A]);
+        assert!(!suffix_is_unacked(B, &alone, &demoted), "A promised alone");
+        let other = Config { generation: GenId([3; 16]), ..forced(&promoted, M, nonce(6), Some(B), vec![B]) };
+        assert!(!suffix_is_unacked(B, &promoted, &joint(&other, M, nonce(7), None, vec![B], Mode::Sync)));
     }
 
     #[test]

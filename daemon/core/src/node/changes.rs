@@ -132,6 +132,20 @@ impl Node {
         }
     }
 
+    /// K lists a peer that never persisted it and was given up meanwhile: it joins again when it was seeded. While it says that it
+    /// needs that it refuses every EXPAND, and none can be on its way to its disk: a copy is not given up then.
+    pub(super) fn takes_back_expand(&mut self, now: Nanos, hello: &Hello) -> bool {
+        let is_expand = matches!(self.change, None | Some(Change::Expand { .. }));
+        if hello.config.has(hello.site) || !is_expand || self.arbiter.is_deciding() {
+            return false;
+        }
+        let nonce = self.new_nonce();
+        let config = group::joint(&self.k, self.node, nonce, Some(self.site), vec![self.site], self.k.mode);
+        self.change = Some(Change::Local);
+        self.persist_k(now, config, AfterK::Change);
+        true
+    }
+
     fn boundary_below(&self, lsn: Lsn) -> Option<Boundary> {
         self.log.segments.boundary_below(lsn).or_else(|| self.boundary_at(lsn))
     }

@@ -40,6 +40,9 @@ impl Node {
             return;
         }
         if self.k.has(hello.site) {
+            if self.takes_back_expand(now, hello) {
+                return;
+            }
             // A member of S that lost its content: nothing may be acknowledged against it, and nobody else may decide.
             return self.refuse(Refusal::Suspect);
         }

@@ -300,6 +300,10 @@ impl Node {
                     .into(),
             });
         }
+        if self.is_persisting_k() {
+            let (state, hint) = ("changing".into(), "try again in a moment".into());
+            return Err(VerbError::CopyState { state, hint });
+        }
         let sealable = self.superblock.flag == CopyFlag::Diverged || self.diverged.is_some();
         self.reseed_wanted = true;
         if sealable {

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use tidemark_core::config::Mode;
+use tidemark_core::config::{Mode, Policy};
 use tidemark_core::event::{DiskOp, FileRef, Slot};
 use tidemark_core::format::branch::{BranchClass, BranchHead};
 use tidemark_core::status::{CopyState, LinkState};
@@ -189,4 +189,26 @@ fn a_copy_that_was_given_up_is_not_drained() {
     let refused =
         matches!(pair.copies[B].end_of(drain), Some(Err(VerbError::CopyState { state, .. })) if state == "given up");
     assert!(refused, "{:?}", pair.copies[B].end_of(drain));
+}
+
+#[test]
+fn a_copy_that_is_given_up_in_the_moment_in_which_it_joins_s_is_left_out_of_it_seeded_and_joins_later() {
+    let mut pair = Pair::new();
+    pair.write(A, 0, 1);
+    pair.deaf[B] = true; // the EXPAND gets lost
+    let policy = Policy { mode: Mode::Sync, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    assert_eq!((pair.status(A).config.sites.len(), pair.status(B).config.sites.len()), (2, 1));
+    pair.deaf[B] = false;
+    let waiting = pair.write(A, 1, 2);
+    assert!(!pair.copies[A].replies.contains(&waiting), "K lists a site that holds nothing of it");
+
+    let given_up = pair.verb(B, Verb::Reseed);
+    assert!(matches!(pair.copies[B].end_of(given_up), Some(Ok(_))));
+    pair.connect();
+    pair.pass(2_000);
+    assert!(pair.copies[A].replies.contains(&waiting));
+    let (a, b) = (pair.status(A), pair.status(B));
+    assert!(a.protected, "{}", a.not_protected_because);
+    assert_eq!((a.config.id(), a.config.sites.len(), a.appended), (b.config.id(), 2, b.appended));
 }
