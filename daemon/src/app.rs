@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nix::fcntl::{Flock, FlockArg};
-use tidemark_core::group::lease::Terms;
 use tidemark_core::types::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -141,10 +140,9 @@ fn transport(
 /// The witness of the configuration, not asked yet: an agent starts without it.
 fn arbiter(config: &Config, node: NodeId, telemetry: &Telemetry) -> Result<Option<Arbiter>, WitnessError> {
     let Some(witness) = &config.witness else { return Ok(None) };
-    let lease = witness.lease;
+    let terms = witness.terms();
     let memory = Memory::load(config.state_dir.join("witness-seen"));
     let witness = Arc::new(Witness::new(witness, node, memory, telemetry.witness.clone())?);
-    let terms = Terms::new(lease.as_nanos() as u64);
     Ok(Some(Arbiter { witness, lease: LeaseBoard::new(terms) }))
 }
 

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidemark_core::config::Policy;
+use tidemark_core::group::flapping::Calm;
 use tidemark_core::group::lease::Terms;
 use tidemark_core::types::{NodeId, SiteId};
 
@@ -164,16 +165,23 @@ pub struct WitnessConfig {
     pub timeout: Duration,
     /// How long a renewal of this agent's lease lasts; at least [`MIN_LEASE_CALLS`](Self::MIN_LEASE_CALLS) times `timeout`.
     pub lease: Duration,
+    /// When a group that changes too often rests.
+    pub calm: Calm,
 }
 
 impl WitnessConfig {
     /// Calls to the witness that have to fit into a lease: it is renewed each third of it, and one renewal may be lost.
     pub const MIN_LEASE_CALLS: u32 = 3;
 
+    /// What the agent's lease is held on.
+    pub fn terms(&self) -> Terms {
+        let span = u64::try_from(self.lease.as_nanos()).unwrap_or(u64::MAX);
+        Terms { calm: self.calm, ..Terms::new(span) }
+    }
+
     /// The longest that a promotion without a word takes: the wait for another lease of this length, and what every verb may.
     pub fn takeover(&self) -> Duration {
-        let wait = Terms::new(u64::try_from(self.lease.as_nanos()).unwrap_or(u64::MAX)).wait_ns();
-        Duration::from_nanos(wait) + Duration::from_secs(10)
+        Duration::from_nanos(self.terms().wait_ns()) + Duration::from_secs(10)
     }
 }
 

@@ -108,6 +108,7 @@ fn witness(mut section: Section<'_>) -> Option<WitnessConfig> {
         let (calls, timeout) = (WitnessConfig::MIN_LEASE_CALLS, timeout.as_millis());
         section.conflict("lease", format!("must be at least {calls} times the timeout of {timeout} ms"));
     }
+    let calm = calm(&mut section);
     let backend = match section.need("backend") {
         Some(BackendKind::File) => section.need("path").map(|path| WitnessBackend::File { path }),
         Some(BackendKind::Etcd) => etcd(&mut section).map(WitnessBackend::Etcd),
@@ -115,7 +116,20 @@ fn witness(mut section: Section<'_>) -> Option<WitnessConfig> {
         None => return None, // which keys belong here depends on it
     };
     section.finish();
-    Some(WitnessConfig { backend: backend?, timeout, lease })
+    Some(WitnessConfig { backend: backend?, timeout, lease, calm })
+}
+
+fn calm(section: &mut Section<'_>) -> Calm {
+    let nanos = |text: Duration| u64::try_from(text.as_nanos()).unwrap_or(u64::MAX);
+    let mut time = |key: &'static str, default: u64| {
+        let time = section.or(key, Duration::from_nanos(default));
+        if !(Duration::from_secs(1)..=Duration::from_hours(24)).contains(&time) {
+            section.conflict(key, "must be from 1s to 24h");
+        }
+        nanos(time)
+    };
+    let Calm { window_ns, rest_ns } = Calm::default();
+    Calm { window_ns: time("flap_window", window_ns), rest_ns: time("flap_rest", rest_ns) }
 }
 
 fn etcd(section: &mut Section<'_>) -> Option<EtcdWitness> {

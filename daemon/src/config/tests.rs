@@ -50,11 +50,13 @@ fn the_sample_file_is_a_good_configuration() {
 #[test]
 fn a_witness_is_etcd_an_object_store_or_a_directory_with_the_keys_of_just_that() {
     let etcd = "[witness]\nbackend = \"etcd\"\nendpoints = [\"w1:2379\", \"[fd00::1]:2379\"]\ninsecure = true\n";
-    let Some(WitnessConfig { backend: WitnessBackend::Etcd(read), timeout, lease }) = minimal("", etcd).witness else {
+    let Some(WitnessConfig { backend: WitnessBackend::Etcd(read), timeout, lease, calm }) = minimal("", etcd).witness
+    else {
         panic!("no etcd")
     };
     assert_eq!((read.endpoints.len(), read.prefix.as_str(), read.security), (2, "/tidemark/", Security::Insecure));
     assert_eq!((timeout, lease), (Duration::from_secs(3), Duration::from_secs(10)));
+    assert_eq!(calm, Calm::default());
     let file = minimal("", "[witness]\nbackend = \"file\"\npath = \"/w\"\n").witness;
     assert_eq!(file.map(|witness| witness.backend), Some(WitnessBackend::File { path: "/w".into() }));
     let s3 = "[witness]\nbackend = \"s3\"\nendpoint = \"https://s:7070\"\nbucket = \"w\"\n";
@@ -85,6 +87,7 @@ fn a_witness_is_etcd_an_object_store_or_a_directory_with_the_keys_of_just_that()
         ("backend = \"file\"\npath = \"/w\"\nlease = \"900ms\"", "witness.lease: must be from 1s to 10m"),
         ("backend = \"file\"\npath = \"/w\"\nlease = \"11m\"", "witness.lease: must be from 1s to 10m"),
         ("backend = \"file\"\npath = \"/w\"\nlease = \"8s\"", "at least 3 times the timeout of 3000 ms"),
+        ("backend = \"file\"\npath = \"/w\"\nflap_rest = \"0s\"", "witness.flap_rest: must be from 1s to 24h"),
     ] {
         let found = problems(&format!("[witness]\n{more}\n"));
         assert!(found.contains(wanted), "{more}: {found}");

@@ -2,6 +2,7 @@
 //! that the others are what they were.
 
 use tidemark_core::config::{AckOn, Mode, OnPeerLoss, Policy};
+use tidemark_core::group::flapping::Calm;
 use tidemark_core::group::lease::Terms;
 
 use crate::sim::agents::Agents;
@@ -12,6 +13,9 @@ use crate::sim::operator::Step;
 use crate::sim::rng::Rng;
 use crate::sim::witness::Witness;
 use crate::sim::world::MS;
+
+/// Shorter than what a waiting request is patient for.
+const CALM: Calm = Calm { window_ns: 60_000 * MS, rest_ns: 45_000 * MS };
 
 /// Separates what witnessed seeds draw from everything else.
 const STREAM: u64 = 0x7769_746e_6573_7365;
@@ -197,7 +201,7 @@ impl Arbitration {
         let pace = *rng.pick(&[1, 4, 12, 30]) * MS;
         let span = rng.between(1_000, 2_000) * MS;
         Some(Box::new(Self {
-            terms: Terms::new(span),
+            terms: Terms { calm: CALM, ..Terms::new(span) },
             witness: Witness::default(),
             agents: Agents::draw(&mut rng),
             judge: Judge::default(),

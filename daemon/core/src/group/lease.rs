@@ -19,6 +19,7 @@
 
 use crate::event::{CellChange, Question, WitnessAnswer};
 use crate::format::witness::{Cell as CellId, Content, Lease};
+use crate::group::flapping::Calm;
 use crate::group::witness::{Found, Revision};
 use crate::planted::{Planted, planted};
 use crate::types::{Nanos, NodeId, Nonce};
@@ -34,6 +35,8 @@ pub const MAX_SPAN_MS: u64 = 600_000;
 pub struct Terms {
     /// D: how long a renewal lasts, counted by its holder from when it was sent. The same at both sites: see [`Watch`].
     pub span_ns: u64,
+    /// When the group rests from changing (R20).
+    pub calm: Calm,
 }
 
 impl Terms {
@@ -48,7 +51,7 @@ impl Terms {
     /// Below [`Self::MIN_SPAN_NS`]: a configuration is checked before.
     pub fn new(span_ns: u64) -> Self {
         assert!(span_ns >= Self::MIN_SPAN_NS, "a lease of {span_ns} ns");
-        Self { span_ns }
+        Self { span_ns, calm: Calm::default() }
     }
 
     /// D in milliseconds, rounded up.
@@ -372,7 +375,7 @@ impl Watch {
     /// lease cell says of it.
     fn wait_ns(&self) -> u64 {
         let told = self.seen.as_ref().map_or(0, |(lease, _)| lease.span_ms.min(MAX_SPAN_MS)).max(self.span_ms);
-        Terms { span_ns: self.terms.span_ns.max(told * 1_000_000) }.wait_ns()
+        Terms { span_ns: self.terms.span_ns.max(told * 1_000_000), ..self.terms }.wait_ns()
     }
 
     fn has_ended(&self, now: Nanos) -> bool {

@@ -3,6 +3,7 @@
 
 pub mod arbitrated;
 pub mod ballot;
+pub mod flapping;
 pub mod lease;
 pub mod witness;
 

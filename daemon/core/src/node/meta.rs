@@ -166,6 +166,18 @@ impl Node {
         self.k_next.is_some()
     }
 
+    fn put_in_force(&mut self, now: Nanos, next: Config) {
+        // Nobody was asked: the witness accepted what an agent proposed by itself.
+        let by_witness = next.epoch.major > self.k.epoch.major && !next.forced;
+        let is_automatic = by_witness && next.since != self.k.since;
+        self.k = next;
+        if self.arbiter.on_new_k(now, is_automatic) {
+            let why = "the configuration changed three times of late: a site joins S or takes over by itself only after a \
+                       while without a change, or when a person has set the policy or promoted";
+            self.alarm("flapping", why);
+        }
+    }
+
     fn write_k(&mut self, now: Nanos) {
         let Some(next) = &self.k_next else { return };
         let content = k_format::encode_file(next);
@@ -185,8 +197,7 @@ impl Node {
         }
         self.k_file.end();
         if let Some(next) = self.k_next.take() {
-            self.k = next;
-            self.arbiter.on_new_k(now);
+            self.put_in_force(now, next);
         }
         for then in std::mem::take(&mut self.after_k) {
             self.run_after_k(now, then);

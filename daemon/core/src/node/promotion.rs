@@ -25,6 +25,7 @@ impl Node {
         word: Option<Assertion>,
         bounds: Bounds,
     ) -> Result<(), VerbError> {
+        self.arbiter.flapping.clear();
         if self.role == Role::Primary {
             self.end_verb(id, Ok(Loss::NOTHING.promoted(self.log.end().position.lsn)));
             return Ok(());

@@ -224,12 +224,19 @@ impl Node {
                 let over = ms > self.superblock.policy.rpo_target_ms;
                 if over { format!("the peer is {ms} ms behind") } else { String::new() }
             }
-            mode if self.k.mode != mode || self.k.sites.len() < 2 => "the peer is not yet a member of S".into(),
+            mode if self.k.mode != mode || self.k.sites.len() < 2 => self.not_in_s_because(now).into(),
             _ if link.acked_epoch != self.k.epoch => "the peer has not yet confirmed the configuration".into(),
             _ => {
                 let (_, ms) = self.backlog(now);
                 if ms > SILENT_MS { format!("the peer has made nothing durable for {ms} ms") } else { String::new() }
             }
+        }
+    }
+
+    fn not_in_s_because(&self, now: Nanos) -> &'static str {
+        match self.rests(now) {
+            true => "the configuration changed too often of late: the peer joins S after a while without a change",
+            false => "the peer is not yet a member of S",
         }
     }
 

@@ -207,6 +207,7 @@ impl Node {
             return Err(VerbError::NoPeer(policy.mode));
         }
         self.superblock.policy = policy;
+        self.arbiter.flapping.clear();
         if let Some(link) = &mut self.link {
             // What an earlier limit left to wait for is forgotten.
             link.gate = Gate::default();
@@ -422,6 +423,11 @@ impl Node {
             }
             Pending::Word(word) if !self.word_waits(now) => {
                 self.carry_out(now, verb.id, word.clone());
+                return None;
+            }
+            // The other site became primary meanwhile: there is nothing left to demote, and its K is not this site's to change.
+            Pending::Demote { .. } if self.k.primary != Some(self.site) && !self.is_persisting_k() => {
+                self.finish_verb(now, verb.id);
                 return None;
             }
             Pending::Demote { .. } if self.is_drained() && !self.is_persisting_k() => {

@@ -169,7 +169,7 @@ impl World {
         holder.on_answer(Nanos(0), Answer::Committed(Revision::Counted(1)));
         let alone = genesis(A, AGENT_A, nonce(0, 1), GenId([1; 16]), Mode::Sync);
         let k = Config { lease_gen: 1, ..joint(&alone, AGENT_A, nonce(0, 2), Some(A), vec![A, B], Mode::Sync) };
-        let watched = if rule == Rule::ShortWait { Terms { span_ns: 0 } } else { terms };
+        let watched = if rule == Rule::ShortWait { Terms { span_ns: 0, ..terms } } else { terms };
         Self {
             rule,
             scope,

@@ -595,3 +595,72 @@ fn a_takeover_that_a_person_asked_for_and_nobody_saw_decided_is_gone_on_with_whe
     assert_eq!(pair.status(B).config.sites.len(), 2);
     assert_eq!(pair.read(B, 3), 7);
 }
+
+/// The link is cut long enough for the primary to leave its peer out, and comes back.
+fn flap(pair: &mut Pair) {
+    pair.disconnect();
+    pair.pass(3_000);
+    assert_eq!(pair.status(A).config.sites.len(), 1, "leaving out never waits");
+    pair.connect();
+    pair.pass(3_000);
+}
+
+#[test]
+fn after_three_changes_of_late_the_peer_joins_s_only_when_a_person_or_a_rest_says_so() {
+    let mut pair = witnessed(true);
+    for _ in 0..2 {
+        flap(&mut pair);
+        assert_eq!(pair.status(A).config.sites.len(), 2, "{:?}", pair.status(A));
+    }
+    flap(&mut pair);
+    let a = pair.status(A);
+    assert_eq!((a.role, a.config.sites.len()), (Role::Primary, 1));
+    assert!(a.not_protected_because.contains("changed too often"), "{}", a.not_protected_because);
+    assert!(pair.copies[A].alarms.contains(&"flapping"), "{:?}", pair.copies[A].alarms);
+    let write = pair.write(A, 0, 1);
+    assert!(is_answered(&pair, A, write), "it serves alone");
+
+    pair.pass(29 * 60_000);
+    assert_eq!(pair.status(A).config.sites.len(), 1);
+    pair.pass(60_000);
+    assert_eq!(pair.status(A).config.sites.len(), 2, "thirty minutes without a change");
+
+    for _ in 0..3 {
+        flap(&mut pair);
+    }
+    assert_eq!(pair.status(A).config.sites.len(), 1);
+    let policy = pair.status(A).policy;
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(3_000);
+    assert_eq!(pair.status(A).config.sites.len(), 2, "a person has looked at it");
+}
+
+#[test]
+fn a_group_that_flaps_fails_over_only_by_a_persons_word_for_a_while() {
+    let mut pair = witnessed(true);
+    flap(&mut pair);
+    flap(&mut pair);
+    pair.kill(A);
+    pair.pass(6_000);
+    assert_eq!(role(&pair, B), Role::Primary, "the third change");
+    pair.start(A);
+    pair.connect();
+    pair.pass(6_000);
+    assert_eq!((role(&pair, A), pair.status(B).config.sites.len()), (Role::Secondary, 1), "A waits to join S");
+    let policy = pair.status(B).policy;
+    pair.verb(B, Verb::SetPolicy(policy));
+    pair.pass(3_000);
+    assert_eq!(pair.status(B).config.sites.len(), 2);
+    for _ in 0..2 {
+        pair.disconnect();
+        pair.pass(3_000);
+        pair.connect();
+        pair.pass(3_000);
+    }
+    pair.kill(B);
+    pair.pass(20_000);
+    assert_eq!(role(&pair, A), Role::Secondary, "it saw three changes of late");
+    let promote = pair.verb(A, take_over());
+    pair.pass(6_000);
+    assert!(matches!(pair.copies[A].end_of(promote), Some(Ok(_))), "{:?}", pair.copies[A].ended);
+}

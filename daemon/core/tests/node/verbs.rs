@@ -5,7 +5,7 @@ use tidemark_core::event::{DiskOp, FileRef};
 use tidemark_core::status::{CopyState, Role};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Fate, Pair, SIZE, assertion, is_log_sync, promote_anyway};
+use crate::bench::{A, B, Fate, Pair, SIZE, assertion, is_log_sync, promote_anyway, site_id};
 
 fn no_sync_of_the_log(op: &DiskOp) -> Fate {
     if is_log_sync(op) { Fate::Fails } else { Fate::Done }
@@ -124,4 +124,23 @@ fn a_resize_that_is_not_durable_when_its_site_is_fenced_is_not_reported_as_done(
     assert!(matches!(pair.status(A).role, Role::Fenced(_)), "{:?}", pair.status(A).role);
     let end = pair.copies[A].end_of(resize);
     assert!(matches!(end, Some(Err(VerbError::Interrupted(_)))), "{end:?}");
+}
+
+#[test]
+fn a_demotion_that_waits_while_the_other_site_becomes_primary_leaves_that_sites_configuration_alone() {
+    let mut pair = Pair::new();
+    let policy = Policy { mode: Mode::Sync, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    assert_eq!(pair.status(B).config.sites.len(), 2);
+    pair.disconnect();
+    pair.write(A, 0, 1);
+    pair.verb(B, promote_anyway());
+    let demotion = pair.verb(A, Verb::Demote { force: true });
+    assert!(pair.copies[A].end_of(demotion).is_none(), "B may lack what was written");
+    pair.connect();
+    pair.pass(2_000);
+    assert!(matches!(pair.copies[A].end_of(demotion), Some(Ok(_))), "{:?}", pair.copies[A].ended);
+    let (a, b) = (pair.status(A), pair.status(B));
+    assert_eq!((a.role, b.role, b.config.primary), (Role::Secondary, Role::Primary, Some(site_id(B))));
+    assert_eq!(a.config.id(), b.config.id());
 }

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
-const TERMS: Terms = Terms { span_ns: 10 * SECOND };
+const TERMS: Terms = Terms { span_ns: 10 * SECOND, calm: Calm::DEFAULT };
 const LEADER: NodeId = NodeId([1; 16]);
 
 fn at(ms: u64) -> Nanos {

@@ -13,6 +13,7 @@ use crate::event::{AskId, Grant, Output, Question, WitnessAnswer};
 use crate::format::witness::{Cell, Lease};
 use crate::group::arbitrated::{Proposer, Unfit, newest};
 use crate::group::ballot::Ballot;
+use crate::group::flapping::Flapping;
 use crate::group::lease::{Answer, Ask, Serves, Terms, Watch};
 use crate::node::meta::AfterK;
 use crate::node::verbs::Pending;
@@ -24,7 +25,9 @@ use crate::types::{Epoch, GenId, GroupId, Nanos};
 
 /// Of an agent that has no witness (any more) although K relies on one: what the peer confirms is all that counts, and for as
 /// short as a challenger can possibly wait.
-const WITHOUT_WITNESS: Terms = Terms { span_ns: Terms::MIN_SPAN_NS };
+fn without_witness() -> Terms {
+    Terms::new(Terms::MIN_SPAN_NS)
+}
 
 /// How long a person's word waits for what the witness knows; and how old that may be.
 const WORD_MS: u64 = 3_000;
@@ -88,15 +91,18 @@ pub(super) struct Arbiter {
     idle_since: Option<Nanos>,
     /// The peer proposed a K and does not know what became of it: any other K at the witness would tell.
     peer_is_deciding: bool,
+    /// Automatic changes of late.
+    pub flapping: Flapping,
 }
 
 impl Arbiter {
-    pub(super) fn new(terms: Option<Terms>, group: GroupId, now: Nanos) -> Self {
+    pub(super) fn new(agents: Option<Terms>, group: GroupId, now: Nanos) -> Self {
+        let terms = agents.unwrap_or_else(without_witness);
         Self {
-            terms,
+            terms: agents,
             grant: None,
             ballot: Ballot::new(group),
-            watch: Watch::new(terms.unwrap_or(WITHOUT_WITNESS), now),
+            watch: Watch::new(terms, now),
             asked: BTreeMap::new(),
             revoking: None,
             next_ask: 0,
@@ -113,18 +119,20 @@ impl Arbiter {
             gave_way: false,
             idle_since: None,
             peer_is_deciding: false,
+            flapping: Flapping::new(terms.calm),
         }
     }
 
     fn terms(&self) -> Terms {
-        self.terms.unwrap_or(WITHOUT_WITNESS)
+        self.terms.unwrap_or_else(without_witness)
     }
 
-    /// Another K is in force: what the peer confirmed was the one before.
-    pub(super) fn on_new_k(&mut self, now: Nanos) {
+    /// Another K is in force: what the peer confirmed was the one before. True when the group rests from now on.
+    pub(super) fn on_new_k(&mut self, now: Nanos, is_automatic: bool) -> bool {
         (self.k_since, self.confirm_next, self.confirmed) = (now, now, None);
         (self.peer_is_deciding, self.idle_since) = (false, None);
         self.hurry();
+        is_automatic && self.flapping.on_change(now)
     }
 
     /// Nothing stands against the present aim.
@@ -412,10 +420,15 @@ impl Node {
     /// What this copy waits for may be taken: a person or the policy says so, or it was decided already.
     fn may_push(&self, now: Nanos) -> bool {
         let lost = now >= self.leader_is_lost_at() || self.leader_is_idle(now);
-        let auto = self.superblock.policy.auto_failover && lost;
+        let auto = self.superblock.policy.auto_failover && lost && !self.rests(now);
         let held = self.arbiter.ballot.cell(now, u64::MAX).flatten();
         let is_decided = held.is_some_and(|held| self.is_own(held));
         self.arbiter.grant.is_some() && (auto || self.takes_over_by_verb() || is_decided)
+    }
+
+    /// K changed too often by itself: joining S and taking over wait for a person, or for a while without a change (R20).
+    pub(super) fn rests(&self, now: Nanos) -> bool {
+        self.arbiter.flapping.rests(now)
     }
 
     fn may_take_over(&self, now: Nanos) -> bool {
@@ -536,8 +549,9 @@ impl Node {
         let over = is_witnessed.then(|| arbiter.watch.ends()).flatten();
         let idle = self.leader_is_idle_at().filter(|_| is_witnessed && !primary);
         let word = arbiter.word_until;
+        let rested = arbiter.flapping.rests_until();
         let rereads = is_witnessed.then(|| arbiter.ballot.stale_at(arbiter.terms().span_ns / 3)).flatten();
-        [ends, confirms, opens, lost, asks, lease, over, idle, word, rereads]
+        [ends, confirms, opens, lost, asks, lease, over, idle, word, rested, rereads]
             .into_iter()
             .flatten()
             .filter(|at| *at > self.looked_at)
