@@ -160,7 +160,7 @@ fn row_12_a_word_opens_the_copy_that_was_left_out_and_what_the_primary_had_beyon
     stand.goes_on()?;
     stand.sites.a.kill();
     let word = ["--assert-peer-fenced", "--reason", "the test says so"];
-    stand.is_refused(&stand.sites.b, &word, "--max-loss-bytes")?;
+    stand.is_refused(&stand.sites.b, &word, "accept with --")?;
     let bound = [&["promote", NAME], &word[..], &["--max-loss-bytes", "1Gi", "--max-loss-seconds", "600"]].concat();
     // Where the witness did not answer the busy agent in time, nothing is proven.
     let promoted = eventually(|| stand.sites.b.cli().json(&bound), "--allow-unproven");

@@ -39,7 +39,7 @@ fn row_03_a_follower_that_stands_still_is_left_out_and_joins_again() -> Result<(
 
 #[test]
 #[ignore = "a minute: hack/test rows --deep"]
-fn row_02_a_link_that_flaps_loses_nothing_and_is_whole_when_it_rests() -> Result<()> {
+fn row_02_a_link_that_flaps_loses_nothing_and_is_whole_again_when_a_person_says_so() -> Result<()> {
     let stand = Stand::new("02-flaps", "true")?;
     for round in 0..20u64 {
         stand.cut(&[AB])?;
@@ -49,6 +49,9 @@ fn row_02_a_link_that_flaps_loses_nothing_and_is_whole_when_it_rests() -> Result
         ensure!(stand.sites.b.cli().show(NAME)?.role() == "secondary", "round {round}: A sees the witness");
     }
     stand.goes_on()?;
+    // It has changed too often to change by itself; a person says that it may.
+    stand.wait_until_alone()?;
+    stand.sites.a.cli().json(&["volume", "set", NAME, "--peer-loss", "1s"])?;
     stand.ends_whole(Place::A)
 }
 
@@ -111,4 +114,44 @@ fn a_peer_that_is_not_there_is_asked_for_no_faster_than_the_backoff() -> Result<
     ensure!((1..=16).contains(&tries), "{tries} tries in 10 s");
     stand.sites.b.start(&stand.sites.stage)?;
     stand.ends_whole(Place::A)
+}
+
+/// What an agent is asked with everybody else silent: at A, and at B. The last ones change who serves.
+/// `drain` is not among them: it may take ten minutes, as long as a full log needs.
+const VERBS: [(Place, &[&str]); 15] = [
+    (Place::A, &["agent", "show"]),
+    (Place::A, &["peer", "list"]),
+    (Place::A, &["volume", "show", NAME]),
+    (Place::A, &["volume", "branches", NAME]),
+    (Place::A, &["volume", "set", NAME, "--peer-loss", "1100ms"]),
+    (Place::A, &["volume", "resize", NAME, "--size", "65Mi"]),
+    (Place::A, &["volume", "create", "w", "--size", "16Mi", "--mode", "sync", "--pool", "main", "--peer-site", "b"]),
+    (Place::A, &["verify", NAME]),
+    (Place::B, &["volume", "show", NAME]),
+    (Place::B, &["verify", NAME]),
+    (Place::B, &["reseed", NAME]),
+    (Place::B, &["promote", NAME]),
+    (Place::B, &["demote", NAME]),
+    (Place::A, &["demote", NAME, "--force"]),
+    (Place::A, &["drop-peer", NAME, "--reason", "the test says so"]),
+];
+
+#[test]
+#[ignore = "minutes: hack/test rows --deep"]
+fn no_verb_waits_longer_than_its_deadline_for_a_party_that_says_nothing() -> Result<()> {
+    // What a verb may take by itself, and a takeover's wait for the lease.
+    let limit = WITNESS.lease_wait() + Duration::from_secs(25);
+    for (name, silent) in [("mute-peer", &[AB][..]), ("mute-witness", &[AW, BW]), ("mute-all", &[AB, AW, BW])] {
+        let stand = Stand::new(name, "false")?;
+        stand.cut(silent)?;
+        for (place, args) in VERBS {
+            let site = if place == Place::A { &stand.sites.a } else { &stand.sites.b };
+            let began = Instant::now();
+            let said = site.cli().json(&[&["--timeout", "60s"], args].concat());
+            let took = began.elapsed();
+            println!("{name}: {place:?} {args:?}: {} after {took:?}", said.as_ref().map_or("refused", |_| "done"));
+            ensure!(took < limit, "{name}: {place:?} {args:?} took {took:?}: {said:?}");
+        }
+    }
+    Ok(())
 }
