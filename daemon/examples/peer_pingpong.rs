@@ -193,7 +193,7 @@ fn hello() -> Message {
         site: DIALLER.site,
         node: DIALLER.node,
         boot: BootId([3; 16]),
-        size: 1 << 30,
+        layout: tidemark_core::layout::Layout::one(VolumeId([7; 16]), 1 << 30),
         config,
         is_primary: true,
         needs_seed: false,

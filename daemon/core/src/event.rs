@@ -1,6 +1,6 @@
 //! The boundary of the core: what a shell may tell it, and what it may ask of a shell.
 //!
-//! One [`crate::node::Node`] is one copy of one volume at one site. A shell calls `handle(now, Input)`, then drains
+//! One [`crate::node::Node`] is one copy of one group of volumes at one site. A shell calls `handle(now, Input)`, then drains
 //! `poll_output()`, and calls `handle(now, Input::Tick)` when `poll_timeout()` has come. Everything is deterministic: the same
 //! inputs give the same outputs.
 //!
@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::format::witness::{Cell, Content};
 use crate::group::witness::{Found, Revision};
+use crate::layout::Layout;
 use crate::ship::Message;
 use crate::types::{ByteRange, Nanos, SiteId};
 use crate::verb::{Verb, VerbError, VerbOk};
@@ -49,7 +50,8 @@ pub enum FileRef {
     Superblock,
     /// The configuration K that this copy has persisted: two alternating slots.
     Config,
-    /// The base image, a plain device or file without any header.
+    /// The base: one space, composed of the volumes' base images (plain devices or files without any header) as the last
+    /// [`Output::Layout`] says. What belongs to no volume reads as zeros and takes what is written.
     Base,
     /// A sealed suffix, by number.
     Branch(u32),
@@ -118,10 +120,11 @@ pub enum DiskOp {
         /// The new content.
         data: Vec<Bytes>,
     },
-    /// Makes the base image hold at least `size` bytes; a device that is too small answers [`DiskError::NoSpace`].
+    /// Makes the bases hold every volume of `layout`: makes those that are missing, grows those that are too small, and synced. It
+    /// may name volumes that are no part of the group yet. A device that is too small answers [`DiskError::NoSpace`].
     Grow {
-        /// Bytes.
-        size: u64,
+        /// The volumes.
+        layout: Layout,
     },
     /// Which parts of the base image in this range may hold something other than zeros. A device that cannot say answers
     /// with the whole range.
@@ -162,7 +165,8 @@ pub enum DiskError {
 /// The result of a disk operation.
 pub type DiskResult = Result<DiskDone, DiskError>;
 
-/// A frontend's request. Ranges are bytes, multiples of 512, inside the volume; the core refuses others.
+/// A frontend's request. Ranges are bytes of the group's space, multiples of 512, inside one extent of its layout; the core
+/// refuses others.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     /// Reads the range.
@@ -290,6 +294,16 @@ pub enum Output {
     Verb(VerbId, Result<VerbOk, VerbError>),
     /// Ask the witness this and answer with [`Input::Witness`]. At most two questions are open at a time.
     Ask(AskId, Question),
+    /// The volumes, in order with [`Output::Disk`]: of the superblock as the first output of a copy that is opened, of the log once
+    /// that is known, and again whenever one of the two is another.
+    Layout {
+        /// What is served.
+        layout: Layout,
+        /// What the base is composed of from the next operation on. A base image is the shell's to give up when its volume was
+        /// named here before and is not any more: it then holds what the volume held when it was removed. The second time after an
+        /// opening so are all that are not named: [`DiskOp::Grow`] asks again for those that are needed.
+        base: Layout,
+    },
     /// Something a person should see: a line in the log, a metric.
     Event(Event),
 }

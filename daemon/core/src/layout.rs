@@ -44,8 +44,10 @@ impl Extent {
     }
 
     /// The blocks that it touches. The rest of a short last block is nobody's and reads as zeros.
-    pub fn blocks(&self) -> (u64, u64) {
-        (self.start / BLOCK as u64, self.end().div_ceil(BLOCK as u64))
+    pub fn ranges(&self) -> impl Iterator<Item = BlockRange> + use<> {
+        let (first, end) = (self.start / BLOCK as u64, self.end().div_ceil(BLOCK as u64));
+        let starts = (first..end).step_by(u32::MAX as usize);
+        starts.map(move |at| BlockRange::new(at, (end - at).min(u64::from(u32::MAX)) as u32))
     }
 }
 
@@ -60,6 +62,26 @@ pub struct Located {
     pub offset: u64,
     /// Bytes from here to the end of the extent.
     pub left: u64,
+}
+
+/// What a record of the log makes of the layout before it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// The only volume has so many bytes (RESIZE).
+    Size(u64),
+    /// The volumes are these (LAYOUT).
+    Layout(Layout),
+}
+
+impl Change {
+    /// The layout after it. A size says nothing where there is more than one extent: no such record is written or taken then.
+    pub fn on(&self, before: &Layout) -> Layout {
+        match (self, before.extents()) {
+            (Self::Size(size), [only]) => Layout::one(only.volume, *size),
+            (Self::Size(_), _) => before.clone(),
+            (Self::Layout(layout), _) => layout.clone(),
+        }
+    }
 }
 
 /// Why there is no such layout.
@@ -316,7 +338,7 @@ impl Layout {
     }
 
     /// This layout with what it removed of `older` still in place: what the base has to be composed of while its content is
-    /// that of the older one. Without effect when this one does not extend it.
+    /// that of the older one. Without effect when this one does not extend it. It may end earlier in the last block.
     pub fn with_removed_of(&self, older: &Self) -> Self {
         if !self.extends(older) {
             return self.clone();
@@ -347,12 +369,7 @@ impl Layout {
     pub fn removed_since(&self, older: &Self) -> Vec<BlockRange> {
         let mut ranges = Vec::new();
         for extent in older.extents.iter().filter(|e| !e.is_hole() && self.locate(e.start).is_none()) {
-            let (mut first, end) = extent.blocks();
-            while first < end {
-                let count = (end - first).min(u64::from(u32::MAX));
-                ranges.push(BlockRange::new(first, count as u32));
-                first += count;
-            }
+            ranges.extend(extent.ranges());
         }
         ranges
     }

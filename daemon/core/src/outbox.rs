@@ -74,7 +74,17 @@ pub enum Route {
         /// Which sample.
         at: usize,
     },
-    /// The base was grown.
+    /// The beginning of a volume is read back after an advance of the floor.
+    FloorHead {
+        /// Which of those that are read.
+        number: usize,
+    },
+    /// The beginning of a volume is read to know its base from now on.
+    Identify {
+        /// Which of the group's.
+        number: usize,
+    },
+    /// Bases were made or grown.
     Grow,
     /// A boundary's header is read (unused slots etc.): nobody waits.
     Ignore,

@@ -51,6 +51,10 @@ pub enum Planted {
     DurableAtSyncEnd,
     /// A write that is durable itself is taken as a sync of all that was written before it.
     DurableWriteCoversAll,
+    /// A log that is cut keeps the volumes that the cut took away.
+    LayoutKeptByACut,
+    /// The base of a volume that was removed is given up before the superblock has left it.
+    BaseGivenUpTooEarly,
     /// A primary goes on without its peer on its own decision, not by the witness's (R4).
     ShrinkWithoutWitness,
     /// A primary serves on when its lease is over.
@@ -71,7 +75,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every planted bug.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::AckBeforeSyncAtPrimary,
         Self::AckBeforeSyncAtSecondary,
         Self::StaleFrameAccepted,
@@ -94,6 +98,8 @@ impl Planted {
         Self::DiscardNotIndexed,
         Self::DurableAtSyncEnd,
         Self::DurableWriteCoversAll,
+        Self::LayoutKeptByACut,
+        Self::BaseGivenUpTooEarly,
         Self::ShrinkWithoutWitness,
         Self::ServeWithoutLease,
         Self::TakeOverAtOnce,

@@ -1,6 +1,7 @@
 //! A copy's state as values that status, metrics and the CLI show. Every non-normal state carries its reason.
 
 use crate::config::{Config, Policy};
+use crate::layout::Layout;
 use crate::types::{Epoch, Lsn, Position, SiteId, VolumeId};
 use crate::verb::Assertion;
 
@@ -100,7 +101,7 @@ pub enum LinkState {
 /// Everything about one copy of one volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Status {
-    /// Volume.
+    /// The first volume, which names the group's log.
     pub volume: VolumeId,
     /// Own site.
     pub site: SiteId,
@@ -116,8 +117,12 @@ pub struct Status {
     pub config: Config,
     /// Policy.
     pub policy: Policy,
-    /// Size in bytes.
+    /// Bytes of the group's space; of one volume its size.
     pub size: u64,
+    /// The volumes of the group.
+    pub layout: Layout,
+    /// What its base is composed of: also of what was removed, as long as the superblock names it.
+    pub base_layout: Layout,
     /// What the base holds.
     pub floor: Lsn,
     /// Written at every site of S, synced.

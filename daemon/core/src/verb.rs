@@ -1,11 +1,11 @@
-//! What an operator may ask of one volume copy, and what the copy answers. Every verb is idempotent and ends: it never waits
+//! What an operator may ask of one copy of a group of volumes, and what the copy answers. Every verb is idempotent and ends: it never waits
 //! for an unreachable peer.
 
 use crate::config::{Mode, Policy};
 use crate::status::Status;
-use crate::types::{Lsn, SiteId, WallMs};
+use crate::types::{Lsn, SiteId, VolumeId, WallMs};
 
-/// A verb on one volume copy.
+/// A verb on one copy of a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verb {
     /// Become Primary.
@@ -30,10 +30,25 @@ pub enum Verb {
     SetPeer(Option<SiteId>),
     /// The peer is gone for good or known to be stopped: leave it out of S by a recorded human decision.
     DropPeer(Assertion),
-    /// Grow the volume to so many bytes (a multiple of 512). Shrinking is refused.
+    /// Grow a volume to so many bytes (a multiple of 512). Shrinking is refused.
     Resize {
+        /// Which of the group's.
+        volume: VolumeId,
         /// New size in bytes. The base was grown before.
         size: u64,
+    },
+    /// One volume more for the group, of zeros: whatever its base holds.
+    AddVolume {
+        /// A new identity.
+        volume: VolumeId,
+        /// Size in bytes, a multiple of 512. The base was made before.
+        size: u64,
+    },
+    /// One volume less: its place in the group is nobody's from now on. Its base comes to hold what the volume held, and is the
+    /// shell's once [`crate::event::Output::Layout`] does not name it any more. Refused for the last volume.
+    RemoveVolume {
+        /// Which of the group's.
+        volume: VolumeId,
     },
     /// Compare both copies without stopping I/O; answered when done, with [`VerbOk::Verified`].
     Verify,

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Weak};
 
 use tidemark_core::config::Policy;
+use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams};
 use tidemark_core::status::Status;
 use tidemark_core::types::{GenId, GroupId, Nonce, Secret, SiteId, VolumeId};
@@ -62,7 +63,7 @@ impl Agent {
             site: self.site,
             node: self.node,
             secret: Secret(random()?),
-            size,
+            layout: Layout::one(id, size),
             slot_bytes: slot_bytes(policy.log_bytes),
             policy,
             peer,

@@ -79,7 +79,7 @@ impl Agent {
         });
         let grown = asked.await.map_err(|_| EngineError::Stopping)?;
         grown.ok_or_else(|| EngineError::NoVolume(id.to_string()))?.map_err(EngineError::Failed)?;
-        self.verb_on(id, shard, Verb::Resize { size }).await?;
+        self.verb_on(id, shard, Verb::Resize { volume: id, size }).await?;
         self.resize_frontend(id, size).await
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tidemark_core::event::Event;
 use tidemark_core::format::superblock::{self, Superblock};
+use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
 use tidemark_core::status::Status;
 use tidemark_core::types::{SiteId, VolumeId};
@@ -143,7 +144,7 @@ impl Agent {
                 superblock: files.superblock().map_err(failed)?,
                 config: files.config().map_err(failed)?,
                 slots: files.slots().map_err(failed)?,
-                base_size: files.base_size(),
+                bases: vec![(id, files.base_size())],
                 tail_bytes: tidemark_core::node::TAIL_BYTES,
                 lease,
             };
@@ -225,7 +226,7 @@ impl Agent {
             site: self.site,
             node: self.node,
             secret: new.secret,
-            size: new.size,
+            layout: Layout::one(new.volume, new.size),
             slot_bytes: new.slot_bytes,
             policy: new.policy,
             peer: Some(peer),

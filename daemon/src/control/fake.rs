@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tidemark_core::config::{Config, Mode, Policy};
+use tidemark_core::layout::Layout;
 use tidemark_core::status::{CopyState, Counters, LinkState, Role, Status};
 use tidemark_core::types::{
     BlockRange, BootId, Epoch, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Position, SiteId, VolumeId, WallMs,
@@ -69,6 +70,8 @@ pub(crate) fn status(volume: VolumeId, size: u64, policy: Policy, peer: Option<S
         config,
         policy,
         size,
+        layout: Layout::one(volume, size),
+        base_layout: Layout::one(volume, size),
         floor: Lsn(10),
         committed: Lsn(20),
         durable: Lsn(30),

@@ -191,7 +191,9 @@ impl Ring {
             DiskOp::Read { file, offset, len } => self.queue_read(volume, token, files, file, offset, len),
             DiskOp::Sync { files: set } => self.queue_sync(volume, token, files, &set),
             // Rare and short (one truncate and one sync), and the size in `files` belongs to this thread.
-            DiskOp::Grow { size } => files.grow_base(size).map(|_| self.end(volume, token, Ok(DiskDone::Done))),
+            DiskOp::Grow { layout } => {
+                files.grow_base(layout.size()).map(|_| self.end(volume, token, Ok(DiskDone::Done)))
+            }
             other => Task::new(other, files).map(|task| self.worker.submit(volume, token, task)),
         };
         if let Err(error) = queued {

@@ -166,7 +166,7 @@ pub fn hello(from: PeerIdentity) -> Message {
         site: from.site,
         node: from.node,
         boot: BootId([3; 16]),
-        size: 1 << 30,
+        layout: tidemark_core::layout::Layout::one(VOLUME, 1 << 30),
         config,
         is_primary: false,
         needs_seed: false,

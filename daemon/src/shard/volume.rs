@@ -288,6 +288,8 @@ impl Volume {
                 }
             }
             Output::Ask(id, question) => self.ask(id, question, shard),
+            // Of one volume: nothing is composed.
+            Output::Layout { .. } => {}
             Output::Event(event) => (self.events)(&event),
         }
     }

@@ -163,10 +163,10 @@ pub struct Hello {
     /// Wire version of the sender, from 1.
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    /// Feature bits offered; one is used when both ends offer it.
+    /// Feature bits offered; one is used when both ends offer it. Bit 0: groups of several volumes.
     #[prost(fixed64, tag = "2")]
     pub features: u64,
-    /// The volume, 16 bytes.
+    /// The volume that names the log, 16 bytes: the first one of the group.
     #[prost(bytes = "bytes", tag = "3")]
     pub volume: ::prost::bytes::Bytes,
     /// The sender's site, 16 bytes; must equal what its certificate proves.
@@ -178,7 +178,7 @@ pub struct Hello {
     /// Boot of the sender's kernel, 16 bytes.
     #[prost(bytes = "bytes", tag = "6")]
     pub boot: ::prost::bytes::Bytes,
-    /// Size of the volume in bytes; a multiple of 512.
+    /// Size of the volume in bytes; a multiple of 512. Of several volumes: bytes of the space that they lie in.
     #[prost(uint64, tag = "7")]
     pub size: u64,
     /// K as persisted by the sender.
@@ -205,6 +205,26 @@ pub struct Hello {
     /// The sender's copy cannot be trusted: it takes nothing until an operator decides.
     #[prost(bool, tag = "15")]
     pub is_suspect: bool,
+    /// The volumes of the group; absent: the one named above, of that size.
+    #[prost(message, optional, tag = "16")]
+    pub layout: ::core::option::Option<Layout>,
+}
+/// The volumes of a group laid end to end, each at the first block after the one before.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Layout {
+    /// At most 512, of at most 64 volumes.
+    #[prost(message, repeated, tag = "1")]
+    pub extents: ::prost::alloc::vec::Vec<Extent>,
+}
+/// A run of bytes that belongs to one volume.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Extent {
+    /// 16 bytes; all zero: of a volume that was removed.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub volume: ::prost::bytes::Bytes,
+    /// Bytes; a multiple of 512.
+    #[prost(uint64, tag = "2")]
+    pub len: u64,
 }
 /// An entry of a volume's history.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -459,19 +479,25 @@ pub struct Policy {
     #[prost(uint64, tag = "12")]
     pub peer_loss_ms: u64,
 }
-/// The primary wants to grow the volume.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// The primary wants to grow a volume, or to add one.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Grow {
     /// New size in bytes; a multiple of 512.
     #[prost(uint64, tag = "1")]
     pub size: u64,
+    /// The volumes; absent: the only one, of that size. Needs feature bit 0.
+    #[prost(message, optional, tag = "2")]
+    pub layout: ::core::option::Option<Layout>,
 }
 /// Answer to Grow.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GrowAnswer {
-    /// Bytes that the base of the sender can hold now.
+    /// Bytes that the base of the sender's only volume can hold now.
     #[prost(uint64, tag = "1")]
     pub size: u64,
+    /// The sender has room for these volumes. Needs feature bit 0.
+    #[prost(message, optional, tag = "2")]
+    pub layout: ::core::option::Option<Layout>,
 }
 /// Compare this range as of the place of this message in the stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

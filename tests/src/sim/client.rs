@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 use tidemark_core::event::{Input, ReplyData, Request, RequestError, RequestId};
+use tidemark_core::layout::Layout;
 use tidemark_core::status::Role;
 use tidemark_core::types::{ByteRange, SECTOR};
 
@@ -121,6 +122,22 @@ impl Client {
             scans: [None, None],
             next: 0,
         }
+    }
+
+    /// It is of several volumes, of zeros.
+    pub fn becomes(&mut self, layout: &Layout) {
+        (self.size, self.adopted_sectors) = (layout.size(), 0);
+        self.max_bytes = self.size + (2 << 20);
+    }
+
+    /// Number of the last request.
+    pub fn last_request(&self) -> u64 {
+        self.next
+    }
+
+    /// A request up to that one waits for its answer.
+    pub fn waits_for_one_upto(&self, last: u64) -> bool {
+        self.in_flight.keys().next().is_some_and(|id| id.0 <= last)
     }
 
     /// Requests not answered.
@@ -258,7 +275,7 @@ impl<C: Copy> World<C> {
             len = len.div_ceil(8) * 8;
         }
         first = first.min(total - 1);
-        (first, len.min(total - first))
+        self.inside_a_volume(self.client.target, first, len.min(total - first))
     }
 
     fn ask(&mut self, site: usize, line: LineId, kind: Kind, request: Request) {
@@ -345,14 +362,17 @@ impl<C: Copy> World<C> {
         }
         let sectors = size / 512;
         let blocking = self.rng.percent(80);
-        let left = sectors.div_ceil(SCAN_SECTORS) as usize;
+        let runs = self.readable(site, sectors);
+        let left = runs.iter().map(|(_, n)| n.div_ceil(SCAN_SECTORS) as usize).sum();
         let scan = Scan { line, values: vec![Value::Zero; sectors as usize], left, failed: false, blocking };
         self.client.scans[site] = Some(scan);
-        let mut first = 0;
-        while first < sectors {
-            let n = SCAN_SECTORS.min(sectors - first);
-            self.ask(site, line, Kind::Scan { first, sectors: n }, Request::Read { range: bytes(first, n) });
-            first += n;
+        for (mut first, count) in runs {
+            let end = first + count;
+            while first < end {
+                let n = SCAN_SECTORS.min(end - first);
+                self.ask(site, line, Kind::Scan { first, sectors: n }, Request::Read { range: bytes(first, n) });
+                first += n;
+            }
         }
     }
 
@@ -436,7 +456,9 @@ impl<C: Copy> World<C> {
         let excused = self.sites[site].erred || self.sites[site].tainted;
         match (error, &asked.kind) {
             (_, Kind::Wrong) => {}
-            (RequestError::Invalid, _) => self.fail(format!("{} refused a valid request as invalid", name(site))),
+            (RequestError::Invalid, _) if !self.is_removing() => {
+                self.fail(format!("{} refused a valid request as invalid", name(site)))
+            }
             (RequestError::Io, _) if !excused => {
                 self.fail(format!("{} answered EIO although no device failed", name(site)));
             }

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tidemark_core::event::{DiskDone, DiskError, DiskOp, DiskResult, DiskToken, FileRef, Slot};
+use tidemark_core::layout::Layout;
 use tidemark_core::types::{ByteRange, SECTOR};
 
 use crate::sim::faults::{DiskRates, Fault, Fired};
@@ -27,6 +28,13 @@ impl Change {
         match self {
             Self::Bytes(b) => b.len() as u64,
             Self::Zero(len) => *len,
+        }
+    }
+
+    fn part(&self, from: u64, len: u64) -> Self {
+        match self {
+            Self::Bytes(b) => Self::Bytes(b.slice(from as usize..(from + len) as usize)),
+            Self::Zero(_) => Self::Zero(len),
         }
     }
 
@@ -185,6 +193,8 @@ pub struct Disk {
     seq: u64,
     full_until: u64,
     spares: Spares,
+    /// What the base is composed of, where it is of several volumes: the rest keeps nothing.
+    composed: Option<Layout>,
 }
 
 fn protected_only(file: FileRef) -> bool {
@@ -203,6 +213,7 @@ impl Disk {
     pub fn wipe(&mut self) {
         self.files.clear();
         self.in_flight.clear();
+        self.composed = None;
     }
 
     /// The content of a file as reads see it.
@@ -238,6 +249,33 @@ impl Disk {
             f.durable.grow(len);
             f.dirty.resize(len.div_ceil(PAGE as u64) as usize, false);
         }
+    }
+
+    /// The base is composed of these volumes from now on.
+    pub fn compose(&mut self, layout: Layout) {
+        self.composed = Some(layout);
+    }
+
+    /// Part of the base is another device's from now on, full of one byte.
+    pub fn refill_base(&mut self, offset: u64, len: u64, byte: u8) {
+        if let Some(f) = self.files.get_mut(&FileRef::Base) {
+            let len = len.min(f.seen.len().saturating_sub(offset));
+            f.sync_range(offset, len);
+            for image in [&mut f.seen, &mut f.durable] {
+                match byte {
+                    0 => image.zero(offset, len),
+                    byte => image.write(offset, &vec![byte; len as usize].into()),
+                }
+            }
+        }
+    }
+
+    /// The parts of a range of a file that are kept.
+    fn kept(&self, file: FileRef, offset: u64, len: u64) -> Vec<(u64, u64)> {
+        let Some(layout) = self.composed.as_ref().filter(|_| file == FileRef::Base) else { return vec![(offset, len)] };
+        let of_volumes = layout.extents().iter().filter(|e| !e.is_hole());
+        let parts = of_volumes.map(|e| (e.start.max(offset), e.end().min(offset + len)));
+        parts.filter(|(from, to)| from < to).map(|(from, to)| (from, to - from)).collect()
     }
 
     /// How many operations have not ended.
@@ -322,6 +360,14 @@ impl Disk {
         }
     }
 
+    /// The volumes that an operation under way makes room for.
+    pub fn room_asked(&self, id: u64) -> Option<Layout> {
+        match &self.in_flight.get(&id)?.op {
+            DiskOp::Grow { layout } => Some(layout.clone()),
+            _ => None,
+        }
+    }
+
     /// Ends an operation: makes it happen and says with what result. `None` when a crash ended it before.
     pub fn complete(&mut self, id: u64, rng: &mut Rng) -> Option<(DiskToken, DiskResult)> {
         let ended = self.in_flight.remove(&id)?;
@@ -368,7 +414,7 @@ impl Disk {
 
     fn whole_file(&mut self, op: DiskOp) {
         match op {
-            DiskOp::Grow { size } => self.grow_base(size),
+            DiskOp::Grow { layout } => self.grow_base(layout.size()),
             DiskOp::Prepare { slot, len } => self.put(FileRef::Log(slot), Image::zeroed(len)),
             DiskOp::Remove { slot } => {
                 self.files.remove(&FileRef::Log(slot));
@@ -390,15 +436,22 @@ impl Disk {
     fn change(&mut self, file: FileRef, offset: u64, change: Change) {
         self.seq += 1;
         // The file may have been removed meanwhile: the write went to an unlinked inode.
+        let kept = self.kept(file, offset, change.len());
         if let Some(f) = self.files.get_mut(&file)
             && offset + change.len() <= f.seen.len()
         {
-            f.change(self.seq, offset, change);
+            for (at, len) in kept {
+                f.change(self.seq, at, change.part(at - offset, len));
+            }
         }
     }
 
     fn read(&mut self, op: &DiskOp) -> DiskResult {
         let DiskOp::Read { file, offset, len } = op else { return Err(DiskError::Io) };
+        let kept = self.kept(*file, *offset, u64::from(*len));
+        if kept != [(*offset, u64::from(*len))] {
+            return self.read_parts(*file, *offset, *len, &kept);
+        }
         let f = self.files.get_mut(file).ok_or(DiskError::Missing)?;
         if offset + u64::from(*len) > f.seen.len() {
             return Err(DiskError::Short);
@@ -409,6 +462,17 @@ impl Disk {
             FileRef::Base if len > 256 << 10 => seen.read_flat(*offset, len, spares),
             _ => seen.read_with(*offset, len, spares),
         }))
+    }
+
+    /// What belongs to nobody reads as zeros.
+    fn read_parts(&mut self, file: FileRef, offset: u64, len: u32, kept: &[(u64, u64)]) -> DiskResult {
+        let f = self.files.get(&file).ok_or(DiskError::Missing)?;
+        let mut out = BytesMut::zeroed(len as usize);
+        for (at, len) in kept {
+            let from = (at - offset) as usize;
+            out[from..from + *len as usize].copy_from_slice(&f.seen.read(*at, *len as usize));
+        }
+        Ok(DiskDone::Read(out.freeze()))
     }
 
     fn map(&self, range: ByteRange, rng: &mut Rng) -> Vec<ByteRange> {

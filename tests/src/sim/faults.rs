@@ -86,6 +86,14 @@ kinds! {
     SeedUnderLoad,
     /// The volume grew.
     Resize,
+    /// A volume was added to a group.
+    VolumeAdded,
+    /// A volume of a group grew.
+    VolumeGrown,
+    /// A volume was removed from a group.
+    VolumeRemoved,
+    /// The base of a removed volume was given up.
+    BaseGivenUp,
     /// Both copies were compared.
     Verify,
     /// The base was brought up to the log.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidemark_core::config::{AckOn, Mode, Policy};
 use tidemark_core::event::{FileRef, Input, VerbId};
+use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams};
 use tidemark_core::status::{CopyState, LinkState, Role, Status, SuspendReason};
 use tidemark_core::types::{GenId, GroupId, Nonce, WallMs};
@@ -15,9 +16,10 @@ use crate::sim::arbitrated::Trouble;
 use crate::sim::copy::Copy;
 use crate::sim::disk::Crash;
 use crate::sim::faults::{DiskRates, Fault, Rates};
+use crate::sim::group::Bases;
 use crate::sim::image::Image;
 use crate::sim::model::LineId;
-use crate::sim::pattern;
+use crate::sim::pattern::{self, OpId};
 use crate::sim::rng::Rng;
 use crate::sim::world::{Ev, MS, World, name, note};
 
@@ -70,6 +72,8 @@ pub enum Step {
     },
     /// The volume grows by so many sectors.
     Resize(u64),
+    /// A group gets a volume, loses one, or one of its grows.
+    Regroup,
     /// Compare both copies.
     Verify,
     /// Bring the base up to the log, at both sites.
@@ -94,6 +98,8 @@ pub(super) enum Purpose {
     Policy,
     DropPeer { away_ms: u64 },
     Resize(u64),
+    Regroup(Fault),
+    Remove,
     Verify,
     Drain,
     Reseed,
@@ -139,6 +145,8 @@ pub struct Operator {
     /// Verbs issued.
     pub verbs_issued: u64,
     waiting: BTreeMap<VerbId, Waiting>,
+    /// What the removal of a volume that was asked for does to it.
+    pub(super) removing: Vec<OpId>,
     pub(super) policy: Policy,
     slot_bytes: u64,
     /// Memory of recent frames: with little of it, reads and shipping go through segments.
@@ -178,6 +186,7 @@ impl Operator {
             opened: Vec::new(),
             verbs_issued: 0,
             waiting: BTreeMap::new(),
+            removing: Vec::new(),
             policy,
             slot_bytes,
             tail_bytes,
@@ -272,7 +281,7 @@ impl<C: Copy> World<C> {
             site: self.sites[site].id,
             node: self.sites[site].node_id,
             secret: self.secret.clone(),
-            size,
+            layout: self.layout_for(site, size),
             slot_bytes: self.operator.slot_bytes,
             policy: self.operator.policy,
             peer: Some(self.sites[1 - site].id),
@@ -288,6 +297,7 @@ impl<C: Copy> World<C> {
         s.disk.put(FileRef::Superblock, Image::of(&new.superblock));
         s.disk.put(FileRef::Config, Image::of(&new.config));
         s.disk.put(FileRef::Base, base);
+        s.bases = self.group.is_some().then(|| Bases::of(&params.layout));
         s.created = true;
         s.refused = None;
         s.line = None;
@@ -385,12 +395,14 @@ impl<C: Copy> World<C> {
                 self.hold(other, Crash::Power);
                 self.verb(target, Verb::DropPeer(assertion()), Purpose::DropPeer { away_ms });
             }
+            Step::Resize(_) | Step::Regroup if self.group.is_some() => self.regroup(),
+            Step::Regroup => {}
             Step::Resize(sectors) => {
                 let size = (self.client.size + sectors * 512).min(self.client.max_bytes);
                 for s in &mut self.sites {
                     s.disk.grow_base(size);
                 }
-                self.verb(target, Verb::Resize { size }, Purpose::Resize(size));
+                self.verb(target, Verb::Resize { volume: self.volume, size }, Purpose::Resize(size));
             }
             Step::Verify => {
                 self.verb(target, Verb::Verify, Purpose::Verify);
@@ -493,6 +505,11 @@ impl<C: Copy> World<C> {
                     self.client.size = self.client.size.max(size);
                 }
             }
+            Purpose::Regroup(fault) => {
+                self.fired.hit(fault);
+                self.retarget_size(site);
+            }
+            Purpose::Remove => self.removal_ended(true),
             Purpose::Verify => self.verified(ok),
             Purpose::Drain => {
                 self.fired.hit(Fault::Drain);
@@ -516,6 +533,25 @@ impl<C: Copy> World<C> {
         self.client.target = site;
         if let Some(status) = &self.sites[site].status {
             self.client.size = status.size;
+        }
+    }
+
+    /// A group of the target may have become larger.
+    fn retarget_size(&mut self, site: usize) {
+        if let Some(layout) = self.layout_at(site).filter(|_| self.client.target == site) {
+            self.client.size = self.client.size.max(layout.size());
+        }
+    }
+
+    /// What a copy is made with. A replica learns the rest when it is seeded.
+    fn layout_for(&self, site: usize, size: u64) -> Layout {
+        let begins = self.group.as_ref().map(|group| group.begins.clone());
+        let served = self.layout_at(1 - site).cloned();
+        match (begins, served) {
+            (Some(begins), None) => begins,
+            (Some(_), Some(served)) if served.has(self.volume) => served,
+            (Some(_), Some(_)) => Layout::one(self.volume, 4096),
+            (None, _) => Layout::one(self.volume, size),
         }
     }
 
@@ -560,6 +596,7 @@ impl<C: Copy> World<C> {
     fn declined(&mut self, site: usize, purpose: Purpose, error: &VerbError) {
         match purpose {
             Purpose::DropPeer { away_ms } => self.release(1 - site, away_ms),
+            Purpose::Remove => self.removal_ended(false),
             Purpose::Failover => {
                 // A copy that may not be opened will not be better in a while.
                 let give_up = self.operator.moving.is_some_and(|m| self.now - m.since > 1_500 * MS);
@@ -599,6 +636,7 @@ impl<C: Copy> World<C> {
         }
         self.expire_verbs();
         self.run_plan();
+        self.remove_when_quiet();
         self.continue_move();
         match self.operator.moving {
             Some(_) => {}
@@ -621,8 +659,10 @@ impl<C: Copy> World<C> {
             gone
         };
         for w in gone {
-            if let Purpose::DropPeer { away_ms } = w.purpose {
-                self.release(1 - w.site, away_ms);
+            match w.purpose {
+                Purpose::DropPeer { away_ms } => self.release(1 - w.site, away_ms),
+                Purpose::Remove => self.removal_ended(false),
+                _ => {}
             }
         }
     }
@@ -1046,6 +1086,7 @@ impl<C: Copy> World<C> {
             let data: Bytes = image.read(0, (sectors * 512) as usize);
             let values: Vec<_> =
                 data.chunks_exact(512).enumerate().map(|(i, s)| pattern::read_sector(s, i as u64)).collect();
+            let values = self.of_volumes(site, values);
             let check = self.model.issue_read(line, 0, sectors);
             if let Err(why) = self.model.check_read(line, &check, &values, 0, true) {
                 let which = if durable { "on the medium" } else { "as read" };

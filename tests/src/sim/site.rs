@@ -6,6 +6,7 @@ use tidemark_core::status::{Role, Status};
 use tidemark_core::types::{BootId, Epoch, GenId, Incarnation, Lsn, Nanos, NodeId, Nonce, SiteId};
 
 use crate::sim::disk::Disk;
+use crate::sim::group::Bases;
 use crate::sim::model::LineId;
 
 /// A monotonic clock that starts anywhere and runs at its own rate.
@@ -63,6 +64,10 @@ pub struct Site<C> {
     pub instance: u32,
     /// Its disks.
     pub disk: Disk,
+    /// The bases of a group.
+    pub bases: Option<Bases>,
+    /// The process that last said what the base is composed of.
+    pub composed_in: u32,
     /// The process' clock.
     pub clock: Clock,
     /// The kernel's boot.

@@ -17,6 +17,7 @@ use crate::sim::client::Client;
 use crate::sim::copy::Copy;
 use crate::sim::disk::{Crash, Env};
 use crate::sim::faults::{Fault, Fired, Rates};
+use crate::sim::group::Group;
 use crate::sim::model::{LineId, Model};
 use crate::sim::net::{Arrival, Net};
 use crate::sim::operator::Operator;
@@ -113,6 +114,7 @@ pub struct World<C> {
     pub(super) operator: Operator,
     pub(super) rates: Rates,
     pub(super) arbitration: Option<Box<Arbitration>>,
+    pub(super) group: Option<Box<Group>>,
     pub(super) fired: Fired,
     pub(super) trace: Trace,
     pub(super) volume: VolumeId,
@@ -142,11 +144,15 @@ impl<C: Copy> World<C> {
     pub fn new(seed: u64, options: Options) -> Self {
         let mut rng = Rng::new(seed);
         let mut rates = Rates::draw(&mut rng);
-        let client = Client::draw(&mut rng, options.requests);
+        let mut client = Client::draw(&mut rng, options.requests);
         let mut operator = Operator::draw(&mut rng, &rates, options.requests);
         let (policy, plan) = (&mut operator.policy, &mut operator.plan);
         let (which, requests) = (options.witnessed, options.requests);
         let arbitration = Arbitration::draw(seed, which, &mut rates, policy, plan, requests);
+        let group = Group::draw(seed, client.size, &mut operator.plan, options.requests);
+        if let Some(group) = &group {
+            client.becomes(&group.begins);
+        }
         let model = Model::new(client.adopted_sectors, client.max_bytes / 512);
         let sites = std::array::from_fn(|i| Site {
             id: SiteId([i as u8 + 1; 16]),
@@ -154,6 +160,8 @@ impl<C: Copy> World<C> {
             node: None,
             instance: 0,
             disk: Default::default(),
+            bases: None,
+            composed_in: 0,
             clock: Clock::new(0, 0, 1_000_000),
             boot: BootId(rng.id()),
             inbox: Vec::new(),
@@ -186,6 +194,7 @@ impl<C: Copy> World<C> {
             operator,
             rates,
             arbitration,
+            group,
             fired: Fired::default(),
             trace: Trace::new(options.keep_lines, options.print),
             volume: VolumeId(rng.id()),
@@ -197,6 +206,9 @@ impl<C: Copy> World<C> {
             outputs: Vec::new(),
             rng,
         };
+        if let Some(group) = &world.group {
+            world.volume = group.begins.extents()[0].volume;
+        }
         world.begin();
         world
     }
@@ -296,7 +308,10 @@ impl<C: Copy> World<C> {
             superblock: content(tidemark_core::event::FileRef::Superblock),
             config: content(tidemark_core::event::FileRef::Config),
             slots: s.disk.slots(),
-            base_size: s.disk.seen(tidemark_core::event::FileRef::Base).map_or(0, |b| b.len()),
+            bases: match &s.bases {
+                Some(bases) => bases.list(),
+                None => vec![(self.volume, s.disk.seen(tidemark_core::event::FileRef::Base).map_or(0, |b| b.len()))],
+            },
             tail_bytes: self.operator.tail_bytes,
             lease: self.arbitration.as_ref().map(|arb| arb.terms),
         };
@@ -448,6 +463,7 @@ impl<C: Copy> World<C> {
             Output::Verb(id, result) => self.verb_ended(site, id, result),
             Output::Close(conn, reason) => self.close(site, conn, &reason.to_string()),
             Output::Ask(id, question) => self.ask_witness(site, Asker::Copy(id), question),
+            Output::Layout { layout, base } => self.compose(site, layout, base),
             Output::Event(event) => self.saw(site, event),
         }
     }
@@ -561,7 +577,11 @@ impl<C: Copy> World<C> {
     }
 
     fn disk_ended(&mut self, site: usize, id: u64) {
+        let room = self.sites[site].disk.room_asked(id);
         if let Some((token, result)) = self.sites[site].disk.complete(id, &mut self.rng) {
+            if let (Some(layout), Some(bases), true) = (room, &mut self.sites[site].bases, result.is_ok()) {
+                bases.make_room(&layout);
+            }
             if let Err(error) = &result {
                 note!(self, [9, site, token.0], "{} disk {} failed: {error}", name(site), token.0);
                 self.sites[site].erred = true;

@@ -6,17 +6,22 @@
 //! still names the log for every block that the base may already hold.
 
 mod pace;
+mod samples;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 pub use pace::{Pace, RELAXED_PERCENT};
+pub use samples::{Head, blocks_of, heads, sample};
 
 use crate::event::{DiskOp, FileRef, Slot};
+use crate::floor::samples::{EXTENTS, HEAD_BYTES, SAMPLE_BYTES};
 use crate::format::block_crcs;
 use crate::format::frame::FrameHeader;
-use crate::format::superblock::{MAX_SAMPLES, Sample};
+use crate::format::superblock::Sample;
+use crate::layout::Change;
+use crate::log::frames::change_in;
 use crate::log::segments::{FrameRef, Segments};
 use crate::outbox::{Outbox, Route};
 use crate::planted::{Planted, planted};
@@ -35,25 +40,6 @@ const ZERO_BYTES: u64 = 64 << 20;
 const ZEROS_IN_FLIGHT: usize = 2;
 /// Bytes of one read of the log: what is checked at one go, while nobody else is served.
 const READ_BYTES: u64 = 1 << 20;
-/// How much of the base's beginning identifies it.
-pub const HEAD_BYTES: u64 = 1 << 20;
-/// Bytes of a sample.
-pub const SAMPLE_BYTES: u64 = 64 * 1024;
-/// So much of the head is sampled block by block. A sample is not compared while the log has newer content of any part of it,
-/// and the first blocks of a file system change all the time: one that covered many would hardly ever count.
-const FINE_BYTES: u64 = 64 * 1024;
-/// Samples of the head.
-const HEAD_SAMPLES: usize = FINE_BYTES as usize / BLOCK + ((HEAD_BYTES - FINE_BYTES) / SAMPLE_BYTES) as usize;
-/// Extents sampled after an advance: the rest.
-const EXTENTS: usize = MAX_SAMPLES - HEAD_SAMPLES;
-
-/// Hash of a sample.
-pub fn sample(offset: u64, data: &[u8]) -> Sample {
-    let mut hash = [0; 16];
-    hash.copy_from_slice(&blake3::hash(data).as_bytes()[..16]);
-    Sample { offset, len: data.len() as u32, hash }
-}
-
 #[derive(Debug)]
 struct LogRead {
     slot: Slot,
@@ -107,10 +93,11 @@ pub struct Floor {
     pace: Pace,
     /// The last extents written behind the beginning, hashed only when the advance ends: most are followed by others.
     extents: VecDeque<(u64, Bytes)>,
-    /// Samples of the base's beginning that this advance leaves valid, and where the rest is read from.
+    /// Samples of the volumes' beginnings that this advance leaves valid, and from where the rest is read of each.
     head: Vec<Sample>,
-    head_from: u64,
-    resized: Option<u64>,
+    head_reads: Vec<(Head, u64)>,
+    heads_left: usize,
+    change: Option<Change>,
     blocks: u64,
 }
 
@@ -131,8 +118,9 @@ impl Floor {
             pace: Pace::default(),
             extents: VecDeque::new(),
             head: Vec::new(),
-            head_from: 0,
-            resized: None,
+            head_reads: Vec::new(),
+            heads_left: 0,
+            change: None,
             blocks: 0,
         }
     }
@@ -225,7 +213,7 @@ impl Floor {
             return Step::Wait;
         }
         self.phase = Phase::Writing;
-        let size = self.resized.unwrap_or(size);
+        let size = self.size_with(size);
         self.seek(0, size);
         self.write_more(now, size, out);
         Step::Wait
@@ -245,7 +233,9 @@ impl Floor {
             if !block_crcs(&data[payload..end]).eq(header.crcs.iter().copied()) {
                 return false;
             }
-            self.resized = apply(&mut self.batch, &header, buffer, (payload / BLOCK) as u32).or(self.resized);
+            let Ok(change) = change_in(&header, &[data.slice(payload..end)]) else { return false };
+            self.change = change.or(self.change.take());
+            apply(&mut self.batch, &header, buffer, (payload / BLOCK) as u32);
             at = end;
         }
         true
@@ -295,7 +285,7 @@ impl Floor {
     /// Goes on with base writes that were held back.
     pub fn go_on(&mut self, now: Nanos, size: u64, out: &mut Outbox) {
         if self.is_held_back() {
-            self.write_more(now, self.resized.unwrap_or(size), out);
+            self.write_more(now, self.size_with(size), out);
         }
     }
 
@@ -355,29 +345,34 @@ impl Floor {
             // The next attempt must not meet writes of this one: wait for all of them.
             return if self.in_flight == 0 { self.stop(Step::BaseFailed) } else { Step::Wait };
         }
-        let size = self.resized.unwrap_or(size);
+        let size = self.size_with(size);
         self.write_more(now, size, out);
         Step::Wait
     }
 
-    /// The base sync ended: reads back what this advance changed of the beginning, for identification. `known` are the samples
-    /// in force.
-    pub fn on_synced(&mut self, now: Nanos, ok: bool, base_bytes: u64, known: &[Sample], out: &mut Outbox) -> Step {
+    /// The base sync ended: reads back what this advance changed of the volumes' beginnings, for identification. `known` are the
+    /// samples in force.
+    pub fn on_synced(&mut self, now: Nanos, ok: bool, heads: &[Head], known: &[Sample], out: &mut Outbox) -> Step {
         if !ok {
             return self.stop(Step::BaseFailed);
         }
-        let len = HEAD_BYTES.min(base_bytes);
-        let holds = |s: &&Sample| {
-            head_pieces(len).any(|piece| piece == (s.offset, u64::from(s.len))) && !self.batch.touches(blocks_of(s))
-        };
+        let pieces: Vec<(u64, u64)> = heads.iter().flat_map(Head::pieces).collect();
+        let holds = |s: &&Sample| pieces.contains(&(s.offset, u64::from(s.len))) && !self.batch.touches(blocks_of(s));
         self.head = known.iter().filter(holds).copied().collect();
-        let mut stale = head_pieces(len).filter(|piece| !self.is_sampled(*piece));
-        let Some((first, bytes)) = stale.next() else { return self.save() };
-        let end = stale.last().map_or(first + bytes, |(last, bytes)| last + bytes);
-        self.head_from = first;
+        for head in heads {
+            let mut stale = head.pieces().filter(|piece| !self.is_sampled(*piece));
+            let Some((first, bytes)) = stale.next() else { continue };
+            let end = stale.last().map_or(first + bytes, |(last, bytes)| last + bytes);
+            let number = self.head_reads.len();
+            let op = DiskOp::Read { file: FileRef::Base, offset: first, len: (end - first) as u32 };
+            self.head_reads.push((*head, first));
+            out.disk(now, Route::FloorHead { number }, op);
+        }
+        self.heads_left = self.head_reads.len();
+        if self.heads_left == 0 {
+            return self.save();
+        }
         self.phase = Phase::Sampling;
-        let op = DiskOp::Read { file: FileRef::Base, offset: first, len: (end - first) as u32 };
-        out.disk(now, Route::Sample { at: usize::MAX }, op);
         Step::Wait
     }
 
@@ -386,12 +381,17 @@ impl Floor {
         self.head.iter().any(|s| s.offset == offset && u64::from(s.len) == bytes)
     }
 
-    /// What had to be read of the beginning was read (or could not be: then it is not sampled). What this advance did not touch
+    /// What had to be read of one beginning was read (or could not be: then it is not sampled). What this advance did not touch
     /// keeps its sample: a base that somebody else wrote to meanwhile is to be noticed, not to be identified anew.
-    pub fn on_head(&mut self, data: Option<Bytes>) -> Step {
+    pub fn on_head(&mut self, number: usize, data: Option<Bytes>) -> Step {
+        let Some((head, from)) = self.head_reads.get(number).copied() else { return Step::Wait };
         let data = data.unwrap_or_default();
-        let fresh = head_samples(self.head_from, &data, |piece| !self.is_sampled(piece));
+        let fresh = head.samples(from, &data, |piece| !self.is_sampled(piece));
         self.head.extend(fresh);
+        self.heads_left -= 1;
+        if self.heads_left > 0 {
+            return Step::Wait;
+        }
         self.head.sort_by_key(|s| s.offset);
         self.save()
     }
@@ -421,7 +421,8 @@ impl Floor {
         self.next_write = None;
         self.extents.clear();
         self.head.clear();
-        self.resized = None;
+        self.head_reads.clear();
+        self.change = None;
     }
 
     fn stop(&mut self, why: Step) -> Step {
@@ -429,41 +430,24 @@ impl Floor {
         why
     }
 
-    /// True when the head of the base is being read back.
-    pub fn is_sampling(&self) -> bool {
-        self.phase == Phase::Sampling
-    }
-
     /// True when the superblock with this advance is being saved.
     pub fn is_saving(&self) -> bool {
         self.phase == Phase::Saving
     }
 
-    /// The size in bytes that the batch sets, when it holds a RESIZE.
-    pub fn resized(&self) -> Option<u64> {
-        self.resized
+    /// What the batch makes of the layout, when it says anything of it.
+    pub fn change(&self) -> Option<&Change> {
+        self.change.as_ref()
     }
-}
 
-/// How the first `len` bytes of a base are cut into samples, back to back: offset and bytes of each.
-fn head_pieces(len: u64) -> impl Iterator<Item = (u64, u64)> {
-    let fine = FINE_BYTES.min(len);
-    let small = (0..fine).step_by(BLOCK).map(move |at| (at, (BLOCK as u64).min(fine - at)));
-    let large = (fine..len).step_by(SAMPLE_BYTES as usize).map(move |at| (at, SAMPLE_BYTES.min(len - at)));
-    small.chain(large)
-}
-
-/// Samples of the wanted pieces of a part of the first MiB that begins with one at `from`.
-pub fn head_samples(from: u64, data: &[u8], wanted: impl Fn((u64, u64)) -> bool) -> Vec<Sample> {
-    let pieces = head_pieces(from + data.len() as u64).filter(|piece| piece.0 >= from && wanted(*piece));
-    pieces.map(|(at, bytes)| sample(at, &data[(at - from) as usize..(at - from + bytes) as usize])).collect()
-}
-
-/// The blocks that a sample touches.
-pub fn blocks_of(s: &Sample) -> BlockRange {
-    let first = s.offset / BLOCK as u64;
-    let end = (s.offset + u64::from(s.len)).div_ceil(BLOCK as u64);
-    BlockRange::new(first, (end - first) as u32)
+    /// Bytes of the group's space with what the batch makes of it.
+    fn size_with(&self, size: u64) -> u64 {
+        match &self.change {
+            Some(Change::Size(size)) => *size,
+            Some(Change::Layout(layout)) => layout.size(),
+            None => size,
+        }
+    }
 }
 
 /// Cuts the pieces to `limit` bytes in all, when they are `len` bytes.
@@ -475,12 +459,12 @@ fn clamp(bufs: &mut [Bytes], len: u64, limit: u64) {
     }
 }
 
-/// Puts a frame's records into an index whose places are `(slot, block)`; gives the size that a RESIZE sets. A frame that is not
-/// understood was refused where it came in: what is skipped here changes no block.
-pub fn apply(index: &mut Index, header: &FrameHeader, slot: Slot, payload_block: u32) -> Option<u64> {
+/// Puts a frame's records into an index whose places are `(slot, block)`. A frame that is not understood was refused where it
+/// came in: what is skipped here changes no block.
+pub fn apply(index: &mut Index, header: &FrameHeader, slot: Slot, payload_block: u32) {
     use crate::format::record::Kind;
     debug_assert!(header.is_understood(), "refused by the receiver and by recovery");
-    let (mut block, mut crc, mut size) = (payload_block, 0usize, None);
+    let (mut block, mut crc) = (payload_block, 0usize);
     for (i, record) in header.records.iter().enumerate() {
         let lsn = header.first.advance(i as u64);
         let n = record.payload_blocks();
@@ -491,28 +475,9 @@ pub fn apply(index: &mut Index, header: &FrameHeader, slot: Slot, payload_block:
             }
             (Kind::Discard, Some(_)) if planted(Planted::DiscardNotIndexed) => {}
             (_, Some(range)) => index.insert(range, lsn, Place::Zero),
-            (Kind::Resize, None) => size = Some(record.lba),
             _ => {}
         }
         block += n;
         crc += n as usize;
-    }
-    size
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn samples_cover_the_head_once_and_its_first_blocks_one_by_one() {
-        for len in [512, BLOCK, FINE_BYTES as usize, HEAD_BYTES as usize - 512, HEAD_BYTES as usize] {
-            let samples = head_samples(0, &vec![7; len], |_| true);
-            assert!(samples.len() <= HEAD_SAMPLES);
-            let ends = samples.iter().map(|s| s.offset + u64::from(s.len));
-            let starts = samples.iter().skip(1).map(|s| s.offset).chain([len as u64]);
-            assert!(ends.eq(starts), "{len} bytes");
-            assert!(samples.iter().take(FINE_BYTES as usize / BLOCK).all(|s| s.len as usize <= BLOCK));
-        }
     }
 }

@@ -27,8 +27,10 @@ pub enum Kind {
     Config,
     /// An opaque entry of the metadata log (reserved).
     Meta,
-    /// The volume's size in bytes becomes `lba` (a byte count, not a block address); no payload.
+    /// The volume's size in bytes becomes `lba` (a byte count, not a block address); no payload. Of a group of one volume.
     Resize,
+    /// The group's volumes become those of the payload, [`crate::layout::Layout`] and zeros.
+    Layout,
     /// A kind this version does not know.
     Unknown(u8),
 }
@@ -45,6 +47,7 @@ impl Kind {
             Self::Config => 7,
             Self::Meta => 8,
             Self::Resize => 9,
+            Self::Layout => 10,
             Self::Unknown(code) => code,
         }
     }
@@ -60,13 +63,14 @@ impl Kind {
             7 => Self::Config,
             8 => Self::Meta,
             9 => Self::Resize,
+            10 => Self::Layout,
             other => Self::Unknown(other),
         }
     }
 
     /// True when the record changes what a read returns: an incarnation without such a record is empty.
     pub fn is_data(self) -> bool {
-        matches!(self, Self::Write | Self::Discard | Self::Zero | Self::Resize | Self::Meta)
+        matches!(self, Self::Write | Self::Discard | Self::Zero | Self::Resize | Self::Layout | Self::Meta)
     }
 }
 
@@ -80,7 +84,7 @@ impl Kind {
 /// | 4 | 4 | blocks of the range |
 /// | 8 | 8 | first block (RESIZE: the new size in bytes) |
 ///
-/// A WRITE's payload is its range; FORK, CONFIG, META, MARK and MARKCOMMIT use the block count as the length of their
+/// A WRITE's payload is its range; FORK, CONFIG, LAYOUT, META, MARK and MARKCOMMIT use the block count as the length of their
 /// payload and have no address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Descriptor {

@@ -4,6 +4,7 @@ use crate::config::{AckOn, OnPeerLoss, Policy};
 use crate::format::codec::{FormatError, Reader, Writer};
 use crate::format::config::{mode_code, mode_of};
 use crate::format::twin::TwinKind;
+use crate::layout::Layout;
 use crate::ship::{ChainEntry, Remembered};
 use crate::types::{
     BootId, Boundary, Epoch, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Position, Secret, SiteId, VolumeId,
@@ -13,16 +14,20 @@ use crate::verb::Assertion;
 
 /// Bytes of one of the two slots.
 pub const SLOT_BYTES: usize = 32 * 1024;
-/// The `superblock` file.
+/// The `superblock` file. Version 2 has a layout at its end; version 1 is of a group of one volume.
 pub const FILE: TwinKind =
-    TwinKind { name: "superblock", magic: u32::from_le_bytes(*b"TMSB"), version: 1, slot_bytes: SLOT_BYTES };
+    TwinKind { name: "superblock", magic: u32::from_le_bytes(*b"TMSB"), version: 2, slot_bytes: SLOT_BYTES };
 
 /// Entries of history kept; older ones below the floor are pruned.
 pub const MAX_HISTORY: usize = 256;
 /// Human decisions kept, newest last.
 pub const MAX_ASSERTIONS: usize = 16;
-/// Samples of the base kept: 31 over the first MiB and the last 49 extents written.
-pub const MAX_SAMPLES: usize = 80;
+/// Samples of the base of a group of one volume: 31 over the first MiB and the last 49 extents written.
+pub const BASE_SAMPLES: usize = 80;
+/// Samples of the base kept.
+pub const MAX_SAMPLES: usize = BASE_SAMPLES + VOLUME_SAMPLES * (crate::layout::MAX_VOLUMES - 1);
+/// Samples of the beginning of each volume but the first.
+pub const VOLUME_SAMPLES: usize = 3;
 const TEXT: usize = 256;
 
 /// What the copy is good for, as far as it must survive a restart.
@@ -66,9 +71,9 @@ pub struct Cut {
 /// The superblock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Superblock {
-    /// The volume.
+    /// The first volume of the group: it names the log, also when it was removed.
     pub volume: VolumeId,
-    /// Its group.
+    /// The group.
     pub group: GroupId,
     /// The site of this copy.
     pub site: SiteId,
@@ -78,8 +83,8 @@ pub struct Superblock {
     pub peer: Option<SiteId>,
     /// Keys the chain.
     pub secret: Secret,
-    /// Size of the volume in bytes at the floor.
-    pub size: u64,
+    /// The volumes of the group at the floor.
+    pub layout: Layout,
     /// Bytes of a log slot.
     pub slot_bytes: u64,
     /// The base held data before (adopted).
@@ -195,6 +200,11 @@ fn decode_policy(r: &mut Reader<'_>) -> Result<Policy, FormatError> {
 }
 
 impl Superblock {
+    /// How it is written: as versions that know nothing of groups read it, where they can.
+    pub fn kind(&self) -> TwinKind {
+        FILE.written_as(if self.layout.is_one(self.volume) { 1 } else { 2 })
+    }
+
     /// The content of a slot of the `superblock` file, in the order of the fields above; see `docs/formats.md`.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(4096);
@@ -204,7 +214,7 @@ impl Superblock {
         w.bytes(&self.node.0);
         w.bytes(&self.peer.unwrap_or_default().0);
         w.bytes(&self.secret.0);
-        w.u64(self.size);
+        w.u64(self.layout.size());
         w.u64(self.slot_bytes);
         let (code, nonce) = flag_code(self.flag);
         w.u8(code);
@@ -228,8 +238,13 @@ impl Superblock {
         let cut = self.cut.unwrap_or(Cut { at: Position::default(), sequence: 0 });
         w.position(cut.at);
         w.u64(cut.sequence);
-        w.zeros(20);
+        let is_one = self.layout.is_one(self.volume);
+        w.u8(u8::from(!is_one));
+        w.zeros(19);
         self.encode_lists(&mut w);
+        if !is_one {
+            self.layout.encode(&mut w);
+        }
         w.buf
     }
 
@@ -283,8 +298,10 @@ impl Superblock {
         let policy = decode_policy(&mut r)?;
         let fenced = Epoch { major: r.u32()?, minor: r.u32()? };
         let cut = Cut { at: r.position()?, sequence: r.u64()? };
-        r.skip(20)?;
+        let has_layout = r.u8()? & 1 != 0;
+        r.skip(19)?;
         let (history, forced, samples) = decode_lists(&mut r)?;
+        let layout = if has_layout { Layout::decode(&mut r)? } else { Layout::one(volume, size) };
         Ok(Self {
             volume,
             group,
@@ -292,7 +309,7 @@ impl Superblock {
             node,
             peer: (!peer.is_nil()).then_some(peer),
             secret,
-            size,
+            layout,
             slot_bytes,
             adopted,
             flag,
@@ -349,7 +366,7 @@ mod tests {
             node: NodeId([4; 16]),
             peer: Some(SiteId([5; 16])),
             secret: Secret([6; 32]),
-            size: 1 << 30,
+            layout: Layout::one(VolumeId([1; 16]), 1 << 30),
             slot_bytes: 32 << 20,
             adopted: true,
             flag: CopyFlag::Seeding(Nonce([7; 16])),
@@ -376,6 +393,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_version_without_groups_wrote_is_read_and_written_the_same_to_the_byte() {
+        let bytes = superblock().encode();
+        assert_eq!(blake3::hash(&bytes).to_hex()[..16], *"451d94d0e78f735c");
+        let old = FILE.written_as(1).file(1, &bytes);
+        assert_eq!(superblock().kind().file(1, &bytes), old);
+        assert_eq!(Superblock::decode(FILE.decode(&old).unwrap().content).unwrap(), superblock());
+    }
+
+    #[test]
+    fn a_version_without_groups_refuses_a_superblock_of_several_volumes() {
+        let mut sb = superblock();
+        sb.layout = sb.layout.added(VolumeId([2; 16]), 4608).unwrap();
+        let file = sb.kind().file(1, &sb.encode());
+        assert!(matches!(FILE.written_as(1).decode(&file), Err(FormatError::Version { found: 2, known: 1, .. })));
+        assert_eq!(Superblock::decode(FILE.decode(&file).unwrap().content).unwrap(), sb);
+    }
+
+    #[test]
     fn a_policy_from_before_a_lost_peer_was_a_choice_reads_as_it_acted() {
         let mut w = Writer::default();
         encode_policy(&Policy { on_peer_loss: OnPeerLoss::Witness, auto_failover: true, ..Policy::default() }, &mut w);
@@ -391,16 +426,23 @@ mod tests {
         sb.history = vec![sb.history[0]; MAX_HISTORY + 5];
         sb.forced = vec![Assertion { who: "w".repeat(900), why: "y".repeat(900), at: WallMs(1) }; MAX_ASSERTIONS + 3];
         sb.samples = vec![sb.samples[0]; MAX_SAMPLES];
+        let ids = |n: usize| VolumeId([n as u8 % 64 + 1; 16]);
+        sb.layout = Layout::new((0..crate::layout::MAX_EXTENTS).map(|n| (ids(n), 4096))).unwrap();
         FILE.encode(1, &sb.encode());
         let back = Superblock::decode(&sb.encode()).unwrap();
         assert_eq!((back.history.len(), back.forced.len()), (MAX_HISTORY, MAX_ASSERTIONS));
+        assert_eq!(back.layout, sb.layout);
     }
 
     #[test]
     fn truncated_content_is_an_error_at_every_length() {
-        let bytes = superblock().encode();
-        for len in 0..bytes.len() {
-            assert!(Superblock::decode(&bytes[..len]).is_err(), "length {len}");
+        let mut group = superblock();
+        group.layout = group.layout.added(VolumeId([2; 16]), 4096).unwrap();
+        for sb in [superblock(), group] {
+            let bytes = sb.encode();
+            for len in 0..bytes.len() {
+                assert!(Superblock::decode(&bytes[..len]).is_err(), "length {len}");
+            }
         }
     }
 }

@@ -23,13 +23,18 @@ pub struct TwinKind {
     pub name: &'static str,
     /// First bytes.
     pub magic: u32,
-    /// Version written.
+    /// Newest version: the one written, unless another is asked for. Older ones are read.
     pub version: u16,
     /// Bytes of one slot.
     pub slot_bytes: usize,
 }
 
 impl TwinKind {
+    /// The same, written as an older version: a content that the older one can say stays readable for those who know only that.
+    pub const fn written_as(self, version: u16) -> Self {
+        Self { version, ..self }
+    }
+
     /// Encodes one slot.
     ///
     /// # Panics
@@ -76,7 +81,7 @@ impl TwinKind {
         if crc_of(&slot[..20], content) != crc {
             return Err(FormatError::Checksum(self.name));
         }
-        if version != self.version {
+        if version == 0 || version > self.version {
             return Err(FormatError::Version { what: self.name, found: version, known: self.version });
         }
         Ok((counter, content))

@@ -134,7 +134,7 @@ proptest! {
         for older in &all {
             let base = newer.with_removed_of(older);
             let (was, is, both) = (owners(older), owners(newer), owners(&base));
-            prop_assert_eq!(base.size(), newer.size());
+            prop_assert_eq!(base.blocks(), newer.blocks());
             for (at, owner) in both.iter().enumerate() {
                 let expected = is[at].or(was.get(at).copied().flatten());
                 prop_assert_eq!(*owner, expected);

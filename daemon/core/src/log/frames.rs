@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::format::block_crcs;
+use crate::format::codec::{FormatError, Reader, Writer};
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind, MAX_PEERS, MAX_RECORDS, PeerDurable};
 use crate::format::record::{DESCRIPTOR_BYTES, Descriptor, Kind};
+use crate::layout::{Change, Layout};
 use crate::types::{BLOCK, Boundary, Chain, GenId, Incarnation, Lsn, Secret, VolumeId};
 
 /// A frame's payload is at most this: larger groups gain nothing and delay the first of them.
@@ -33,6 +35,45 @@ impl Record {
     pub fn new(descriptor: Descriptor, payload: Bytes) -> Self {
         Self { descriptor, payload, fork: None }
     }
+
+    /// The record that makes the group's volumes those of `layout`.
+    pub fn layout(layout: &Layout) -> Self {
+        let mut w = Writer::default();
+        layout.encode(&mut w);
+        w.zeros(w.buf.len().next_multiple_of(BLOCK) - w.buf.len());
+        let blocks = (w.buf.len() / BLOCK) as u32;
+        Self::new(Descriptor { kind: Kind::Layout, flags: 0, blocks, lba: 0 }, w.buf.into())
+    }
+}
+
+/// What a frame makes of the layout: the last of its records that says so. `payload` are its payload blocks in whole pieces.
+/// An error when a LAYOUT is none.
+pub fn change_in(header: &FrameHeader, payload: &[Bytes]) -> Result<Option<Change>, FormatError> {
+    let (mut change, mut block) = (None, 0usize);
+    for record in &header.records {
+        let blocks = record.payload_blocks() as usize;
+        match record.kind {
+            Kind::Resize => change = Some(Change::Size(record.lba)),
+            Kind::Layout => {
+                let bytes = gather(payload, block * BLOCK, blocks * BLOCK);
+                change = Some(Change::Layout(Layout::decode(&mut Reader::new("layout", &bytes))?));
+            }
+            _ => {}
+        }
+        block += blocks;
+    }
+    Ok(change)
+}
+
+fn gather(pieces: &[Bytes], mut skip: usize, len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(len);
+    for piece in pieces {
+        let from = skip.min(piece.len());
+        skip -= from;
+        let take = (len - out.len()).min(piece.len() - from);
+        out.extend_from_slice(&piece[from..from + take]);
+    }
+    out
 }
 
 /// What a frame says besides its records.

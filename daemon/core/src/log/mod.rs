@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::event::{DiskError, DiskOp, DiskToken, FileRef, Slot};
 use crate::format::frame::FrameHeader;
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
+use crate::layout::Change;
 use crate::outbox::{Outbox, Route};
 use crate::planted::{Planted, planted};
 use crate::types::{BLOCK, BlockRange, Boundary, Lsn, Nanos, Secret, VolumeId};
@@ -48,6 +49,8 @@ pub struct Placed {
     pub slot: Slot,
     /// Block number in the slot of its first payload block.
     pub payload_block: u32,
+    /// What it makes of the layout.
+    pub change: Option<Change>,
 }
 
 #[derive(Debug)]
@@ -325,8 +328,10 @@ impl Log {
             done: false,
         });
         self.end = header.boundary();
+        // Built here or judged by the receiver: it can be read.
+        let change = frames::change_in(&header, &payload).ok().flatten();
         self.tail.push(TailFrame::new(&header, spot.slot, spot.payload_block, bytes, payload));
-        Placed { header, slot: spot.slot, payload_block: spot.payload_block }
+        Placed { header, slot: spot.slot, payload_block: spot.payload_block, change }
     }
 
     fn segment_header(&self) -> Bytes {

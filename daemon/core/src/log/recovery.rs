@@ -23,6 +23,7 @@ use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
 use crate::format::superblock::Cut;
 use crate::log::Placed;
+use crate::log::frames::change_in;
 use crate::log::segments::{FrameRef, Segment, Segments};
 use crate::outbox::{Outbox, Route};
 use crate::planted::{Planted, planted};
@@ -311,11 +312,20 @@ impl Recovery {
         if rest.len() < total {
             return Parsed::NeedMore;
         }
-        let good = block_crcs(&rest[header.padded_bytes()..total]).eq(header.crcs.iter().copied());
-        self.judge(at, used, header, good, placed)
+        let payload = self.buf.slice(used + header.padded_bytes()..used + total);
+        let good = block_crcs(&payload).eq(header.crcs.iter().copied());
+        self.judge(at, used, header, payload, good, placed)
     }
 
-    fn judge(&mut self, at: usize, used: usize, header: FrameHeader, good: bool, placed: &mut Vec<Placed>) -> Parsed {
+    fn judge(
+        &mut self,
+        at: usize,
+        used: usize,
+        header: FrameHeader,
+        payload: Bytes,
+        good: bool,
+        placed: &mut Vec<Placed>,
+    ) -> Parsed {
         let total = header.padded_bytes() + header.payload_bytes();
         if good && self.heals(&header) {
             self.end = self.start.floor;
@@ -326,7 +336,9 @@ impl Recovery {
             self.note_evidence(at, &header);
             return if self.broken || !follows { self.no_frame(used) } else { self.bad_payload(total) };
         }
-        self.is_foreign |= !header.is_understood() && header.first > self.start.floor.position.lsn;
+        let is_new = header.first > self.start.floor.position.lsn;
+        let change = if is_new { change_in(&header, &[payload]) } else { Ok(None) };
+        self.is_foreign |= is_new && (!header.is_understood() || change.is_err());
         if self.is_foreign {
             return Parsed::End;
         }
@@ -336,9 +348,9 @@ impl Recovery {
         segment.used_blocks = frame.block + frame.blocks;
         segment.frames.push(frame);
         self.end = header.boundary();
-        if header.first > self.start.floor.position.lsn {
+        if is_new {
             let payload_block = block + (header.padded_bytes() / BLOCK) as u32;
-            placed.push(Placed { header, slot: segment.slot, payload_block });
+            placed.push(Placed { header, slot: segment.slot, payload_block, change: change.ok().flatten() });
         }
         Parsed::Frame(total)
     }

@@ -3,7 +3,6 @@
 use crate::config::Mode;
 use crate::event::{DiskError, DiskToken, RequestId};
 use crate::format::frame::{MAX_PEERS, PeerDurable};
-use crate::format::record::Kind;
 use crate::format::superblock::CopyFlag;
 use crate::log::{FrameContext, LogFailure, MIN_SLOTS, Placed, SLOTS_AHEAD};
 use crate::node::Node;
@@ -110,8 +109,8 @@ impl Node {
             self.written_at = kept.filter(|(i, _)| *i >= half || i % 2 == 0).map(|(_, w)| w).collect();
         }
         self.counters.frames += 1;
-        if placed.header.records.iter().any(|r| r.kind == Kind::Resize) && self.leads() {
-            // A copy that is being seeded learns the new size from the greeting: it gets no record of it.
+        if placed.change.is_some() && self.leads() {
+            // A copy that is being seeded learns the new layout from the greeting: it gets no record of it.
             self.greet();
         }
     }

@@ -3,6 +3,7 @@
 use crate::event::{DiskDone, DiskError, DiskResult};
 use crate::floor;
 use crate::format::superblock::CopyFlag;
+use crate::layout::{Extent, Layout};
 use crate::node::meta::AfterSuperblock;
 use crate::node::{Node, Stage};
 use crate::planted::{Planted, planted};
@@ -137,7 +138,7 @@ impl Node {
 
     /// The size that base writes are clamped to.
     fn floor_size(&self) -> u64 {
-        self.base_size.min(self.size)
+        self.space.base_size().min(self.space.layout.size())
     }
 
     pub(super) fn on_floor_written(&mut self, now: Nanos, result: DiskResult) {
@@ -150,13 +151,24 @@ impl Node {
 
     pub(super) fn on_floor_synced(&mut self, now: Nanos, ok: bool) {
         let known = std::mem::take(&mut self.superblock.samples);
-        let step = self.floor.on_synced(now, ok, self.base_size, &known, &mut self.out);
+        let heads = floor::heads(&self.layout_after_advance(), self.space.base_size());
+        let step = self.floor.on_synced(now, ok, &heads, &known, &mut self.out);
         self.superblock.samples = known;
         self.on_floor_step(now, step);
     }
 
-    pub(super) fn on_floor_head(&mut self, now: Nanos, head: Option<bytes::Bytes>) {
-        let step = self.floor.on_head(head);
+    /// The layout that the superblock gets with this advance.
+    fn layout_after_advance(&self) -> Layout {
+        let present = &self.superblock.layout;
+        self.floor.change().map_or_else(|| present.clone(), |change| change.on(present))
+    }
+
+    pub(super) fn on_floor_head(&mut self, now: Nanos, number: usize, head: DiskResult) {
+        let head = match head {
+            Ok(DiskDone::Read(data)) => Some(data),
+            _ => None,
+        };
+        let step = self.floor.on_head(number, head);
         self.on_floor_step(now, step);
     }
 
@@ -167,9 +179,7 @@ impl Node {
                 self.superblock.floor = to;
                 self.superblock.floor_target = to.position.lsn;
                 self.superblock.samples = samples;
-                if let Some(size) = self.floor.resized() {
-                    self.superblock.size = size;
-                }
+                self.superblock.layout = self.layout_after_advance();
                 self.after_superblock(now, AfterSuperblock::Floor);
             }
             floor::Step::Damaged => {
@@ -186,9 +196,15 @@ impl Node {
         if !self.floor.is_saving() {
             return;
         }
+        let changed = self.floor.change().is_some();
         let (at, ranges) = self.floor.on_saved();
         for range in ranges {
             self.index.prune(range, at.position.lsn);
+        }
+        if changed {
+            for range in self.superblock.layout.holes().flat_map(Extent::ranges) {
+                self.index.prune(range, at.position.lsn);
+            }
         }
         self.counters.floor_blocks = self.floor.blocks();
         if self.draining.is_some_and(|to| at.position.lsn >= to) {

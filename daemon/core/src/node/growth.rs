@@ -1,92 +1,190 @@
-//! A volume grows: its base at the peer first, then by a record in the log.
+//! The volumes of a group change: room at the peer first, then a record in the log.
 
 use crate::event::{DiskOp, VerbId};
 use crate::format::record::{Descriptor, Kind};
+use crate::layout::{Layout, LayoutError};
 use crate::log::Record;
 use crate::node::Node;
 use crate::node::verbs::{DEADLINE_MS, Pending};
 use crate::outbox::Route;
-use crate::ship::Message;
+use crate::ship::{FEATURE_LAYOUT, Message};
 use crate::status::Role;
-use crate::types::{BLOCK, Nanos, SECTOR};
+use crate::types::{BLOCK, Nanos, SECTOR, VolumeId};
 use crate::verb::VerbError;
 
 impl Node {
-    pub(super) fn resize(&mut self, now: Nanos, id: VerbId, size: u64) -> Result<(), VerbError> {
+    pub(super) fn resize(&mut self, now: Nanos, id: VerbId, volume: VolumeId, size: u64) -> Result<(), VerbError> {
         self.need_primary("a volume is resized at its primary")?;
-        if !size.is_multiple_of(SECTOR as u64) || size < self.size {
+        let present = self.space.layout.volume_size(volume).ok_or(LayoutError::Unknown(volume)).map_err(impossible)?;
+        if !size.is_multiple_of(SECTOR as u64) || size < present {
             return Err(VerbError::Invalid("a volume can only grow, to a multiple of 512 bytes".into()));
         }
+        self.need_no_change()?;
+        if !present.is_multiple_of(BLOCK as u64) && self.space.base_of(volume) > present && size > present {
+            let why = "the volume ends inside a block of 4096 bytes that its device goes on behind: it cannot grow";
+            return Err(VerbError::Invalid(why.into()));
+        }
+        let wanted = self.space.layout.grown(volume, size).map_err(impossible)?;
+        self.space.take_room(&wanted);
+        self.make_layout(now, id, wanted)
+    }
+
+    pub(super) fn add_volume(&mut self, now: Nanos, id: VerbId, volume: VolumeId, size: u64) -> Result<(), VerbError> {
+        self.need_primary("a volume is added to a group at its primary")?;
+        match self.space.layout.volume_size(volume) {
+            Some(present) if present == size => {
+                self.finish_verb(now, id);
+                return Ok(());
+            }
+            Some(_) => return Err(impossible(LayoutError::Exists(volume))),
+            None => {}
+        }
+        self.need_no_change()?;
+        if self.space.base().has(volume) {
+            let (state, hint) = ("being removed".into(), "wait until its base has left the group".into());
+            return Err(VerbError::CopyState { state, hint });
+        }
+        let wanted = self.space.layout.added(volume, size).map_err(impossible)?;
+        self.space.take_room(&wanted);
+        self.make_layout(now, id, wanted)
+    }
+
+    /// Needs no room, so nobody is asked.
+    pub(super) fn remove_volume(&mut self, now: Nanos, id: VerbId, volume: VolumeId) -> Result<(), VerbError> {
+        self.need_primary("a volume is removed from its group at its primary")?;
+        if !self.space.layout.has(volume) {
+            self.finish_verb(now, id);
+            return Ok(());
+        }
+        self.need_no_change()?;
+        let wanted = self.space.layout.without(volume).map_err(impossible)?;
+        self.need_peer_that_knows(&wanted)?;
+        self.log_layout(now, id, wanted);
+        Ok(())
+    }
+
+    fn need_no_change(&self) -> Result<(), VerbError> {
         if self.verbs.iter().any(|v| matches!(v.kind, Pending::Grow { .. } | Pending::Resized { .. })) {
             let (state, hint) = ("being resized".into(), "wait until that is done".into());
             return Err(VerbError::CopyState { state, hint });
         }
-        if !self.size.is_multiple_of(BLOCK as u64) && self.base_size > self.size && size > self.size {
-            let why = "the volume ends inside a block of 4096 bytes that its device goes on behind: it cannot grow";
-            return Err(VerbError::Invalid(why.into()));
+        Ok(())
+    }
+
+    /// A peer that knows only groups of one volume would take this for its volume.
+    fn need_peer_that_knows(&self, wanted: &Layout) -> Result<(), VerbError> {
+        let hello = self.link.as_ref().and_then(|l| l.hello.as_ref());
+        let is_old = hello.is_some_and(|h| h.features & FEATURE_LAYOUT == 0);
+        match is_old && !self.is_plain(wanted) {
+            true => Err(VerbError::Invalid("the peer's version knows no groups of several volumes: update it".into())),
+            false => Ok(()),
         }
-        self.base_size = self.base_size.max(size);
-        if size == self.size {
+    }
+
+    /// What a version without groups can say and read.
+    fn is_plain(&self, layout: &Layout) -> bool {
+        layout.is_one(self.superblock.volume)
+    }
+
+    fn make_layout(&mut self, now: Nanos, id: VerbId, wanted: Layout) -> Result<(), VerbError> {
+        if wanted == self.space.layout {
             self.finish_verb(now, id);
             return Ok(());
         }
+        self.need_peer_that_knows(&wanted)?;
         let linked = self.link.as_ref().is_some_and(|l| l.hello.is_some());
         match self.superblock.peer {
             Some(site) if !linked => return Err(VerbError::PeerUnproven { site }),
             Some(_) => {
-                self.wait(now, id, DEADLINE_MS, Pending::Grow { size });
-                self.send(Message::Grow { size });
+                let (size, layout) = (wanted.size(), self.said(&wanted));
+                self.wait(now, id, DEADLINE_MS, Pending::Grow { wanted });
+                self.send(Message::Grow { size, layout });
             }
-            None => self.log_resize(now, id, size),
+            None => self.log_layout(now, id, wanted),
         }
         Ok(())
     }
 
-    fn log_resize(&mut self, now: Nanos, id: VerbId, size: u64) {
-        let descriptor = Descriptor { kind: Kind::Resize, flags: 0, blocks: 0, lba: size };
-        let resize = self.log.push(Record::new(descriptor, Default::default()));
-        // What a device holds behind the volume is not the volume's, and no other site has it.
-        let (first, end) = (self.size.div_ceil(BLOCK as u64), size.div_ceil(BLOCK as u64));
-        let lsn = self.push_zero_blocks(Kind::Zero, first, end).unwrap_or(resize);
-        self.log.want_durable(lsn);
-        self.wait(now, id, DEADLINE_MS, Pending::Resized { lsn });
+    /// A layout as it is said to a peer: of one volume, its size says all.
+    fn said(&self, layout: &Layout) -> Option<Layout> {
+        (!self.is_plain(layout)).then(|| layout.clone())
     }
 
-    pub(super) fn on_grow(&mut self, now: Nanos, size: u64) {
-        let shrinks = size < self.size && !self.needs_seed();
-        if self.leads() || shrinks || !size.is_multiple_of(SECTOR as u64) {
-            let size = self.base_size;
-            return self.send(Message::GrowAnswer { size });
+    fn log_layout(&mut self, now: Nanos, id: VerbId, wanted: Layout) {
+        let size = wanted.size();
+        let record = match self.is_plain(&wanted) {
+            true => {
+                let descriptor = Descriptor { kind: Kind::Resize, flags: 0, blocks: 0, lba: size };
+                Record::new(descriptor, Default::default())
+            }
+            false => Record::layout(&wanted),
+        };
+        let changed = self.log.push(record);
+        // What a device holds behind the volume is not the volume's, and no other site has it.
+        let (first, end) = (self.space.layout.blocks(), wanted.blocks());
+        let lsn = self.push_zero_blocks(Kind::Zero, first, end).unwrap_or(changed);
+        self.log.want_durable(lsn);
+        self.wait(now, id, DEADLINE_MS, Pending::Resized { lsn, wanted });
+    }
+
+    pub(super) fn on_grow(&mut self, now: Nanos, size: u64, layout: Option<Layout>) {
+        let present = &self.space.layout;
+        let wanted = layout.or_else(|| match present.extents() {
+            [only] if size > 0 && size.is_multiple_of(SECTOR as u64) => Some(Layout::one(only.volume, size)),
+            _ => None,
+        });
+        match wanted.filter(|wanted| !self.leads() && (self.needs_seed() || wanted.extends(present))) {
+            Some(wanted) => self.make_room(now, wanted),
+            None => self.answer_grow(None),
         }
-        self.grow_to = size;
-        self.out.disk(now, Route::Grow, DiskOp::Grow { size });
+    }
+
+    /// Has bases made and grown for a layout.
+    pub(super) fn make_room(&mut self, now: Nanos, wanted: Layout) {
+        self.space.growing = Some(wanted.clone());
+        self.out.disk(now, Route::Grow, DiskOp::Grow { layout: wanted });
     }
 
     pub(super) fn on_grown(&mut self, now: Nanos, ok: bool) {
-        if ok {
-            self.base_size = self.base_size.max(self.grow_to);
+        let grown = self.space.growing.take().filter(|_| ok);
+        if let Some(layout) = &grown {
+            self.space.take_room(layout);
         }
-        self.grow_to = 0;
-        let size = self.base_size;
-        self.send(Message::GrowAnswer { size });
-        self.pump_receiver(now);
+        self.answer_grow(grown);
+        match ok {
+            true => self.pump_receiver(now),
+            false => self.peer_needs_room(),
+        }
     }
 
-    pub(super) fn on_grow_answer(&mut self, now: Nanos, size: u64) {
+    fn answer_grow(&mut self, grown: Option<Layout>) {
+        let layout = grown.and_then(|layout| self.said(&layout));
+        let size = layout.as_ref().map_or(self.space.base_size(), Layout::size);
+        self.send(Message::GrowAnswer { size, layout });
+    }
+
+    pub(super) fn on_grow_answer(&mut self, now: Nanos, size: u64, layout: Option<Layout>) {
         let (grows, rest) = std::mem::take(&mut self.verbs)
             .into_iter()
             .partition::<Vec<_>, _>(|v| matches!(v.kind, Pending::Grow { .. }));
         self.verbs = rest;
         for verb in grows {
-            match verb.kind {
-                Pending::Grow { size: wanted } if wanted <= size && self.role == Role::Primary => {
-                    self.log_resize(now, verb.id, wanted);
-                }
-                _ => {
-                    let error = VerbError::Invalid(format!("the peer's base image can only hold {size} bytes"));
-                    self.end_verb(verb.id, Err(error));
-                }
+            let Pending::Grow { wanted } = verb.kind else { continue };
+            let is_plain = self.is_plain(&wanted);
+            let has_room = if is_plain { wanted.size() <= size } else { layout.as_ref() == Some(&wanted) };
+            if has_room && self.role == Role::Primary {
+                self.log_layout(now, verb.id, wanted);
+                continue;
             }
+            let why = match is_plain {
+                true => format!("the peer's base image can only hold {size} bytes"),
+                false => "the peer has no room for the base images of these volumes".into(),
+            };
+            self.end_verb(verb.id, Err(VerbError::Invalid(why)));
         }
     }
+}
+
+fn impossible(why: LayoutError) -> VerbError {
+    VerbError::Invalid(why.to_string())
 }

@@ -7,7 +7,7 @@ use crate::node::receive::Backlog;
 use crate::node::{Node, Stage};
 use crate::ship::gate::Gate;
 use crate::ship::sender::{Sender, Source};
-use crate::ship::{Ack, Hello, Message, Refusal};
+use crate::ship::{Ack, FEATURE_LAYOUT, Hello, Message, Refusal};
 use crate::status::{Role, SuspendReason};
 use crate::timeline::{History, Relation};
 use crate::types::{Boundary, Epoch, Lsn, Nanos, SiteId};
@@ -118,12 +118,12 @@ impl Node {
     fn hello(&self) -> Hello {
         Hello {
             version: WIRE_VERSION,
-            features: 0,
+            features: FEATURE_LAYOUT,
             volume: self.superblock.volume,
             site: self.site,
             node: self.node,
             boot: self.boot,
-            size: self.size,
+            layout: self.space.layout.clone(),
             config: self.k.clone(),
             is_primary: self.leads(),
             needs_seed: self.needs_seed(),
@@ -216,8 +216,8 @@ impl Node {
             Message::Refused(why) => self.on_refused(now, why),
             Message::Fenced(config) => self.on_fenced(now, &config),
             Message::Policy(policy) => self.on_peer_policy(now, policy),
-            Message::Grow { size } => self.on_grow(now, size),
-            Message::GrowAnswer { size } => self.on_grow_answer(now, size),
+            Message::Grow { size, layout } => self.on_grow(now, size, layout),
+            Message::GrowAnswer { size, layout } => self.on_grow_answer(now, size, layout),
             Message::VerifyAnswer { id, verdict } => self.on_verify_verdict(id, verdict),
             Message::Confirm { k, stamp, span_ms } => self.on_confirm(k, stamp, span_ms),
             Message::Confirmed { stamp, undecided } => self.on_confirmed(now, stamp, undecided),
@@ -227,6 +227,9 @@ impl Node {
 
     fn on_hello(&mut self, now: Nanos, hello: Box<Hello>) {
         if hello.version < WIRE_OLDEST {
+            return self.hang_up(Refusal::Version);
+        }
+        if hello.features & FEATURE_LAYOUT == 0 && !self.space.layout.is_one(self.superblock.volume) {
             return self.hang_up(Refusal::Version);
         }
         let peer = self.superblock.peer;
@@ -415,6 +418,9 @@ impl Node {
         };
         if boundary != hello.tail {
             return self.refuse(Refusal::Chain);
+        }
+        if !self.space.layout.extends(&hello.layout) {
+            return self.refuse(Refusal::Size);
         }
         if !self.tell_k_first(hello) {
             return;

@@ -3,7 +3,6 @@
 use crate::config::Config;
 use crate::event::{ConnId, DiskOp, FileRef, VerbId};
 use crate::format::config as k_format;
-use crate::format::superblock;
 use crate::format::twin::TwinKind;
 use crate::node::Node;
 use crate::outbox::{Outbox, Route};
@@ -115,7 +114,8 @@ impl Node {
         self.superblock.boot = self.boot;
         self.superblock.history = self.history.entries().to_vec();
         let content = self.superblock.encode();
-        let (kind, file) = (superblock::FILE, FileRef::Superblock);
+        let (kind, file) = (self.superblock.kind(), FileRef::Superblock);
+        self.space.on_saving(&self.superblock.layout);
         self.superblock_file.write(now, kind, file, Route::SuperblockWrite, &content, &mut self.out);
     }
 
@@ -129,6 +129,8 @@ impl Node {
             return;
         }
         self.superblock_file.end();
+        self.space.on_saved();
+        self.tell_layout();
         let (ready, later) = std::mem::take(&mut self.after_superblock)
             .into_iter()
             .partition(|(version, _)| self.superblock_file.is_saved(*version));

@@ -1,4 +1,4 @@
-//! One copy of one volume at one site: owns the machines, routes inputs to them, collects what they want done. Nothing else
+//! One copy of one group of volumes at one site: owns the machines, routes inputs to them, collects what they want done. Nothing else
 //! knows two machines.
 //!
 //! `handle` only takes a fact in; the work that follows from several facts at once (building frames, syncs, sending, the
@@ -22,6 +22,7 @@ mod seal;
 mod seeding;
 mod seedings;
 mod sending;
+mod space;
 mod state;
 mod verbs;
 mod verify;
@@ -36,6 +37,7 @@ use crate::event::{DiskResult, DiskToken, Event, Input, Output, Request, Request
 use crate::floor::Floor;
 use crate::format::superblock::{CopyFlag, Superblock};
 use crate::group::lease::Terms;
+use crate::layout::Layout;
 use crate::log::Log;
 use crate::log::recovery::Recovery;
 use crate::outbox::{Outbox, Route};
@@ -74,18 +76,18 @@ pub enum CreateKind {
 /// How a new volume copy is made.
 #[derive(Clone, Debug)]
 pub struct CreateParams {
-    /// The volume.
+    /// The first volume: it names the log.
     pub volume: VolumeId,
-    /// Its group.
+    /// The group.
     pub group: GroupId,
     /// Own site.
     pub site: SiteId,
     /// Own node.
     pub node: NodeId,
-    /// The volume's secret, the same on every copy.
+    /// The group's secret, the same on every copy.
     pub secret: Secret,
-    /// Size in bytes, a multiple of 512.
-    pub size: u64,
+    /// The volumes and their sizes. A replica's may be that of a part: the seeding brings the whole.
+    pub layout: Layout,
     /// Bytes of a log slot, a multiple of 4096; the same on every copy.
     pub slot_bytes: u64,
     /// Policy.
@@ -94,7 +96,7 @@ pub struct CreateParams {
     pub peer: Option<SiteId>,
     /// First copy or replica.
     pub kind: CreateKind,
-    /// The base holds data already.
+    /// The bases hold data already.
     pub adopted: bool,
 }
 
@@ -110,7 +112,7 @@ pub struct NewVolume {
 /// What a copy is opened with.
 #[derive(Clone, Debug)]
 pub struct OpenParams {
-    /// The volume expected.
+    /// The volume that names the log expected.
     pub volume: VolumeId,
     /// Own site.
     pub site: SiteId,
@@ -128,8 +130,8 @@ pub struct OpenParams {
     pub config: Bytes,
     /// Log slots found, with their lengths in bytes.
     pub slots: Vec<(Slot, u64)>,
-    /// Size of the base in bytes.
-    pub base_size: u64,
+    /// Bytes of the base of each volume that there is one for, also of such as are no part of the group (yet).
+    pub bases: Vec<(VolumeId, u64)>,
     /// Bytes of recent frames to keep in memory; [`TAIL_BYTES`] unless memory is short.
     pub tail_bytes: u64,
     /// The terms of the agent's lease at its witness; `None`: it has no witness.
@@ -163,7 +165,7 @@ struct Parked {
     request: Request,
 }
 
-/// One copy of one volume.
+/// One copy of one group of volumes.
 #[derive(Debug)]
 pub struct Node {
     out: Outbox,
@@ -173,9 +175,8 @@ pub struct Node {
     boot: BootId,
     opened_at: Nanos,
     wall: WallMs,
-    base_size: u64,
     tail_bytes: u64,
-    size: u64,
+    space: space::Space,
     stage: Stage,
     pumped: bool,
     /// When what the clock decides was last looked at: what was due then waits for a fact, not for the clock.
@@ -202,7 +203,7 @@ pub struct Node {
     history: History,
     floor: Floor,
     floor_starts: u64,
-    sample_from: u64,
+    identifying: Option<open::Identifying>,
     floor_retry_at: Option<Nanos>,
     /// When an advance last began that took all there was: what is above the floor came later.
     floor_took_all_at: Nanos,
@@ -254,7 +255,6 @@ pub struct Node {
     closing_saved: bool,
     /// Was to be closed when a sealing took the log apart: goes on with that afterwards.
     close_after_cut: Option<VerbId>,
-    grow_to: u64,
     written_at: VecDeque<(Lsn, Nanos, u64)>,
     written_bytes: u64,
     /// Bytes placed in the log that the floor's pace has not heard of yet.
@@ -395,6 +395,8 @@ impl Node {
             Route::BranchRead => self.on_branch_read(now, result),
             Route::BranchWrite => self.on_branch_written(now, ok),
             Route::Sample { at } => self.on_sample(now, at, result),
+            Route::FloorHead { number } => self.on_floor_head(now, number, result),
+            Route::Identify { number } => self.on_identified(now, number, result),
             Route::Grow => self.on_grown(now, ok),
             Route::Footer | Route::Ignore => {}
         }

@@ -3,25 +3,26 @@
 use bytes::Bytes;
 
 use crate::config::Config;
-use crate::event::{DiskDone, DiskOp, DiskResult, Event, FileRef};
+use crate::event::{DiskDone, DiskOp, DiskResult, Event, FileRef, Output};
 use crate::floor::{self, Floor};
 use crate::format::FormatError;
 use crate::format::config as k_format;
 use crate::format::frame::chain_origin;
 use crate::format::record::Kind;
-use crate::format::superblock::{self, CopyFlag, Superblock};
+use crate::format::superblock::{self, CopyFlag, Sample, Superblock};
 use crate::format::twin::TwinKind;
 use crate::group;
 use crate::log::recovery::{MIN_SLOT_BYTES, Recovered, Recovery, Start, Step};
 use crate::log::{Log, Placed, Segments};
 use crate::node::arbitration::Arbiter;
 use crate::node::meta::TwinFile;
+use crate::node::space::Space;
 use crate::node::{CreateKind, CreateParams, LostTail, NewVolume, Node, OpenParams, Stage};
 use crate::outbox::{Outbox, Route};
 use crate::rng::Rng;
 use crate::status::{Counters, Role, SuspendReason};
 use crate::timeline::History;
-use crate::types::{BLOCK, BootId, Boundary, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, SiteId, VolumeId};
+use crate::types::{BLOCK, BootId, Boundary, ByteRange, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, SiteId, VolumeId};
 use crate::volume::ack::Acks;
 use crate::volume::index::Index;
 use crate::volume::order::Order;
@@ -46,9 +47,11 @@ pub enum OpenError {
     /// The files belong to another site.
     #[error("the files belong to another site's copy: {0}")]
     WrongSite(SiteId),
-    /// The base is smaller than the volume.
-    #[error("the base image has {found} bytes, the volume {expected}")]
+    /// The base of a volume is smaller than the volume, or missing.
+    #[error("the base image of volume {volume} has {found} bytes, the volume {expected}")]
     BaseTooSmall {
+        /// The volume.
+        volume: VolumeId,
         /// Bytes of the volume.
         expected: u64,
         /// Bytes of the base.
@@ -65,7 +68,8 @@ impl Node {
     /// # Panics
     /// When size or slot size are not what [`CreateParams`] asks for: the shell validates.
     pub fn create(params: &CreateParams) -> NewVolume {
-        assert!(params.size > 0 && params.size.is_multiple_of(SECTOR as u64), "size is whole sectors");
+        let size = params.layout.size();
+        assert!(size > 0 && size.is_multiple_of(SECTOR as u64), "size is whole sectors");
         assert!(
             params.slot_bytes >= MIN_SLOT_BYTES && params.slot_bytes.is_multiple_of(BLOCK as u64),
             "slots are whole blocks"
@@ -85,7 +89,7 @@ impl Node {
             node: params.node,
             peer: params.peer,
             secret: params.secret.clone(),
-            size: params.size,
+            layout: params.layout.clone(),
             slot_bytes: params.slot_bytes,
             adopted: params.adopted,
             flag,
@@ -105,7 +109,7 @@ impl Node {
             samples: Vec::new(),
         };
         NewVolume {
-            superblock: superblock::FILE.file(1, &superblock.encode()),
+            superblock: superblock.kind().file(1, &superblock.encode()),
             config: k_format::FILE.file(1, &k_format::encode_file(&k)),
         }
     }
@@ -114,6 +118,8 @@ impl Node {
     pub fn open(now: Nanos, params: OpenParams) -> Result<Self, OpenError> {
         let files = SmallFiles::decode(&params)?;
         let mut out = Outbox::default();
+        let layout = files.superblock.layout.clone();
+        out.push(Output::Layout { layout: layout.clone(), base: layout });
         settle(now, superblock::FILE, FileRef::Superblock, files.superblock_counter, &params.superblock, &mut out);
         settle(now, k_format::FILE, FileRef::Config, files.k_counter, &params.config, &mut out);
         let start = files.log_start(params.site);
@@ -138,9 +144,8 @@ impl Node {
             boot: params.boot,
             opened_at: now,
             wall: params.wall,
-            base_size: params.base_size,
             tail_bytes: params.tail_bytes,
-            size: sb.size,
+            space: Space::new(sb.layout.clone(), params.bases),
             stage: Stage::Recovering(Box::new(recovery)),
             pumped: false,
             looked_at: now,
@@ -160,7 +165,7 @@ impl Node {
             history: settled_history(&sb),
             floor: Floor::new(sb.floor),
             floor_starts: 0,
-            sample_from: 0,
+            identifying: None,
             floor_retry_at: None,
             floor_took_all_at: Nanos::default(),
             draining: None,
@@ -199,7 +204,6 @@ impl Node {
             reseed_wanted: false,
             closing_saved: false,
             close_after_cut: None,
-            grow_to: 0,
             written_at: Default::default(),
             written_bytes: 0,
             appended_bytes: 0,
@@ -248,9 +252,8 @@ impl Node {
             });
             self.primary_durable_seen = Lsn::ZERO;
         }
-        if let Some(size) = floor::apply(&mut self.index, h, p.slot, p.payload_block) {
-            self.size = size;
-        }
+        floor::apply(&mut self.index, h, p.slot, p.payload_block);
+        self.learn_layout(p);
         self.primary_durable_seen = self.primary_durable_seen.max(h.durable);
         self.committed = self.committed.max(h.committed);
     }
@@ -263,6 +266,10 @@ impl Node {
         self.log = Log::new(volume, secret, segments, end, self.tail_bytes);
         self.log.after_recovery(now);
         self.required = required;
+        if self.space.layout.extents().len() > 1 && !self.space.has_room(&self.space.layout) {
+            self.fail_copy("the base image of a volume of the group is missing or too small");
+        }
+        self.tell_layout_recovered();
         if let Some(damage) = damage {
             let history = History::new(self.superblock.history.clone());
             self.lost_tail = Some(LostTail { why: damage, end: beyond, history });
@@ -285,7 +292,7 @@ impl Node {
         let mut left = 0;
         let skip = self.flag() != CopyFlag::Complete;
         for (at, s) in samples.iter().enumerate() {
-            if skip || self.index.touches(floor::blocks_of(s)) || s.offset + u64::from(s.len) > self.base_size {
+            if skip || self.index.touches(floor::blocks_of(s)) || !self.is_of_a_volume(s) {
                 continue;
             }
             left += 1;
@@ -296,10 +303,16 @@ impl Node {
         self.base_checked(now);
     }
 
-    pub(super) fn on_sample(&mut self, now: Nanos, at: usize, result: DiskResult) {
-        if at == usize::MAX {
-            return self.on_base_head(now, result);
+    /// A volume alone is sampled as far as its base goes; one of several as far as it goes itself.
+    fn is_of_a_volume(&self, s: &Sample) -> bool {
+        let layout = &self.superblock.layout;
+        match layout.extents() {
+            [_] => s.offset + u64::from(s.len) <= self.space.base_size(),
+            _ => layout.holds(ByteRange::new(s.offset, u64::from(s.len))),
         }
+    }
+
+    pub(super) fn on_sample(&mut self, now: Nanos, at: usize, result: DiskResult) {
         let expected = self.superblock.samples[at];
         if result.is_err() {
             // Nothing is known of its content: the device failed, and may read again after a restart.
@@ -350,28 +363,31 @@ impl Node {
 
     /// A base that was never identified (new or adopted) is sampled once, so that a swap is noticed from the start.
     pub(super) fn identify_new_base(&mut self, now: Nanos) {
-        if self.superblock.samples.is_empty() && self.flag() == CopyFlag::Complete {
-            self.sample_from = self.floor_starts;
-            let len = floor::HEAD_BYTES.min(self.base_size) as u32;
-            let op = DiskOp::Read { file: FileRef::Base, offset: 0, len };
-            self.out.disk(now, Route::Sample { at: usize::MAX }, op);
+        if !self.superblock.samples.is_empty() || self.flag() != CopyFlag::Complete {
+            return;
         }
+        let heads = floor::heads(&self.space.layout, self.space.base_size());
+        for (number, head) in heads.iter().enumerate() {
+            let op = DiskOp::Read { file: FileRef::Base, offset: head.start, len: head.len as u32 };
+            self.out.disk(now, Route::Identify { number }, op);
+        }
+        let left = heads.len();
+        self.identifying = Some(Identifying { heads, left, samples: Vec::new(), floor_starts: self.floor_starts });
     }
 
-    fn on_base_head(&mut self, now: Nanos, result: DiskResult) {
-        let head = match result {
-            Ok(DiskDone::Read(data)) => Some(data),
-            _ => None,
-        };
-        if self.floor.is_sampling() {
-            return self.on_floor_head(now, head);
+    pub(super) fn on_identified(&mut self, now: Nanos, number: usize, result: DiskResult) {
+        let Some(asked) = self.identifying.as_mut() else { return };
+        asked.left -= 1;
+        if let (Ok(DiskDone::Read(data)), Some(head)) = (result, asked.heads.get(number)) {
+            asked.samples.extend(head.samples(head.start, &data, |_| true));
         }
-        if let Some(head) = head {
-            // The floor may have moved between question and answer only through an advance, which samples by itself.
-            if self.superblock.samples.is_empty() && self.floor.is_idle() && self.sample_from == self.floor_starts {
-                self.superblock.samples = floor::head_samples(0, &head, |_| true);
-                self.save_superblock(now);
-            }
+        let Some(found) = self.identifying.take_if(|asked| asked.left == 0) else { return };
+        // The floor may have moved between question and answer only through an advance, which samples by itself.
+        let is_new = self.superblock.samples.is_empty() && !found.samples.is_empty();
+        if is_new && self.floor.is_idle() && found.floor_starts == self.floor_starts {
+            self.superblock.samples = found.samples;
+            self.superblock.samples.sort_by_key(|s| s.offset);
+            self.save_superblock(now);
         }
     }
 
@@ -430,6 +446,15 @@ impl Node {
             self.begin_opening();
         }
     }
+}
+
+/// The beginnings of the volumes are being read, for a base that has no samples.
+#[derive(Debug)]
+pub(super) struct Identifying {
+    heads: Vec<floor::Head>,
+    left: usize,
+    samples: Vec<Sample>,
+    floor_starts: u64,
 }
 
 /// The two small files as they were found.
@@ -492,8 +517,9 @@ fn check_identity(params: &OpenParams, sb: &Superblock) -> Result<(), OpenError>
     if sb.flag == CopyFlag::Released {
         return Err(OpenError::Released);
     }
-    if params.base_size < sb.size {
-        return Err(OpenError::BaseTooSmall { expected: sb.size, found: params.base_size });
+    let space = Space::new(sb.layout.clone(), params.bases.iter().copied());
+    if let Some((volume, expected, found)) = space.lacks(&sb.layout) {
+        return Err(OpenError::BaseTooSmall { volume, expected, found });
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::event::Output;
 use crate::format::superblock::CopyFlag;
 use crate::node::Node;
 use crate::planted::{Planted, planted};
-use crate::ship::receiver::{Against, judge};
+use crate::ship::receiver::{Accepted, Against, judge};
 use crate::ship::{Ack, Append, Message, Refusal, seed, sender};
 use crate::types::{Lsn, Nanos};
 
@@ -149,13 +149,16 @@ impl Node {
             epoch: if self.leads() { append.epoch } else { self.k.epoch },
             end: self.log.end(),
             durable: self.log.durable(),
-            size: self.size,
-            base_size: self.base_size,
+            layout: &self.space.layout,
+            base_size: self.space.base_size(),
             frame_bytes: self.superblock.slot_bytes - crate::format::segment::HEADER_BYTES as u64,
         };
         let sync = append.sync;
         match judge(append, &against) {
             Ok(None) => self.on_append_taken(sync),
+            Ok(Some(a)) if a.layout.as_ref().is_some_and(|layout| !self.space.has_room(layout)) => {
+                return self.make_room_for(now, a, sync);
+            }
             Ok(Some(a)) => {
                 let placed = self.log.take(now, a.header, a.bytes, a.payload, sync, &mut self.out);
                 self.on_placed(now, &placed);
@@ -169,6 +172,25 @@ impl Node {
             Err(why) => self.on_bad_append(why),
         }
         None
+    }
+
+    /// The peer had room made before it wrote this; here it is gone since (a log that was cut takes the bases of what it named with
+    /// it). The frame waits.
+    fn make_room_for(&mut self, now: Nanos, a: Accepted, sync: bool) -> Option<Append> {
+        if self.space.growing.is_none() {
+            let wanted = a.layout.clone()?;
+            self.make_room(now, wanted);
+        }
+        let epoch = self.k.epoch;
+        Some(Append { epoch, header: a.bytes.slice(..a.header.used_bytes()), payload: a.payload, sync })
+    }
+
+    /// No room can be made for a frame that waits for it.
+    pub(super) fn peer_needs_room(&mut self) {
+        let next = self.link.as_ref().and_then(|l| l.backlog.front());
+        if matches!(next, Some(Message::Append(_))) && !self.takes_live_frames() {
+            self.hang_up(Refusal::Storage);
+        }
     }
 
     /// The frame at the end of the log is the peer's; `sync`: it waits until that is durable.

@@ -6,6 +6,7 @@ use crate::config::AckOn;
 use crate::event::{Output, ReplyData, Request, RequestError, RequestId};
 use crate::format::record::{Descriptor, Kind};
 use crate::log::Record;
+use crate::node::verbs::{Pending, PendingVerb};
 use crate::node::volume_reads::{Purpose, trim};
 use crate::node::{Node, Parked, Stage};
 use crate::planted::{Planted, planted};
@@ -23,7 +24,8 @@ const ZERO_BLOCKS: u64 = 1 << 30;
 
 impl Node {
     pub(super) fn on_request(&mut self, now: Nanos, id: RequestId, request: Request) {
-        if !self.is_valid(&request) {
+        // Which volumes there are is known when the log is.
+        if !is_well_formed(&request) || !(self.is_recovering() || self.is_inside(&request)) {
             return self.reply(id, Err(RequestError::Invalid));
         }
         match self.role {
@@ -41,20 +43,16 @@ impl Node {
         recovers && self.k.primary == Some(self.site) && self.sealing.is_none()
     }
 
-    fn is_valid(&self, request: &Request) -> bool {
-        let fits = |range: &ByteRange, max: u64| {
-            range.len > 0
-                && range.len <= max
-                && range.offset.is_multiple_of(SECTOR as u64)
-                && range.len.is_multiple_of(SECTOR as u64)
-                && range.offset.checked_add(range.len).is_some_and(|end| end <= self.size)
+    /// It asks for a part of one extent of the group, and of none that is being removed.
+    fn is_inside(&self, request: &Request) -> bool {
+        let (Request::Read { range } | Request::Write { range, .. } | Request::Zero { range, .. }) = request else {
+            return true;
         };
-        match request {
-            Request::Read { range } => fits(range, MAX_REQUEST_BYTES),
-            Request::Write { range, data, .. } => fits(range, MAX_REQUEST_BYTES) && data.len() as u64 == range.len,
-            Request::Zero { range, .. } => fits(range, u64::MAX),
-            Request::Flush => true,
-        }
+        let stays = |verb: &PendingVerb| match &verb.kind {
+            Pending::Resized { wanted, .. } => wanted.holds(*range),
+            _ => true,
+        };
+        self.space.layout.holds(*range) && self.verbs.iter().all(stays)
     }
 
     pub(super) fn reply(&mut self, id: RequestId, result: Result<ReplyData, RequestError>) {
@@ -65,7 +63,10 @@ impl Node {
     pub(super) fn release_held(&mut self, now: Nanos) {
         while self.role == Role::Primary {
             let Some((id, request)) = self.held.pop_front() else { return };
-            self.run(now, id, request);
+            match self.is_inside(&request) {
+                true => self.run(now, id, request),
+                false => self.reply(id, Err(RequestError::Invalid)),
+            }
         }
     }
 
@@ -241,7 +242,7 @@ impl Node {
     fn push_zero(&mut self, range: ByteRange, discard: bool, fill: &[u8]) -> Lsn {
         let kind = if discard { Kind::Discard } else { Kind::Zero };
         let (mut first, mut end) = (range.offset.div_ceil(BLOCK as u64), range.end() / BLOCK as u64);
-        let at_end = range.end() == self.size;
+        let at_end = self.space.layout.ends_at(range.end());
         if at_end {
             // A short last block is wholly covered: nothing lies behind it.
             end = range.end_block();
@@ -334,6 +335,23 @@ impl Node {
         self.set_role(Role::Primary);
         self.release_held(now);
         self.match_peer(now);
+    }
+}
+
+/// Whole sectors, not too many, and as many as there is data for.
+fn is_well_formed(request: &Request) -> bool {
+    let fits = |range: &ByteRange, max: u64| {
+        range.len > 0
+            && range.len <= max
+            && range.offset.is_multiple_of(SECTOR as u64)
+            && range.len.is_multiple_of(SECTOR as u64)
+            && range.offset.checked_add(range.len).is_some()
+    };
+    match request {
+        Request::Read { range } => fits(range, MAX_REQUEST_BYTES),
+        Request::Write { range, data, .. } => fits(range, MAX_REQUEST_BYTES) && data.len() as u64 == range.len,
+        Request::Zero { range, .. } => fits(range, u64::MAX),
+        Request::Flush => true,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::log::segments::FrameRef;
 use crate::node::meta::AfterSuperblock;
 use crate::node::{Node, Stage};
 use crate::outbox::Route;
+use crate::planted::{Planted, planted};
 use crate::ship::{Hello, Refusal};
 use crate::timeline::Relation;
 use crate::types::{BLOCK, Boundary, Lsn, Nanos};
@@ -318,7 +319,9 @@ impl Node {
         let bytes = self.superblock.slot_bytes;
         let slots = slots.into_iter().map(|s| (s, bytes)).collect();
         self.index = Index::default();
-        self.size = self.superblock.size;
+        if !planted(Planted::LayoutKeptByACut) {
+            self.space.layout = self.superblock.layout.clone();
+        }
         let (recovery, step) = Recovery::begin(now, start, slots, &mut self.out);
         if let Stage::Closing(id) = self.stage {
             self.close_after_cut = Some(id);

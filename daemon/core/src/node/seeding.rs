@@ -6,6 +6,7 @@ use crate::event::{DiskDone, DiskOp, DiskResult, FileRef};
 use crate::format::frame::chain_origin;
 use crate::format::superblock::CopyFlag;
 use crate::format::{block_crcs, crc32};
+use crate::layout::Layout;
 use crate::node::Node;
 use crate::node::meta::AfterSuperblock;
 use crate::node::volume_reads::{Purpose, joined};
@@ -55,7 +56,7 @@ impl Node {
         for (lba, count, _) in self.index.iter() {
             from_log.insert(lba, lba + count);
         }
-        let seeder = Seeder::new(resync, self.size.div_ceil(BLOCK as u64), from_log);
+        let seeder = Seeder::new(resync, self.space.layout.blocks(), from_log);
         if let Some(link) = &mut self.link {
             link.sender.source = Source::Probe;
             link.sender.confirmed = epoch;
@@ -108,7 +109,7 @@ impl Node {
     }
 
     fn map_more(&mut self, now: Nanos) {
-        let base = self.base_size.min(self.size);
+        let base = self.space.base_size().min(self.space.layout.size());
         let Some(seeder) = self.seeder.as_mut().filter(|s| !s.mapping && s.todo.blocks() < 16 * 1024) else { return };
         let Some(at) = seeder.mapped_to else { return };
         if at >= base {
@@ -138,7 +139,7 @@ impl Node {
     }
 
     fn next_chunk(&mut self) -> Option<(Nonce, BlockRange)> {
-        let blocks = self.size.div_ceil(BLOCK as u64);
+        let blocks = self.space.layout.blocks();
         let seeder = self.seeder.as_mut().filter(|s| s.may_send())?;
         loop {
             let (start, end) = seeder.todo.take_front(CHUNK_BYTES / BLOCK as u64)?;
@@ -269,28 +270,33 @@ impl Node {
             self.forget_copy(resync);
             self.after_superblock(now, AfterSuperblock::SeedBegun);
         } else if last {
-            self.take_size();
+            self.take_layout();
             self.restart_log(live_from);
             self.after_superblock(now, AfterSuperblock::SeedBegun);
         }
         None
     }
 
-    /// True when the base holds what the primary's volume holds; else it is grown first.
+    /// True when there are bases for what the primary's volumes hold; else they are made first.
     fn fits_base(&mut self, now: Nanos) -> bool {
-        let Some(size) = self.link.as_ref().and_then(|l| l.hello.as_ref()).map(|h| h.size) else { return true };
-        if size > self.base_size && size > self.grow_to {
-            self.on_grow(now, size);
+        let Some(layout) = self.leaders_layout() else { return true };
+        let has_room = self.space.has_room(&layout);
+        if !has_room && self.space.growing.as_ref() != Some(&layout) {
+            self.make_room(now, layout);
         }
-        size <= self.base_size
+        has_room
     }
 
-    /// While a copy is seeded its size is the primary's.
-    fn take_size(&mut self) {
-        let size = self.link.as_ref().and_then(|l| l.hello.as_ref()).map(|h| h.size);
-        if let Some(size) = size.filter(|size| *size <= self.base_size) {
-            self.size = size;
-            self.superblock.size = size;
+    fn leaders_layout(&self) -> Option<Layout> {
+        self.link.as_ref().and_then(|l| l.hello.as_ref()).map(|h| h.layout.clone())
+    }
+
+    /// While a copy is seeded its volumes are the primary's. The shell is told when the superblock says so: until then it may be
+    /// opened as what it was.
+    fn take_layout(&mut self) {
+        if let Some(layout) = self.leaders_layout().filter(|layout| self.space.has_room(layout)) {
+            self.space.layout = layout.clone();
+            self.superblock.layout = layout;
         }
     }
 
@@ -302,7 +308,7 @@ impl Node {
         (self.reseed_wanted, self.sealed_upto) = (false, None);
         self.diverged = None;
         self.damage = None;
-        self.take_size();
+        self.take_layout();
         self.restart_log(origin);
     }
 
@@ -338,7 +344,7 @@ impl Node {
             return self.pump_receiver(now);
         }
         // Also what lies beyond the volume: it may grow, and its last block may be a part of one.
-        let len = self.base_size;
+        let len = self.space.base_size();
         let op = DiskOp::Zero { file: FileRef::Base, offset: 0, len, deallocate: true };
         let range = BlockRange::new(0, 0);
         seeded.writing.push(range);
@@ -356,12 +362,13 @@ impl Node {
         if !seeded.ready || busy {
             return Some(blocks);
         }
-        if blocks.range.end() > self.size.div_ceil(BLOCK as u64) {
+        if blocks.range.end() > self.space.layout.blocks() {
             // It grew meanwhile.
             if !self.fits_base(now) {
                 return Some(blocks);
             }
-            self.take_size();
+            self.take_layout();
+            self.tell_layout();
         }
         if !self.is_whole(&blocks) {
             self.hang_up(Refusal::Payload);
@@ -375,7 +382,7 @@ impl Node {
     }
 
     fn is_whole(&self, blocks: &BaseBlocks) -> bool {
-        let end = self.size.div_ceil(BLOCK as u64);
+        let end = self.space.layout.blocks();
         let len = blocks.data.len();
         blocks.range.count.0 > 0
             && blocks.range.end() <= end
@@ -387,7 +394,7 @@ impl Node {
     fn write_base(&mut self, now: Nanos, blocks: BaseBlocks) {
         let bytes = blocks.range.bytes();
         let offset = blocks.range.start() * BLOCK as u64;
-        let len = bytes.min(self.size - offset);
+        let len = bytes.min(self.space.layout.size() - offset);
         let op = match blocks.data.is_empty() {
             true => DiskOp::Zero { file: FileRef::Base, offset, len, deallocate: true },
             false => DiskOp::Write {

@@ -27,7 +27,9 @@ impl Node {
             link: self.link_state(),
             config: self.k.clone(),
             policy: self.superblock.policy,
-            size: self.size,
+            size: self.space.layout.size(),
+            layout: self.space.layout.clone(),
+            base_layout: self.space.base(),
             floor: self.floor.at().position.lsn,
             committed: self.committed,
             durable: self.log.durable(),
@@ -53,9 +55,9 @@ impl Node {
         self.role
     }
 
-    /// Bytes of the volume now; asked by frontends at every wakeup, unlike the whole [`Status`].
+    /// Bytes of the group's space now; asked by frontends at every wakeup, unlike the whole [`Status`].
     pub fn size(&self) -> u64 {
-        self.size
+        self.space.layout.size()
     }
 
     /// What an acknowledgement waits for; as [`Node::size`].

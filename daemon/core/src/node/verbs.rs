@@ -4,6 +4,7 @@ use crate::config::{Config, Mode, Policy};
 use crate::event::{Output, VerbId};
 use crate::format::superblock::CopyFlag;
 use crate::group;
+use crate::layout::Layout;
 use crate::node::meta::{AfterK, AfterSuperblock};
 use crate::node::promotion::{Bounds, Loss};
 use crate::node::{Node, Stage};
@@ -49,9 +50,9 @@ pub(super) enum Pending {
     /// Waits for the floor, then gives the base back.
     Release,
     /// Waits for the peer's base to grow.
-    Grow { size: u64 },
+    Grow { wanted: Layout },
     /// Waits for the RESIZE record to be durable.
-    Resized { lsn: Lsn },
+    Resized { lsn: Lsn, wanted: Layout },
     /// Waits until the superblock is saved.
     Saving,
 }
@@ -89,7 +90,9 @@ impl Node {
             Verb::SetPolicy(policy) => self.set_policy(now, id, policy),
             Verb::SetPeer(peer) => self.set_peer(now, id, peer),
             Verb::DropPeer(assertion) => self.drop_peer(now, id, assertion),
-            Verb::Resize { size } => self.resize(now, id, size),
+            Verb::Resize { volume, size } => self.resize(now, id, volume, size),
+            Verb::AddVolume { volume, size } => self.add_volume(now, id, volume, size),
+            Verb::RemoveVolume { volume } => self.remove_volume(now, id, volume),
             Verb::Verify => self.verify_verb(id),
             Verb::Release => self.release(now, id),
             Verb::AbortIo => {
@@ -454,12 +457,12 @@ impl Node {
             }
             Pending::Release => return self.step_release(now, verb),
             // Its number may come to be that of another record.
-            Pending::Resized { lsn } if matches!(self.role, Role::Fenced(_)) || *lsn > self.log.last_numbered() => {
+            Pending::Resized { lsn, .. } if matches!(self.role, Role::Fenced(_)) || *lsn > self.log.last_numbered() => {
                 let why = "the volume serves here no more: whether it was resized shows where it does";
                 self.end_verb(verb.id, Err(VerbError::Interrupted(why.into())));
                 return None;
             }
-            Pending::Resized { lsn } if self.log.durable() >= *lsn => {
+            Pending::Resized { lsn, .. } if self.log.durable() >= *lsn => {
                 self.finish_verb(now, verb.id);
                 return None;
             }

@@ -11,7 +11,7 @@ use crate::node::Node;
 use crate::node::volume_reads::Purpose;
 use crate::ship::sender::Source;
 use crate::ship::{Message, VerifyVerdict};
-use crate::types::{BLOCK, BlockRange, Lsn, Nanos};
+use crate::types::{BlockRange, Lsn, Nanos};
 use crate::verb::{VerbError, VerbOk};
 
 /// Blocks compared at a time.
@@ -49,7 +49,7 @@ impl Node {
         self.verify = Some(Verify {
             verb,
             next: 0,
-            blocks: self.size.div_ceil(BLOCK as u64),
+            blocks: self.space.layout.blocks(),
             compared: 0,
             reading: 0,
             again: VecDeque::new(),
@@ -171,11 +171,7 @@ impl Node {
     pub(super) fn on_verify_range(&mut self, now: Nanos, id: u64, range: BlockRange, lsn: Lsn, hash: [u8; 32]) {
         let inside = range.count.0 > 0
             && u64::from(range.count.0) <= RANGE_BLOCKS
-            && range
-                .lba
-                .0
-                .checked_add(u64::from(range.count.0))
-                .is_some_and(|end| end <= self.size.div_ceil(BLOCK as u64));
+            && range.lba.0.checked_add(u64::from(range.count.0)).is_some_and(|end| end <= self.space.layout.blocks());
         if !inside || self.leads() || self.is_no_prefix() || self.log.end().position.lsn < lsn {
             return self.send(Message::VerifyAnswer { id, verdict: VerifyVerdict::Busy });
         }

@@ -144,7 +144,7 @@ impl Node {
     /// The base may end inside a block, or before it (grown in the log, not yet in the base): the rest is zeros.
     fn read_base(&mut self, now: Nanos, job: u64, part: usize, piece: &Piece, data: &mut Vec<Bytes>) -> Option<Source> {
         let offset = piece.lba * BLOCK as u64;
-        let end = (offset + u64::from(piece.count) * BLOCK as u64).min(self.base_size);
+        let end = (offset + u64::from(piece.count) * BLOCK as u64).min(self.space.base_size());
         if end <= offset {
             zeros(piece.count as usize * BLOCK, data);
             return None;

@@ -5,12 +5,15 @@ use bytes::Bytes;
 
 use crate::config::{Config, Policy, Since};
 use crate::format::round_up_block;
+use crate::layout::Layout;
 use crate::types::{
     BlockRange, BootId, Boundary, Epoch, GenId, Incarnation, Lsn, NodeId, Nonce, Position, SiteId, VolumeId, WallMs,
 };
 
-/// Feature bits offered in [`Hello`]; a feature is used only when both ends offer it. No bit is in use yet.
+/// Feature bits offered in [`Hello`]; a feature is used only when both ends offer it.
 pub type Features = u64;
+/// Knows groups of several volumes: their layouts in messages, and LAYOUT records.
+pub const FEATURE_LAYOUT: Features = 1;
 
 /// The most a peer may put into one message, enforced by the shell before the core sees it: a frame and its header.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -119,15 +122,19 @@ pub enum Message {
     Fenced(Config),
     /// The policy of the primary, followed by the secondary.
     Policy(Policy),
-    /// The size of the volume as the primary wants to grow it; answered by [`Message::GrowAnswer`].
+    /// The volumes as the primary wants them to be: is there room? Answered by [`Message::GrowAnswer`].
     Grow {
-        /// New size in bytes.
+        /// New size of the group's space in bytes.
         size: u64,
+        /// The volumes; `None`: the only one, of that size.
+        layout: Option<Layout>,
     },
-    /// The peer's base is that large.
+    /// What the peer has room for.
     GrowAnswer {
-        /// Size in bytes that the peer can hold now.
+        /// Size in bytes that the base of an only volume can hold now.
         size: u64,
+        /// There is room for these volumes.
+        layout: Option<Layout>,
     },
     /// Compare this range: the receiver hashes it as of the stream position of this message.
     VerifyRange {
@@ -175,7 +182,7 @@ pub struct Hello {
     pub version: u32,
     /// Feature bits offered.
     pub features: Features,
-    /// The volume.
+    /// The volume that names the log.
     pub volume: VolumeId,
     /// The sender's site; must equal what its certificate proves.
     pub site: SiteId,
@@ -183,8 +190,8 @@ pub struct Hello {
     pub node: NodeId,
     /// Its kernel's boot.
     pub boot: BootId,
-    /// Size of the volume in bytes.
-    pub size: u64,
+    /// The volumes.
+    pub layout: Layout,
     /// K as persisted there.
     pub config: Config,
     /// True when it serves or may come to serve without asking anybody (Primary, or Suspended for another reason than Restart).
@@ -350,7 +357,7 @@ pub enum Refusal {
     #[error("not in a state to do that")]
     State,
     /// Sizes differ.
-    #[error("volume sizes differ")]
+    #[error("volume sizes or the volumes of the group differ")]
     Size,
     /// The log or the disk of the receiver is full or failed.
     #[error("receiver has no space or failed")]

@@ -6,6 +6,8 @@ use crate::format::block_crcs;
 use crate::format::frame::{FrameHeader, FrameKind};
 use crate::format::record::Kind;
 use crate::format::round_up_block;
+use crate::layout::{Change, Layout};
+use crate::log::frames::change_in;
 use crate::ship::{Append, Refusal};
 use crate::types::{BLOCK, Boundary, Epoch, Lsn, SECTOR, Secret, VolumeId};
 
@@ -22,9 +24,9 @@ pub struct Against<'a> {
     pub end: Boundary,
     /// Durable here.
     pub durable: Lsn,
-    /// Size of the volume here, in bytes.
-    pub size: u64,
-    /// Size of the base here, in bytes: what the volume may grow to.
+    /// The volumes here.
+    pub layout: &'a Layout,
+    /// Size of the base here, in bytes: what an only volume may grow to.
     pub base_size: u64,
     /// The most bytes a frame may take in a segment.
     pub frame_bytes: u64,
@@ -39,6 +41,8 @@ pub struct Accepted {
     pub bytes: Bytes,
     /// The payload pieces, each whole blocks.
     pub payload: Vec<Bytes>,
+    /// The volumes that it makes the group's: they need bases.
+    pub layout: Option<Layout>,
 }
 
 /// Judges a frame. `Ok(None)`: everything in it is here already (sent again after a reconnect): nothing to do.
@@ -79,14 +83,18 @@ pub fn judge(append: Append, against: &Against<'_>) -> Result<Option<Accepted>, 
     if !header.follows(&against.end) {
         return Err(Refusal::Chain);
     }
-    judge_content(&header, against)?;
+    let layout = match change_in(&header, &payload).map_err(|_| Refusal::Header)? {
+        Some(Change::Layout(layout)) => Some(layout),
+        _ => None,
+    };
+    judge_content(&header, layout.as_ref(), against)?;
     let bytes = pad(append.header);
-    Ok(Some(Accepted { header, bytes, payload }))
+    Ok(Some(Accepted { header, bytes, payload, layout }))
 }
 
 /// What an honest writer of this volume never writes, and nobody could serve: a frame that names an incarnation which it does not
 /// begin, a FORK back, a range or a size beyond what is here.
-fn judge_content(header: &FrameHeader, against: &Against<'_>) -> Result<(), Refusal> {
+fn judge_content(header: &FrameHeader, layout: Option<&Layout>, against: &Against<'_>) -> Result<(), Refusal> {
     let end = against.end.position;
     let ascends = match header.records.iter().any(|record| record.kind == Kind::Fork) {
         true => header.records.len() == 1 && header.incarnation > end.incarnation,
@@ -95,10 +103,17 @@ fn judge_content(header: &FrameHeader, against: &Against<'_>) -> Result<(), Refu
     if !ascends {
         return Err(Refusal::Header);
     }
-    let mut size = against.size;
+    let (mut size, mut is_one) = (against.layout.size(), against.layout.extents().len() == 1);
+    if layout.is_some_and(|layout| !layout.extends(against.layout)) {
+        return Err(Refusal::Size);
+    }
     for record in &header.records {
         match (record.kind, record.range()) {
-            (Kind::Resize, _) if !record.lba.is_multiple_of(SECTOR as u64) => return Err(Refusal::Header),
+            (Kind::Layout, _) => {
+                is_one = false;
+                size = layout.map_or(size, Layout::size);
+            }
+            (Kind::Resize, _) if !is_one || !record.lba.is_multiple_of(SECTOR as u64) => return Err(Refusal::Header),
             (Kind::Resize, _) if record.lba == 0 || record.lba > against.base_size => return Err(Refusal::Size),
             (Kind::Resize, _) => size = record.lba,
             (_, Some(range)) if range.end() > size.div_ceil(BLOCK as u64) => return Err(Refusal::Size),
@@ -157,7 +172,7 @@ mod tests {
             epoch: Epoch::default(),
             end,
             durable: Lsn::ZERO,
-            size: SIZE,
+            layout: &Layout::one(VOLUME, SIZE),
             base_size: SIZE + 512,
             frame_bytes: 1 << 20,
         };

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidemark_core::config::{Mode, Policy};
 use tidemark_core::event::{
-    ConnId, DiskDone, DiskError, DiskOp, DiskResult, DiskToken, Event, FileRef, Input, Output, Request, RequestId,
-    Slot, VerbId,
+    ConnId, DiskDone, DiskError, DiskOp, DiskResult, DiskToken, Event, FileRef, Input, Output, Request, RequestError,
+    RequestId, Slot, VerbId,
 };
 use tidemark_core::group::lease::Terms;
+use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
-use tidemark_core::ship::Message;
+use tidemark_core::ship::{Hello, Message};
 use tidemark_core::status::Status;
 use tidemark_core::types::{
     BLOCK, BootId, ByteRange, GenId, GroupId, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs,
@@ -28,7 +29,8 @@ pub const SIZE: u64 = 1 << 20;
 /// Bytes of a slot of the log: a segment takes a handful of writes.
 pub const SLOT_BYTES: u64 = 64 << 10;
 
-const VOLUME: VolumeId = VolumeId([7; 16]);
+/// The volume that names the log.
+pub const VOLUME: VolumeId = VolumeId([7; 16]);
 
 /// What becomes of a disk operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +67,15 @@ pub struct Copy {
     pub alarms: Vec<&'static str>,
     /// The terms of its lease, where there is a witness.
     pub lease: Option<Terms>,
+    /// Bytes of the bases that were made for a group, and what the copy says that the base is composed of.
+    pub bases: BTreeMap<VolumeId, u64>,
+    composed: Option<Layout>,
+    /// What a base that is made for a further volume holds.
+    pub fills_new_bases_with: u8,
+    /// Requests that were refused.
+    pub refused: Vec<RequestId>,
+    /// Its last greeting.
+    pub said: Option<Box<Hello>>,
 }
 
 /// Two sites and the stream between them.
@@ -123,6 +134,11 @@ impl Copy {
             last_read: None,
             alarms: Vec::new(),
             lease: None,
+            bases: BTreeMap::new(),
+            composed: None,
+            fills_new_bases_with: 0,
+            refused: Vec::new(),
+            said: None,
         }
     }
 
@@ -145,7 +161,7 @@ impl Copy {
             site: site_id(self.site),
             node: node_id(self.site),
             secret: Secret([5; 32]),
-            size: SIZE,
+            layout: Layout::one(VOLUME, SIZE),
             slot_bytes: SLOT_BYTES,
             policy,
             peer: Some(site_id(1 - self.site)),
@@ -170,11 +186,12 @@ impl Copy {
             superblock: self.file(FileRef::Superblock),
             config: self.file(FileRef::Config),
             slots: self.slots(),
-            base_size: self.files.get(&FileRef::Base).map_or(0, |base| base.len() as u64),
+            bases: self.bases(),
             tail_bytes: 256 << 10,
             lease: self.lease,
         };
         self.alarms.clear();
+        self.composed = None;
         self.node = Some(Node::open(now, params).unwrap_or_else(|error| panic!("the copy does not open: {error}")));
     }
 
@@ -185,7 +202,12 @@ impl Copy {
             DiskOp::Read { file, offset, len } => {
                 let content = self.files.get(&file).ok_or(DiskError::Missing)?;
                 let found = content.get(offset as usize..offset as usize + len as usize).ok_or(DiskError::Short)?;
-                Ok(DiskDone::Read(Bytes::copy_from_slice(found)))
+                let nobodys = |at: &u64| file == FileRef::Base && self.is_nobodys(*at);
+                let mut found = found.to_vec();
+                for sector in (offset..offset + u64::from(len)).step_by(512).filter(nobodys) {
+                    found[(sector - offset) as usize..][..512].fill(0);
+                }
+                Ok(DiskDone::Read(found.into()))
             }
             DiskOp::Map { range } => Ok(DiskDone::Mapped(vec![ByteRange::new(range.offset, range.len)])),
             DiskOp::Prepare { slot, len } => self.put(FileRef::Log(slot), vec![0; len as usize]),
@@ -194,12 +216,54 @@ impl Copy {
                 self.files.remove(&FileRef::Log(slot));
                 Ok(DiskDone::Done)
             }
-            DiskOp::Grow { size } => {
-                let base = self.files.get_mut(&FileRef::Base).ok_or(DiskError::Missing)?;
-                base.resize(base.len().max(size as usize), 0);
+            DiskOp::Grow { layout } => {
+                self.make_room(&layout);
                 Ok(DiskDone::Done)
             }
             DiskOp::Sync { .. } => Ok(DiskDone::Done),
+        }
+    }
+
+    /// What the composed base holds.
+    pub fn base(&self) -> &[u8] {
+        &self.files[&FileRef::Base]
+    }
+
+    /// What belongs to no volume of a group is kept nowhere.
+    fn is_nobodys(&self, at: u64) -> bool {
+        let group = self.composed.as_ref().filter(|layout| layout.extents().len() > 1);
+        group.is_some_and(|layout| layout.locate(at).is_none())
+    }
+
+    /// Of a volume that is alone, all that the base has.
+    fn bases(&self) -> Vec<(VolumeId, u64)> {
+        let mut bases = self.bases.clone();
+        if bases.keys().all(|volume| *volume == VOLUME) {
+            bases.insert(VOLUME, self.files.get(&FileRef::Base).map_or(0, |base| base.len() as u64));
+        }
+        bases.into_iter().collect()
+    }
+
+    fn make_room(&mut self, layout: &Layout) {
+        for volume in layout.volumes() {
+            let bytes = self.bases.entry(volume).or_default();
+            *bytes = (*bytes).max(layout.volume_size(volume).unwrap_or(0));
+        }
+        let fill = self.fills_new_bases_with;
+        if let Some(base) = self.files.get_mut(&FileRef::Base) {
+            let len = layout.size().next_multiple_of(if layout.extents().len() > 1 { BLOCK as u64 } else { 512 });
+            base.resize(base.len().max(len as usize), fill);
+        }
+    }
+
+    /// The base is composed anew; what left it is given up.
+    fn compose(&mut self, layout: &Layout, base: Layout) {
+        if layout.extents().len() > 1 {
+            self.make_room(layout);
+            self.make_room(&base);
+        }
+        if let Some(before) = self.composed.replace(base.clone()) {
+            self.bases.retain(|volume, _| base.has(*volume) || !before.has(*volume));
         }
     }
 
@@ -209,8 +273,12 @@ impl Copy {
     }
 
     fn write(&mut self, file: FileRef, offset: u64, data: &[u8]) -> DiskResult {
-        let content = self.files.get_mut(&file).ok_or(DiskError::Missing)?;
-        content[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+        for (sector, piece) in (offset..).step_by(512).zip(data.chunks(512)) {
+            if file != FileRef::Base || !self.is_nobodys(sector) {
+                let content = self.files.get_mut(&file).ok_or(DiskError::Missing)?;
+                content[sector as usize..sector as usize + piece.len()].copy_from_slice(piece);
+            }
+        }
         Ok(DiskDone::Done)
     }
 
@@ -423,6 +491,9 @@ impl Pair {
             Output::Reply(id, result) => {
                 let copy = &mut self.copies[site];
                 copy.replies.push(id);
+                if result == Err(RequestError::Invalid) {
+                    copy.refused.push(id);
+                }
                 copy.last_read = result.ok().and_then(|pieces| pieces.first().and_then(|piece| piece.first().copied()));
             }
             Output::Event(Event::Alarm { code, .. }) => self.copies[site].alarms.push(code),
@@ -430,6 +501,7 @@ impl Pair {
                 let answer = self.witness.ask(site, &question);
                 self.tell(site, Input::Witness(id, answer));
             }
+            Output::Layout { layout, base } => self.copies[site].compose(&layout, base),
             Output::Event(_) => {}
         }
         true
@@ -442,7 +514,20 @@ impl Pair {
         }
     }
 
+    /// The number of the stream.
+    pub fn streams(&self) -> u64 {
+        self.streams
+    }
+
+    /// The stream stands.
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
     fn send(&mut self, site: usize, conn: ConnId, message: Message) {
+        if let Message::Hello(hello) = &message {
+            self.copies[site].said = Some(hello.clone());
+        }
         if self.connected && conn.0 == self.streams && !self.deaf[1 - site] {
             self.tell(1 - site, Input::PeerMessage(conn, message));
         }

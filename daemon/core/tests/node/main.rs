@@ -4,6 +4,7 @@ mod arbitration;
 mod base;
 mod bench;
 mod full;
+mod groups;
 mod matrix;
 mod regress;
 mod reseed;

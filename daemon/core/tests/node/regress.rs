@@ -6,7 +6,7 @@ use tidemark_core::event::{DiskOp, FileRef};
 use tidemark_core::types::BLOCK;
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Fate, Pair, SIZE, assertion, is_log_sync, promote_anyway};
+use crate::bench::{A, B, Fate, Pair, SIZE, VOLUME, assertion, is_log_sync, promote_anyway};
 
 fn in_sync() -> Pair {
     let mut pair = Pair::new();
@@ -120,7 +120,7 @@ fn what_a_device_held_behind_the_volume_is_not_seen_when_the_volume_grows() {
     pair.start(A);
     pair.connect();
     pair.pass(1_000);
-    let resize = pair.verb(A, Verb::Resize { size: 2 * SIZE });
+    let resize = pair.verb(A, Verb::Resize { volume: VOLUME, size: 2 * SIZE });
     pair.pass(1_000);
     assert!(matches!(pair.copies[A].end_of(resize), Some(Ok(VerbOk::Done(_)))), "{:?}", pair.copies[A].end_of(resize));
     for site in [A, B] {

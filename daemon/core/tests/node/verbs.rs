@@ -5,7 +5,7 @@ use tidemark_core::event::{DiskOp, FileRef};
 use tidemark_core::status::{CopyState, Role};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Fate, Pair, SIZE, assertion, is_log_sync, promote_anyway, site_id};
+use crate::bench::{A, B, Fate, Pair, SIZE, VOLUME, assertion, is_log_sync, promote_anyway, site_id};
 
 fn no_sync_of_the_log(op: &DiskOp) -> Fate {
     if is_log_sync(op) { Fate::Fails } else { Fate::Done }
@@ -112,7 +112,7 @@ fn a_resize_that_is_not_durable_when_its_site_is_fenced_is_not_reported_as_done(
     }
     pair.copies[A].fate =
         |op| if matches!(op, DiskOp::Write { file: FileRef::Log(_), .. }) { Fate::Later } else { Fate::Done };
-    let resize = pair.verb(A, Verb::Resize { size: 2 * SIZE });
+    let resize = pair.verb(A, Verb::Resize { volume: VOLUME, size: 2 * SIZE });
     pair.disconnect();
     assert_eq!(pair.copies[A].end_of(resize), None);
     pair.verb(B, promote_anyway());

@@ -147,6 +147,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::Config => "config",
         Kind::Meta => "meta",
         Kind::Resize => "resize",
+        Kind::Layout => "layout",
         Kind::Unknown(_) => "unknown",
     }
 }

@@ -72,7 +72,7 @@ impl CopySummary {
             flag: flag_name(superblock.flag),
             clean_close: is_closed(superblock, replay),
             adopted: superblock.adopted,
-            size_bytes: superblock.size,
+            size_bytes: superblock.layout.size(),
             slot_bytes: superblock.slot_bytes,
             floor: superblock.floor.position.into(),
             durable_lsn: superblock.durable.0,

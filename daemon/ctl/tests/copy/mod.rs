@@ -8,6 +8,7 @@ use tidemark_core::config::Policy;
 use tidemark_core::event::{
     DiskDone, DiskError, DiskOp, DiskResult, FileRef, Input, Output, Request, RequestId, Slot, VerbId,
 };
+use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
 use tidemark_core::types::{BootId, ByteRange, GenId, GroupId, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs};
 use tidemark_core::verb::Verb;
@@ -58,7 +59,7 @@ impl Shell {
             site,
             node,
             secret: SECRET,
-            size: SIZE,
+            layout: Layout::one(volume, SIZE),
             slot_bytes: SLOT_BYTES,
             policy: Policy::default(),
             peer: None,
@@ -81,7 +82,7 @@ impl Shell {
             superblock: new.superblock,
             config: new.config,
             slots: Vec::new(),
-            base_size: SIZE,
+            bases: vec![(volume, SIZE)],
             tail_bytes: tidemark_core::node::TAIL_BYTES,
             lease: None,
         };

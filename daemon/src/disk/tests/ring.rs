@@ -1,7 +1,8 @@
 //! Every operation, and the ring's own promises.
 
 use tidemark_core::event::DiskError;
-use tidemark_core::types::ByteRange;
+use tidemark_core::layout::Layout;
+use tidemark_core::types::{ByteRange, VolumeId};
 
 use super::*;
 use crate::disk::transfer::{Step, Transfer};
@@ -220,10 +221,10 @@ fn a_map_covers_all_data_and_stays_within_the_range() {
 #[test]
 fn a_grown_base_reads_as_zeros_behind_its_old_end() {
     with_both_rings(|shard, files| {
-        shard.done(files, DiskOp::Grow { size: 2 * BASE_BYTES });
+        shard.done(files, DiskOp::Grow { layout: Layout::one(VolumeId::NIL, 2 * BASE_BYTES) });
         assert_eq!(files.base_size(), 2 * BASE_BYTES);
         assert_eq!(shard.read(files, FileRef::Base, BASE_BYTES, 4096), vec![0; 4096]);
-        shard.done(files, DiskOp::Grow { size: BASE_BYTES });
+        shard.done(files, DiskOp::Grow { layout: Layout::one(VolumeId::NIL, BASE_BYTES) });
         assert_eq!(files.base_size(), 2 * BASE_BYTES, "it holds that much already");
     });
 }

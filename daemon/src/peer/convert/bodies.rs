@@ -1,6 +1,7 @@
 //! The messages with a body worth a function of its own.
 
 use bytes::Bytes;
+use tidemark_core::layout::Layout;
 use tidemark_core::ship::{Ack, Append, BaseBlocks, Hello, MAX_MESSAGE_BYTES, Remembered};
 use tidemark_core::types::{BLOCK, Incarnation, Lsn};
 use tidemark_proto::peer as wire;
@@ -8,8 +9,8 @@ use tidemark_proto::peer as wire;
 use super::Malformed;
 use super::config::{config_in, config_out};
 use super::parts::{
-    at_most, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, id, position_in, position_out,
-    range_in, range_out, raw,
+    at_most, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, id, layout_in, layout_out,
+    position_in, position_out, range_in, range_out, raw,
 };
 
 /// The most header bytes of a frame: descriptors of a frame of a thousand records take a tenth of it.
@@ -25,7 +26,7 @@ pub(super) fn hello_out(hello: &Hello) -> wire::Hello {
         site: raw(&hello.site.0),
         node: raw(&hello.node.0),
         boot: raw(&hello.boot.0),
-        size: hello.size,
+        size: hello.layout.size(),
         config: Some(config_out(&hello.config)),
         is_primary: hello.is_primary,
         needs_seed: hello.needs_seed,
@@ -34,18 +35,20 @@ pub(super) fn hello_out(hello: &Hello) -> wire::Hello {
         tail: boundary_out(hello.tail),
         remembered: hello.remembered.map(remembered_out),
         is_suspect: hello.is_suspect,
+        layout: (!hello.layout.is_one(hello.volume)).then(|| layout_out(&hello.layout)),
     }
 }
 
 pub(super) fn hello_in(hello: wire::Hello) -> Result<Hello, Malformed> {
+    let volume = id(&hello.volume, "volume")?;
     Ok(Hello {
         version: hello.version,
         features: hello.features,
-        volume: id(&hello.volume, "volume")?,
+        volume,
         site: id(&hello.site, "site")?,
         node: id(&hello.node, "node")?,
         boot: id(&hello.boot, "boot")?,
-        size: hello.size,
+        layout: layout_in(hello.layout)?.unwrap_or_else(|| Layout::one(volume, hello.size)),
         config: config_in(hello.config)?,
         is_primary: hello.is_primary,
         needs_seed: hello.needs_seed,

@@ -15,6 +15,7 @@ pub use config::{config_in, config_out, policy_in, policy_out};
 pub use parts::MAX_HISTORY;
 pub(super) use parts::{at_most, fixed, id, raw};
 
+use tidemark_core::layout::LayoutError;
 use tidemark_core::ship::{AdoptStep, MAX_MESSAGE_BYTES, Message};
 use tidemark_core::types::{Lsn, WallMs};
 use tidemark_proto::peer as wire;
@@ -25,7 +26,8 @@ use config::{
     answer_in, answer_out, refusal_in, refusal_out, since_in, since_out, step_in, step_out, verdict_in, verdict_out,
 };
 use parts::{
-    boundary_if, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, range_in, range_out,
+    boundary_if, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, layout_in, layout_out,
+    range_in, range_out,
 };
 
 /// The most bytes of one encoded message: the core's limit and room for what surrounds the payload.
@@ -79,6 +81,9 @@ pub enum Malformed {
         /// Blocks.
         count: u32,
     },
+    /// The extents are no group's.
+    #[error("field layout: {0}")]
+    Layout(#[from] LayoutError),
     /// A value that the enum does not have.
     #[error("field {field} has the unknown value {value}")]
     Enum {
@@ -157,8 +162,10 @@ fn body_out(message: Message) -> Body {
         Message::Refused(refusal) => Body::Refused(wire::Refused { refusal: refusal_out(refusal) }),
         Message::Fenced(config) => Body::Fenced(Box::new(wire::Fenced { config: Some(config_out(&config)) })),
         Message::Policy(policy) => Body::Policy(policy_out(policy)),
-        Message::Grow { size } => Body::Grow(wire::Grow { size }),
-        Message::GrowAnswer { size } => Body::GrowAnswer(wire::GrowAnswer { size }),
+        Message::Grow { size, layout } => Body::Grow(wire::Grow { size, layout: layout.map(|l| layout_out(&l)) }),
+        Message::GrowAnswer { size, layout } => {
+            Body::GrowAnswer(wire::GrowAnswer { size, layout: layout.map(|l| layout_out(&l)) })
+        }
         Message::VerifyRange { id, range, lsn, hash } => {
             Body::VerifyRange(wire::VerifyRange { id, range: range_out(range), lsn: lsn.0, hash: raw(&hash) })
         }
@@ -214,8 +221,8 @@ fn body_in(body: Body) -> Result<Message, Malformed> {
         Body::Refused(m) => Message::Refused(refusal_in(m.refusal)?),
         Body::Fenced(m) => Message::Fenced(config_in(m.config)?),
         Body::Policy(policy) => Message::Policy(policy_in(policy)?),
-        Body::Grow(m) => Message::Grow { size: m.size },
-        Body::GrowAnswer(m) => Message::GrowAnswer { size: m.size },
+        Body::Grow(m) => Message::Grow { size: m.size, layout: layout_in(m.layout)? },
+        Body::GrowAnswer(m) => Message::GrowAnswer { size: m.size, layout: layout_in(m.layout)? },
         Body::VerifyRange(m) => {
             let (range, hash) = (range_in(m.range)?, fixed(&m.hash, "hash")?);
             Message::VerifyRange { id: m.id, range, lsn: Lsn(m.lsn), hash }

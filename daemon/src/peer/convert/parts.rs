@@ -1,6 +1,7 @@
 //! The small pieces that every message is made of: identities, positions, ranges.
 
 use bytes::Bytes;
+use tidemark_core::layout::{Layout, MAX_EXTENTS};
 use tidemark_core::ship::ChainEntry;
 use tidemark_core::types::{BLOCK, BlockCount, BlockRange, Boundary, Chain, Epoch, Incarnation, Lba, Lsn, Position};
 use tidemark_proto::peer as wire;
@@ -30,6 +31,19 @@ pub(in crate::peer) fn raw(bytes: &[u8]) -> Bytes {
 /// Refuses more than `limit` of something.
 pub(in crate::peer) fn at_most(found: usize, limit: usize, field: &'static str) -> Result<(), Malformed> {
     if found > limit { Err(Malformed::TooMany { field, limit, found }) } else { Ok(()) }
+}
+
+pub(super) fn layout_out(layout: &Layout) -> wire::Layout {
+    let extents = layout.extents().iter();
+    wire::Layout { extents: extents.map(|e| wire::Extent { volume: raw(&e.volume.0), len: e.len }).collect() }
+}
+
+pub(super) fn layout_in(layout: Option<wire::Layout>) -> Result<Option<Layout>, Malformed> {
+    let Some(layout) = layout else { return Ok(None) };
+    at_most(layout.extents.len(), MAX_EXTENTS, "extents")?;
+    let run = |e: &wire::Extent| Ok((id(&e.volume, "volume")?, e.len));
+    let runs = layout.extents.iter().map(run).collect::<Result<Vec<_>, Malformed>>()?;
+    Ok(Some(Layout::new(runs)?))
 }
 
 pub(super) fn epoch_out(epoch: Epoch) -> Option<wire::Epoch> {

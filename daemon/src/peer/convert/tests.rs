@@ -6,6 +6,7 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
 use tidemark_core::config::{AckOn, Config, Mode, OnPeerLoss, Policy, Since};
+use tidemark_core::layout::Layout;
 use tidemark_core::ship::{
     Ack, AdoptStep, Append, BaseBlocks, ChainEntry, Hello, Message, Refusal, Remembered, VerifyVerdict,
 };
@@ -67,16 +68,27 @@ prop_compose! {
 
 prop_compose! {
     fn hello()(
-        (version, features, size) in any::<(u32, u64, u64)>(), volume in id(VolumeId), site in id(SiteId), node in id(NodeId),
+        (version, features, size) in any::<(u32, u64, u64)>(), group in option::of(layout()), volume in id(VolumeId), site in id(SiteId), node in id(NodeId),
         boot in id(BootId), config in config(), (is_primary, needs_seed, is_suspect) in any::<(bool, bool, bool)>(), history in history(),
         floor in boundary(), tail in boundary(), remembered in option::of((position(), id(BootId))),
     ) -> Message {
         let remembered = remembered.map(|(position, boot)| Remembered { position, boot });
         Message::Hello(Box::new(Hello {
-            version, features, volume, site, node, boot, size, config, is_primary, needs_seed, is_suspect, history, floor,
+            version, features, volume, site, node, boot, layout: group.unwrap_or(Layout::one(volume, size)), config, is_primary, needs_seed, is_suspect, history, floor,
             tail, remembered,
         }))
     }
+}
+
+fn layout() -> impl Strategy<Value = Layout> {
+    vec((1..8u8, 1..9u64), 2..12).prop_map(|runs| {
+        let runs = runs.iter().enumerate().map(|(n, (volume, blocks))| {
+            // No two holes are neighbours.
+            let volume = if *volume == 7 && n % 2 == 1 { 0 } else { *volume };
+            (VolumeId([volume; 16]), blocks * BLOCK as u64)
+        });
+        Layout::new(runs).expect("a group's")
+    })
 }
 
 fn append() -> impl Strategy<Value = Message> {
@@ -214,8 +226,8 @@ fn small() -> impl Strategy<Value = Message> {
             Message::Confirm { k: Since { epoch, nonce: Nonce(nonce) }, stamp, span_ms }
         }),
         any::<(u64, bool)>().prop_map(|(stamp, undecided)| Message::Confirmed { stamp, undecided }),
-        any::<u64>().prop_map(|size| Message::Grow { size }),
-        any::<u64>().prop_map(|size| Message::GrowAnswer { size }),
+        (any::<u64>(), option::of(layout())).prop_map(|(size, layout)| Message::Grow { size, layout }),
+        (any::<u64>(), option::of(layout())).prop_map(|(size, layout)| Message::GrowAnswer { size, layout }),
         (any::<u64>(), range(), any::<u64>(), any::<[u8; 32]>())
             .prop_map(|(id, range, lsn, hash)| Message::VerifyRange { id, range, lsn: Lsn(lsn), hash }),
         (any::<u64>(), proptest::sample::select(verdicts))

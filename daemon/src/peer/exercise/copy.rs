@@ -42,10 +42,10 @@ impl Disk {
                 Ok(DiskDone::Done)
             }
             DiskOp::Replace { file, data } => self.put(file, data.concat()),
-            DiskOp::Grow { size } if size > DISK_BYTES as u64 => Err(DiskError::NoSpace),
-            DiskOp::Grow { size } => {
+            DiskOp::Grow { layout } if layout.size() > DISK_BYTES as u64 => Err(DiskError::NoSpace),
+            DiskOp::Grow { layout } => {
                 let base = self.0.entry(FileRef::Base).or_default();
-                base.resize(base.len().max(size as usize), 0);
+                base.resize(base.len().max(layout.size() as usize), 0);
                 Ok(DiskDone::Done)
             }
             DiskOp::Map { range } => Ok(DiskDone::Mapped(vec![ByteRange::new(range.offset, range.len)])),
@@ -112,7 +112,7 @@ impl Copy {
             superblock: disk.file(FileRef::Superblock),
             config: disk.file(FileRef::Config),
             slots: disk.slots(),
-            base_size: disk.file(FileRef::Base).len() as u64,
+            bases: vec![(VOLUME, disk.file(FileRef::Base).len() as u64)],
             tail_bytes: TAIL_BYTES,
             lease: None,
         };
@@ -165,8 +165,14 @@ impl Copy {
                     self.node.handle(self.now, Input::Disk(token, result));
                 }
                 Some(Output::Send(_, message)) => self.send(message),
-                Some(Output::Reply(..) | Output::Close(..) | Output::Verb(..) | Output::Ask(..) | Output::Event(_)) => {
-                }
+                Some(
+                    Output::Reply(..)
+                    | Output::Close(..)
+                    | Output::Verb(..)
+                    | Output::Ask(..)
+                    | Output::Layout { .. }
+                    | Output::Event(_),
+                ) => {}
             }
         }
         panic!("the copy does not come to rest");

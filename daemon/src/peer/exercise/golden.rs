@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use tidemark_core::config::{Mode, Policy};
 use tidemark_core::event::{ConnId, FileRef, Input, Request, RequestId};
+use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams, NewVolume, Node};
 use tidemark_core::ship::{Hello, Message};
 use tidemark_core::types::{ByteRange, GenId, GroupId, NodeId, Nonce, Secret, SiteId, VolumeId};
@@ -78,7 +79,7 @@ fn make() -> World {
         site: who.0,
         node: who.1,
         secret: SECRET,
-        size: SIZE,
+        layout: Layout::one(VOLUME, SIZE),
         slot_bytes: SLOT_BYTES,
         policy,
         peer: Some(peer.0),
