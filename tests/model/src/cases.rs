@@ -2,6 +2,7 @@
 
 use crate::check::{Limits, Outcome, check};
 use crate::config::{Groups, Joint, Kind, Scope};
+use crate::lease::{self, Leases};
 use crate::mutation::Mutation;
 
 /// A model and its bounds.
@@ -9,6 +10,8 @@ use crate::mutation::Mutation;
 pub enum Bounds {
     /// Configurations and acknowledgements.
     Groups(Scope),
+    /// Leases.
+    Leases(lease::Scope),
 }
 
 /// A run.
@@ -26,6 +29,10 @@ pub struct Case {
 
 const fn case(name: &'static str, about: &'static str, scope: Scope) -> Case {
     Case { name, about, bounds: Bounds::Groups(scope), is_small: false }
+}
+
+const fn lease_case(name: &'static str, about: &'static str, scope: lease::Scope) -> Case {
+    Case { name, about, bounds: Bounds::Leases(scope), is_small: false }
 }
 
 const JOINTS: &[Joint] = &[Joint::Expand, Joint::Release, Joint::Handover];
@@ -50,6 +57,15 @@ const ONE: Scope = Scope {
 /// Two agents a site: K, with writes that are durable at once.
 const TWO: Scope = Scope { agents: 2, minors: 1, restarts: 0, losses: 0, kinds: KINDS, coarse: true, ..ONE };
 
+/// Leases: one agent a site, renewals alone.
+const LEASES: lease::Scope =
+    lease::Scope { agents: 1, majors: 2, minors: 0, restarts: 0, beats: false, shrinks: false, handover: false };
+const BEATS: lease::Scope = lease::Scope { beats: true, ..LEASES };
+const SHRINKS: lease::Scope = lease::Scope { shrinks: true, ..LEASES };
+const RESUMES: lease::Scope = lease::Scope { restarts: 1, ..LEASES };
+const HANDOVERS: lease::Scope = lease::Scope { handover: true, minors: 1, ..LEASES };
+const SUB_LEASES: lease::Scope = lease::Scope { agents: 2, ..LEASES };
+
 /// The runs of every day: less than a minute on one core.
 pub const FAST: &[Case] = &[
     case("one", "one agent a site", ONE),
@@ -64,6 +80,8 @@ pub const FAST: &[Case] = &[
     },
     case("two", "two agents a site", TWO),
     case("two-alone", "the same, B joins S", Scope { both: false, ..TWO }),
+    lease_case("lease", "leases and heartbeats", BEATS),
+    lease_case("lease-resume", "leases, restarts", RESUMES),
 ];
 
 /// For `hack/test --deep`.
@@ -74,6 +92,14 @@ pub const DEEP: &[Case] = &[
     case("two", "two agents a site", Scope { minors: 2, ..TWO }),
     case("two-restart", "two agents a site, restarts", Scope { restarts: 1, losses: 1, ..TWO }),
     case("two-alone", "two agents a site, B joins S", Scope { both: false, minors: 2, ..TWO }),
+    lease_case("lease-handover", "leases, HANDOVER and reclaim, shrinks", lease::Scope { shrinks: true, ..HANDOVERS }),
+    lease_case(
+        "lease-all",
+        "leases, heartbeats, shrinks, restarts",
+        lease::Scope { beats: true, restarts: 1, ..SHRINKS },
+    ),
+    lease_case("lease-sub", "two agents at A: sub-leases, takeovers of the leader", SUB_LEASES),
+    lease_case("lease-three", "leases, three majors", lease::Scope { majors: 3, ..SHRINKS }),
 ];
 
 /// Where a rule that is left out is looked for.
@@ -95,6 +121,10 @@ const fn hunt(mutation: Mutation, scope: Scope) -> Hunt {
 
 const fn covered(mutation: Mutation, scope: Scope, by: &'static str) -> Hunt {
     Hunt { mutation, bounds: Bounds::Groups(scope), covered: Some(by), is_small: false }
+}
+
+const fn lease_hunt(mutation: Mutation, scope: lease::Scope) -> Hunt {
+    Hunt { mutation, bounds: Bounds::Leases(scope), covered: None, is_small: scope.is_small() }
 }
 
 const WRITES: Scope = Scope { writes: 2, losses: 0, ..ONE };
@@ -133,11 +163,27 @@ pub const HUNTS: &[Hunt] = &[
     hunt(Mutation::NoSince, ALONE),
     hunt(Mutation::NoBase, ONE),
     hunt(Mutation::BaseNotInherited, MAJORS),
+    covered(
+        Mutation::NoNonce,
+        QUIET,
+        "no two K of one epoch meet here: it takes two sites that decided on a person's word",
+    ),
     hunt(Mutation::OpenBeforeAll, TWO),
     Hunt { is_small: false, ..hunt(Mutation::ReleaseByOne, RELEASES) },
     hunt(Mutation::ReleasePrimaryFirst, ONE),
-    covered(Mutation::DemotionNotDurable, QUIET, "R2; what may be read is the model of leases"),
+    lease_hunt(Mutation::DemotionNotDurable, lease::Scope { shrinks: true, ..HANDOVERS }),
     hunt(Mutation::HandoverUnequal, WRITES),
+    lease_hunt(Mutation::NoLeaseBump, SHRINKS),
+    lease_hunt(Mutation::ShortWait, LEASES),
+    lease_hunt(Mutation::RenewalFromAnswer, LEASES),
+    lease_hunt(Mutation::HeartbeatFromEcho, BEATS),
+    lease_hunt(Mutation::SubLeaseFromReceipt, SUB_LEASES),
+    lease_hunt(Mutation::NoOpeningWait, BEATS),
+    lease_hunt(Mutation::ResumeWithoutCas, RESUMES),
+    lease_hunt(Mutation::HandoverServesAtOnce, HANDOVERS),
+    lease_hunt(Mutation::HandoverWhileAsking, lease::Scope { shrinks: true, beats: true, ..HANDOVERS }),
+    lease_hunt(Mutation::ReclaimAtOnce, lease::Scope { beats: true, ..HANDOVERS }),
+    lease_hunt(Mutation::TakeoverWithoutBump, lease::Scope { majors: 3, ..SUB_LEASES }),
 ];
 
 impl Bounds {
@@ -145,6 +191,7 @@ impl Bounds {
     pub fn run(self, mutation: Mutation, limits: Limits) -> Outcome {
         match self {
             Self::Groups(scope) => check(Groups { scope, mutation }, limits),
+            Self::Leases(scope) => check(Leases { scope, mutation }, limits),
         }
     }
 
@@ -152,6 +199,7 @@ impl Bounds {
     pub fn describe(self) -> String {
         match self {
             Self::Groups(scope) => scope.describe(),
+            Self::Leases(scope) => scope.describe(),
         }
     }
 }

@@ -77,6 +77,8 @@ pub struct K {
     pub forced: bool,
     /// The site that proposed it.
     pub by: u8,
+    /// The agent of the primary site that leads.
+    pub leader: u8,
 }
 
 impl std::fmt::Debug for K {
@@ -93,6 +95,9 @@ impl std::fmt::Debug for K {
         if self.lease_gen != 0 {
             write!(f, " lease {}", self.lease_gen)?;
         }
+        if self.leader != 0 {
+            write!(f, " leader {}", self.leader)?;
+        }
         f.write_str(")")
     }
 }
@@ -103,9 +108,8 @@ impl std::hash::Hash for K {
         let id = |id: Id| [id.major, id.minor, id.nonce];
         let [[a, b, c], [d, e, f], [g, h, i]] = [id(self.id), id(self.since), id(self.base)];
         let flags = self.sites | u8::from(self.sync) << 2 | u8::from(self.forced) << 3 | self.by << 4;
-        let rest = [self.primary, flags, self.rev, self.lease_gen];
-        let [j, k, l, m] = rest;
-        state.write_u128(u128::from_le_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, 0, 0, 0]));
+        let [j, k, l, m, n] = [self.primary, flags, self.rev, self.lease_gen, self.leader];
+        state.write_u128(u128::from_le_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, 0, 0]));
     }
 }
 
@@ -114,7 +118,7 @@ impl K {
     pub fn first(both: bool, sync: bool) -> Self {
         let id = Id { major: 1, minor: 0, nonce: 0 };
         let sites = if both { BOTH } else { only(0) };
-        Self { id, since: id, base: id, primary: 0, sites, sync, rev: 1, lease_gen: 0, forced: false, by: 0 }
+        Self { id, since: id, base: id, primary: 0, sites, sync, rev: 1, lease_gen: 0, forced: false, by: 0, leader: 0 }
     }
 
     /// The primary.
@@ -141,7 +145,7 @@ impl K {
             since: self.since.core(),
             base: self.base.core(),
             primary: (self.primary() != NOBODY).then(|| site_id(self.primary())),
-            leader: node(self.by.into()),
+            leader: NodeId([self.leader; 16]),
             lease_gen: self.lease_gen.into(),
             member_rev: self.rev.into(),
             sites: [0, 1].into_iter().filter(|site| self.has(*site)).map(site_id).collect(),
@@ -166,6 +170,7 @@ impl K {
             lease_gen: small(config.lease_gen),
             forced: config.forced,
             by: config.proposer.0[0] - 1,
+            leader: 0,
         }
     }
 }

@@ -5,5 +5,6 @@ pub mod cases;
 pub mod check;
 pub mod config;
 pub mod k;
+pub mod lease;
 pub mod log;
 pub mod mutation;

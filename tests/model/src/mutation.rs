@@ -57,6 +57,28 @@ pub enum Mutation {
     ReleaseByOne,
     /// R15 iii: the primary persists a smaller S first.
     ReleasePrimaryFirst,
+    /// R16: a challenger does not take the lease from its holder.
+    NoLeaseBump,
+    /// R16: a challenger waits for less than D.
+    ShortWait,
+    /// R16: a renewal counts from its answer.
+    RenewalFromAnswer,
+    /// R16: a heartbeat counts from its echo.
+    HeartbeatFromEcho,
+    /// 3a: a sub-lease counts from its receipt.
+    SubLeaseFromReceipt,
+    /// R16: the new primary opens though it echoed a heartbeat just now.
+    NoOpeningWait,
+    /// R16, R17: a renewal counts though K does not name its grant; who restarts needs no CAS.
+    ResumeWithoutCas,
+    /// R15 ii: the new primary of a HANDOVER serves before a heartbeat was echoed.
+    HandoverServesAtOnce,
+    /// Decision 13: a HANDOVER begins although the witness was asked for a change.
+    HandoverWhileAsking,
+    /// R15 ii: a reclaim does not wait.
+    ReclaimAtOnce,
+    /// 3a: an agent becomes the leader without taking the old leader's lease.
+    TakeoverWithoutBump,
 }
 
 impl Mutation {

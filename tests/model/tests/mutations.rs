@@ -27,7 +27,7 @@ fn the_rules_as_they_stand_hold() {
 
 #[test]
 fn a_run_in_which_nobody_takes_over_shows_nothing() {
-    let Bounds::Groups(scope) = FAST[0].bounds;
+    let Bounds::Groups(scope) = FAST[0].bounds else { panic!("the first is one of these") };
     let outcome = Bounds::Groups(Scope { majors: 1, joints: &[], ..scope }).run(Mutation::Kept, LIMITS);
     assert!(outcome.broken.is_empty());
     assert!(!outcome.holds(), "missing: {:?}", outcome.missing);
