@@ -11,7 +11,7 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 pub struct Limits {
     /// States that are produced, those that were seen before included.
     pub steps: usize,
-    /// Time.
+    /// Time; looked at only with two threads or more.
     pub seconds: u64,
     /// Threads.
     pub threads: usize,

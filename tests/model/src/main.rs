@@ -11,7 +11,7 @@ const USAGE: &str = "usage: model [--deep] [--threads N] [--seconds N] [--only N
        model --trace MUTATION
 
 Without an option: the fast runs. --deep: the large ones. --mutations: that each rule that is left out is found.
---trace: the shortest way to what leaving it out breaks. --seconds: what each run may take.";
+--trace: the shortest way to what leaving it out breaks. --seconds: what each run may take; it is looked at only with two threads or more.";
 
 /// What was asked for.
 struct Args {
