@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn killed_and_recovered(stage: &Stage) -> Result<(Postgres, Programs, Ledger)> {
     let programs = Programs::find()?;
     let dir = |name: &str| stage.dir().join(name);
-    let places = Places { data: dir("data"), socket: dir("socket"), log: dir("postgres.log") };
+    let places = Places { data: dir("data"), wal: None, socket: dir("socket"), log: dir("postgres.log") };
     Postgres::init(&programs, &places)?;
     let mut server = Postgres::start(stage, &programs, &places, PATIENCE)?;
     prepare(&mut server.connect()?, WRITERS)?;

@@ -32,7 +32,7 @@ impl Agent {
         let no_volume = || EngineError::NoVolume(id.to_string());
         // Whoever comes meanwhile, such as a user while the agent attaches by itself after a restart, gets what then is there.
         let _turn = self.turn(id).await.ok_or_else(no_volume)?;
-        let (name, shard, wish) = {
+        let (name, at, wish) = {
             let state = self.state();
             if state.stopping {
                 return Err(EngineError::Stopping);
@@ -41,9 +41,10 @@ impl Agent {
             if let Some(open) = &entry.open {
                 return Ok(Attachment { place: open.place().clone(), connections: 0 });
             }
-            (entry.name.to_string(), entry.shard, entry.frontend)
+            (entry.name.to_string(), state.at(entry).ok_or_else(no_volume)?, entry.frontend)
         };
-        let status = self.status_of(id, shard).await?;
+        let status = self.status_of(at.copy, at.shard).await?;
+        let size = status.layout.volume_size(id).ok_or_else(no_volume)?;
         if !status.role.serves() {
             if status.config.primary.is_some_and(|primary| primary != self.site) {
                 // What waits for this copy was written to a history that another site goes on with.
@@ -60,9 +61,9 @@ impl Agent {
             (kind, _) => kind,
         };
         let open = match kind {
-            FrontendKind::Nbd => self.open_nbd(id, &name, shard, status.size).await?,
-            FrontendKind::NbdDevice => self.open_nbd_device(id, &name, shard, &status).await?,
-            FrontendKind::Fuse | FrontendKind::Auto => self.open_fuse(id, &name, shard, status.size).await?,
+            FrontendKind::Nbd => self.open_nbd(at, &name, size).await?,
+            FrontendKind::NbdDevice => self.open_nbd_device(at, &name, size, status.config.base.nonce).await?,
+            FrontendKind::Fuse | FrontendKind::Auto => self.open_fuse(at, &name, size).await?,
         };
         let place = open.place().clone();
         if let Some(entry) = self.state().volumes.get_mut(&id) {
@@ -108,7 +109,7 @@ impl Agent {
 
     /// The frontend that is to be open.
     fn attachment_wanted(&self, id: VolumeId) -> Option<FrontendKind> {
-        lock(&self.catalogue).volumes().find(|entry| entry.record.id == id)?.record.attached
+        lock(&self.catalogue).copies().find_map(|entry| entry.record.volume(id))?.attached
     }
 
     /// Opens the frontend again after a restart, as soon as the volume serves.
@@ -131,9 +132,17 @@ impl Agent {
         });
     }
 
-    /// This copy does not serve any more: what is open is closed by force. Its users would else go on with what they remember of
-    /// it, should this site be the primary again.
-    pub(super) async fn close_fenced(&self, id: VolumeId) {
+    /// This copy does not serve any more: what is open of its volumes is closed by force. Its users would else go on with what they
+    /// remember of it, should this site be the primary again.
+    pub(super) async fn close_fenced(&self, copy: VolumeId) {
+        let volumes: Vec<VolumeId> =
+            self.state().volumes.values().filter(|entry| entry.copy == copy).map(|entry| entry.id).collect();
+        for id in volumes {
+            self.close_unserved(id).await;
+        }
+    }
+
+    async fn close_unserved(&self, id: VolumeId) {
         // One that is being attached just now, by who still saw it serve, is closed too.
         let Some(_turn) = self.turn(id).await else { return };
         if self.open_frontend(id).is_none() {

@@ -11,8 +11,9 @@ use tidemark_core::types::{GenId, GroupId, Nonce, Secret, SiteId, VolumeId};
 use tokio::sync::OwnedMutexGuard;
 
 use super::empty_base::EmptyBase;
-use super::volumes::{Making, failed, random, slot_bytes};
+use super::volumes::{Making, failed, new_record, random, slot_bytes};
 use super::{Agent, Peer};
+use crate::catalogue::CopyRecord;
 use crate::config::Name;
 use crate::control::{EngineError, NewVolume, Origin, VolumeInfo};
 use crate::disk::{self, NewBase};
@@ -21,10 +22,18 @@ impl Agent {
     pub(super) async fn do_create(self: &Arc<Self>, new: NewVolume) -> Result<VolumeInfo, EngineError> {
         let peer = new.peer.as_ref().map(|key| self.find_peer(key)).transpose()?;
         let peer = peer.as_ref().map(Peer::known_site).transpose()?;
-        let _turn = self.creation_turn(&new.name).await;
-        let here = self.state().volumes.values().find(|v| v.name == new.name).map(|v| v.id);
+        let _turn = self.creation_turn(new.group.as_ref().unwrap_or(&new.name)).await;
+        let (here, copy) = {
+            let state = self.state();
+            let here = state.volumes.values().find(|v| v.name == new.name && !v.pending).map(|v| v.id);
+            let copy = state.copies.values().find(|copy| new.group.as_ref() == Some(&copy.name));
+            (here, copy.map(|copy| copy.id))
+        };
         let Some(id) = here else {
-            let id = self.make_primary(new, peer).await?;
+            let id = match copy {
+                Some(copy) => self.add_volume(copy, new, peer).await?,
+                None => self.make_primary(new, peer).await?,
+            };
             return self.info(id).await;
         };
         let info = self.info(id).await?;
@@ -37,7 +46,7 @@ impl Agent {
         }
     }
 
-    /// The right to make a volume of this name, one at a time.
+    /// The right to make a volume in the group of this name, one at a time.
     async fn creation_turn(&self, name: &Name) -> OwnedMutexGuard<()> {
         let turn = {
             let mut state = self.state();
@@ -49,7 +58,7 @@ impl Agent {
         turn.lock_owned().await
     }
 
-    /// A new volume, Primary here.
+    /// A new volume in a group of its own, Primary here.
     async fn make_primary(self: &Arc<Self>, new: NewVolume, peer: Option<SiteId>) -> Result<VolumeId, EngineError> {
         let id = VolumeId(random()?);
         let group = GroupId(random()?);
@@ -76,7 +85,9 @@ impl Agent {
         };
         let frontend = new.policy.frontend.unwrap_or_default();
         let pool = self.pool(new.pool.as_ref())?;
-        self.make(Making { name: new.name, id, pool, base, empty, frontend, params }).await?;
+        let group = new.group.unwrap_or_else(|| new.name.clone());
+        let record = CopyRecord::of_one(group, new_record(id, new.name, frontend));
+        self.make(Making { record, pool, base, empty, params }).await?;
         Ok(id)
     }
 }
@@ -105,6 +116,9 @@ fn differences(here: &VolumeInfo, new: &NewVolume, peer: Option<SiteId>, default
     if let Some(other) = status.config.primary.filter(|primary| *primary != status.site) {
         out.push(format!("site {other} is its primary"));
     }
+    if new.group.as_ref().unwrap_or(&here.group_name) != &here.group_name {
+        out.push(format!("its group is {}", here.group_name));
+    }
     let own_image = here.base.parent() == Some(here.directory.as_path());
     let base = here.base.display();
     match &new.origin {
@@ -118,15 +132,17 @@ fn differences(here: &VolumeInfo, new: &NewVolume, peer: Option<SiteId>, default
         Origin::Empty { base: Some(path), .. } | Origin::Adopt { path } if *path == here.base => {}
         _ => out.push(format!("its base is {base}")),
     }
-    if status.peer != peer {
+    // What joins a group takes over what it does not name.
+    let joins = new.group.is_some();
+    if status.peer != peer && !(joins && peer.is_none()) {
         let peer = status.peer.map_or_else(|| "it has no peer".to_owned(), |site| format!("its peer is site {site}"));
         out.push(peer);
     }
     if new.pool.as_ref().is_some_and(|pool| *pool != here.pool) {
         out.push(format!("its pool is {}", here.pool));
     }
-    let mode = new.policy.mode.unwrap_or(defaults.mode);
-    if status.policy.mode != mode {
+    let mode = new.policy.mode.or((!joins).then_some(defaults.mode));
+    if mode.is_some_and(|mode| mode != status.policy.mode) {
         out.push(format!("its mode is {:?}", status.policy.mode).to_lowercase());
     }
     out.extend(new.policy.differing(&status.policy, here.frontend).map(|field| format!("its {field} is another")));
@@ -156,6 +172,8 @@ mod tests {
             id: VolumeId([1; 16]),
             name: name("pg"),
             group: GroupId([2; 16]),
+            group_name: name("pg"),
+            group_volumes: vec![name("pg")],
             size: 1 << 20,
             pool: name("main"),
             directory: PathBuf::from("/pool/id"),
@@ -174,6 +192,7 @@ mod tests {
     fn request() -> NewVolume {
         NewVolume {
             name: name("pg"),
+            group: None,
             origin: Origin::Empty { size: 1 << 20, base: None },
             policy: PolicyPatch { mode: Some(Mode::Sync), ..PolicyPatch::default() },
             peer: None,
@@ -211,6 +230,7 @@ mod tests {
             (NewVolume { policy: PolicyPatch::default(), ..request() }, "its mode is sync"),
             (NewVolume { policy: retention, ..request() }, "its retention is another"),
             (NewVolume { pool: Some(name("fast")), ..request() }, "its pool is main"),
+            (NewVolume { group: Some(name("other")), ..request() }, "its group is pg"),
         ];
         for (new, wanted) in table {
             assert_eq!(told(&here(), &new, Some(PEER)), wanted);

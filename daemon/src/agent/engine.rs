@@ -5,19 +5,20 @@ use std::sync::Arc;
 
 use tidemark_core::config::Policy;
 use tidemark_core::format::branch::{BranchClass as Class, BranchHead};
-use tidemark_core::status::{LinkState, Role, Status};
+use tidemark_core::status::Status;
 use tidemark_core::types::{SiteId, VolumeId};
-use tidemark_core::verb::{Verb, VerbError, VerbOk};
+use tidemark_core::verb::{Verb, VerbOk};
 use tokio::sync::watch;
 
 use super::arbiter::{Arbiter, no_arbiter, no_witness};
+use super::groups::may_change;
 use super::volumes::failed;
-use super::{Agent, Peer, fuse, wall_now};
+use super::{Agent, At, GroupCopy, Peer, State, fuse, wall_now};
 use crate::catalogue::{Catalogue, CatalogueError};
-use crate::control::state::role;
 use crate::control::{
     AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, FrontendKind, NewPeer,
-    NewVolume, PeerInfo, PeerKey, PolicyPatch, PoolInfo, ShardInfo, Verified, VerifyProgress, VolumeInfo, VolumeKey,
+    NewVolume, PeerInfo, PeerKey, PolicyPatch, PoolInfo, Scope, ShardInfo, Verified, VerifyProgress, VolumeInfo,
+    VolumeKey,
 };
 use crate::disk;
 use crate::frontend::kernel_nbd;
@@ -28,39 +29,34 @@ use crate::witness::Probe;
 pub struct AgentEngine(pub Arc<Agent>);
 
 impl Agent {
-    fn find(&self, key: &VolumeKey) -> Result<(VolumeId, u16), EngineError> {
-        let state = self.state();
-        let found = state.volumes.values().find(|v| match key {
-            VolumeKey::Name(name) => v.name == *name,
-            VolumeKey::Id(id) => v.id == *id,
-        });
-        found.map(|v| (v.id, v.shard)).ok_or_else(|| EngineError::NoVolume(key.to_string()))
-    }
-
     pub(super) async fn info(&self, id: VolumeId) -> Result<VolumeInfo, EngineError> {
-        let (shard, closed) = {
+        let none = || EngineError::NoVolume(id.to_string());
+        let (at, closed) = {
             let state = self.state();
-            let entry = state.volumes.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
-            (entry.shard, entry.closed.clone())
+            let at = state.volumes.get(&id).and_then(|entry| state.at(entry)).ok_or_else(none)?;
+            (at, state.copies.get(&at.copy).and_then(|copy| copy.closed.clone()))
         };
         let status = match closed {
             Some(why) => Err(why),
-            None => self.status_of(id, shard).await.map(Box::new).map_err(|e| e.to_string()),
+            None => self.status_of(at.copy, at.shard).await.map(Box::new).map_err(|e| e.to_string()),
         };
         let state = self.state();
-        let entry = state.volumes.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
-        let peer_site = status.as_ref().ok().and_then(|s| s.peer).or(entry.peer_site);
+        let entry = state.volumes.get(&id).ok_or_else(none)?;
+        let copy = state.copies.get(&at.copy).ok_or_else(none)?;
+        let peer_site = status.as_ref().ok().and_then(|s| s.peer).or(copy.peer_site);
         let peer = state.peers.values().find(|p| p.site.is_some() && p.site == peer_site).map(|p| p.name.clone());
         Ok(VolumeInfo {
             id,
             name: entry.name.clone(),
-            group: entry.group.unwrap_or_default(),
-            size: status.as_ref().map_or(0, |s| s.size),
-            pool: entry.pool.clone(),
-            directory: entry.dir.clone(),
-            base: disk::files::base_path(&entry.dir),
-            adopted: entry.adopted,
-            shard: entry.shard,
+            group: copy.group.unwrap_or_default(),
+            group_name: copy.name.clone(),
+            group_volumes: state.volumes_of(at.copy).into_iter().map(|entry| entry.name.clone()).collect(),
+            size: status.as_ref().ok().and_then(|status| status.layout.volume_size(id)).unwrap_or(0),
+            pool: copy.pool.clone(),
+            directory: copy.dir.clone(),
+            base: disk::files::base_path_of(&copy.dir, id),
+            adopted: copy.adopted && id == copy.id,
+            shard: copy.shard,
             created: entry.created,
             peer,
             peer_site,
@@ -70,17 +66,21 @@ impl Agent {
         })
     }
 
-    async fn do_resize(&self, id: VolumeId, shard: u16, size: u64) -> Result<(), EngineError> {
+    async fn do_resize(&self, at: At, size: u64) -> Result<(), EngineError> {
+        let _turn = self.changing(at.copy).await?;
         // Before the base grows, which nothing takes back.
-        may_grow(&self.status_of(id, shard).await?, size)?;
-        let asked = self.shard(shard).ask(move |shard, answer| {
-            let grown = shard.volume(id).map(|v| v.files().grow_base(size).map_err(|e| e.to_string()));
-            let _ = answer.send(grown); // the asker went away
-        });
-        let grown = asked.await.map_err(|_| EngineError::Stopping)?;
-        grown.ok_or_else(|| EngineError::NoVolume(id.to_string()))?.map_err(EngineError::Failed)?;
-        self.verb_on(id, shard, Verb::Resize { volume: id, size }).await?;
-        self.resize_frontend(id, size).await
+        let status = self.status_of(at.copy, at.shard).await?;
+        let present = status.layout.volume_size(at.volume).unwrap_or(0);
+        if size < present {
+            let text = format!("is {size}: a volume never shrinks, and this one has {present} bytes");
+            return Err(EngineError::Invalid { field: "size", text });
+        }
+        may_change(&status)?;
+        let grown = status.layout.grown(at.volume, size);
+        let grown = grown.map_err(|error| EngineError::Invalid { field: "size", text: error.to_string() })?;
+        self.make_room(at, grown).await?;
+        self.verb_on(at.copy, at.shard, Verb::Resize { volume: at.volume, size }).await?;
+        self.resize_frontend(at.volume, size).await
     }
 
     async fn resize_frontend(&self, id: VolumeId, size: u64) -> Result<(), EngineError> {
@@ -88,24 +88,36 @@ impl Agent {
         tokio::task::spawn_blocking(move || open.resize(size)).await.map_err(failed)?.map_err(failed)
     }
 
-    async fn do_release(&self, id: VolumeId, shard: u16) -> Result<PathBuf, EngineError> {
-        self.detach_volume(id, false).await?;
-        self.verb_on(id, shard, Verb::Release).await?;
-        self.close_volume(id, shard).await?;
-        self.until_free(id).await;
-        self.unlist(id, move |catalogue| catalogue.release_volume(id)).await
+    async fn do_release(&self, at: At) -> Result<PathBuf, EngineError> {
+        self.refuse_of_several(at.copy, "release gives back the base of a volume that is alone in its group")?;
+        self.detach_volume(at.volume, false).await?;
+        self.verb_on(at.copy, at.shard, Verb::Release).await?;
+        self.close_volume(at.copy, at.shard).await?;
+        self.until_free(at.copy).await;
+        let copy = at.copy;
+        self.unlist(copy, move |catalogue| catalogue.release_volume(copy)).await
     }
 
-    /// Takes a closed volume's files away by `removal` and forgets it. One whose files stay is known with the reason.
+    /// Takes a closed copy's files away by `removal` and forgets it. One whose files stay is known with the reason.
     async fn unlist<T: Send + 'static>(
         &self,
         id: VolumeId,
         removal: impl FnOnce(&mut Catalogue) -> Result<T, CatalogueError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        self.unhide_base(id);
+        let volumes: Vec<VolumeId> = {
+            let state = self.state();
+            state.volumes.values().filter(|entry| entry.copy == id).map(|entry| entry.id).collect()
+        };
+        if let Some(dir) = self.dir_of(id) {
+            volumes.iter().for_each(|volume| self.unhide_base(&dir, *volume));
+        }
         let removed = self.keep(removal).await;
         match &removed {
-            Ok(_) => drop(self.state().volumes.remove(&id)),
+            Ok(_) => {
+                let mut state = self.state();
+                state.copies.remove(&id);
+                volumes.iter().for_each(|volume| drop(state.volumes.remove(volume)));
+            }
             Err(error) => self.set_closed(id, Some(error.to_string())),
         }
         removed
@@ -113,26 +125,38 @@ impl Agent {
 
     async fn do_delete(
         &self,
-        id: VolumeId,
-        shard: u16,
+        at: At,
+        scope: Scope,
         disposal: Disposal,
         force: bool,
     ) -> Result<Option<PathBuf>, EngineError> {
-        let (attached, closed) = {
+        let (volumes, closed) = {
             let state = self.state();
-            let entry = state.volumes.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
-            (entry.open.is_some(), entry.closed.is_some())
+            let volumes: Vec<_> =
+                state.volumes_of(at.copy).into_iter().map(|entry| (entry.id, entry.open.is_some())).collect();
+            (volumes, state.copies.get(&at.copy).is_some_and(|copy| copy.closed.is_some()))
         };
+        let of_several = scope == Scope::Volume && volumes.len() > 1;
+        let attached = volumes.iter().any(|(id, attached)| *attached && (!of_several || *id == at.volume));
         if attached && !force {
             let text = "the volume is attached: detach it first, or use force".into();
             return Err(EngineError::Refused { reason: "in-use", text });
         }
-        if !closed && !force {
-            leaves_no_peer_behind(&self.status_of(id, shard).await?)?;
+        if of_several {
+            return match disposal {
+                Disposal::Purge => self.remove_volume(at, force).await.map(|()| None),
+                Disposal::Trash => Err(no_trash_for_one()),
+            };
         }
-        self.detach_volume(id, force).await?;
+        if !closed && !force {
+            leaves_no_peer_behind(&self.status_of(at.copy, at.shard).await?)?;
+        }
+        for (volume, _) in volumes {
+            self.detach_volume(volume, force).await?;
+        }
+        let id = at.copy;
         if !closed {
-            self.close_volume(id, shard).await?;
+            self.close_volume(id, at.shard).await?;
             self.until_free(id).await;
         }
         let now_ms = wall_now().0;
@@ -142,17 +166,16 @@ impl Agent {
         }
     }
 
-    async fn do_policy(&self, id: VolumeId, shard: u16, patch: PolicyPatch) -> Result<(), EngineError> {
+    async fn do_policy(&self, at: At, patch: PolicyPatch) -> Result<(), EngineError> {
         if patch.changes_policy() {
             // The core takes a policy as a whole: what was read must still be so when it is changed.
-            let turn = self.state().volumes.get(&id).map(|entry| entry.changing.clone());
-            let _turn = turn.ok_or_else(|| EngineError::NoVolume(id.to_string()))?.lock_owned().await;
-            let policy: Policy = patch.applied_to(self.status_of(id, shard).await?.policy);
+            let _turn = self.changing(at.copy).await?;
+            let policy: Policy = patch.applied_to(self.status_of(at.copy, at.shard).await?.policy);
             self.may_arbitrate(&patch, &policy)?;
-            self.verb_on(id, shard, Verb::SetPolicy(policy)).await?;
+            self.verb_on(at.copy, at.shard, Verb::SetPolicy(policy)).await?;
         }
         match patch.frontend {
-            Some(kind) => self.set_frontend(id, kind).await,
+            Some(kind) => self.set_frontend(at.volume, kind).await,
             None => Ok(()),
         }
     }
@@ -169,8 +192,8 @@ impl Agent {
 
     async fn do_set_peer(&self, id: VolumeId, shard: u16, site: Option<SiteId>) -> Result<(), EngineError> {
         self.verb_on(id, shard, Verb::SetPeer(site)).await?;
-        if let Some(entry) = self.state().volumes.get_mut(&id) {
-            entry.peer_site = site;
+        if let Some(copy) = self.state().copies.get_mut(&id) {
+            copy.peer_site = site;
         }
         Ok(())
     }
@@ -202,7 +225,7 @@ impl Agent {
     }
 
     fn branches_of(&self, id: VolumeId) -> Result<Vec<BranchInfo>, EngineError> {
-        let dir = self.state().volumes.get(&id).map(|v| v.dir.join("branch"));
+        let dir = self.dir_of(id).map(|dir| dir.join("branch"));
         let dir = dir.ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
         let mut out = Vec::new();
         for entry in std::fs::read_dir(&dir).map_err(failed)?.flatten() {
@@ -241,7 +264,7 @@ impl Agent {
                 log_path: pool.log_path.clone(),
                 total_bytes: bytes(space.as_ref().map_or(0, |s| s.blocks())),
                 free_bytes: bytes(space.as_ref().map_or(0, |s| s.blocks_available())),
-                volumes: state.volumes.values().filter(|v| v.pool == pool.name).count() as u32,
+                volumes: volumes_where(&state, |copy| copy.pool == pool.name),
             }
         };
         self.config.pools.iter().map(info).collect()
@@ -252,7 +275,7 @@ impl Agent {
             let host = self.config.peer.as_ref()?.listen.ip();
             Some(std::net::SocketAddr::new(host, *self.data_ports.get(i)?))
         };
-        let count = |i: u16| self.state().volumes.values().filter(|v| v.shard == i).count() as u32;
+        let count = |i: u16| volumes_where(&self.state(), |copy| copy.shard == i);
         let shards = self.shards.iter().enumerate().map(|(i, s)| ShardInfo {
             index: s.index(),
             volumes: count(s.index()),
@@ -278,23 +301,13 @@ impl Agent {
     }
 }
 
-/// Whether a volume in this state can be grown to `size` bytes; the core has the last word.
-fn may_grow(status: &Status, size: u64) -> Result<(), EngineError> {
-    if status.role != Role::Primary {
-        let (role, hint) = (role(&status.role).text, "a volume is resized at its primary".into());
-        return Err(VerbError::Role { role, hint }.into());
-    }
-    if size < status.size {
-        let text = format!("is {size}: a volume never shrinks, and this one has {} bytes", status.size);
-        return Err(EngineError::Invalid { field: "size", text });
-    }
-    match (status.peer, &status.link) {
-        (Some(site), LinkState::Disconnected | LinkState::Refused(_)) => Err(EngineError::Refused {
-            reason: "peer-unreachable",
-            text: format!("both copies grow, and site {site} cannot be asked: try again when it is connected"),
-        }),
-        _ => Ok(()),
-    }
+fn volumes_where(state: &State, is_one: impl Fn(&GroupCopy) -> bool) -> u32 {
+    state.copies.values().filter(|copy| is_one(copy)).map(|copy| state.volumes_of(copy.id).len()).sum::<usize>() as u32
+}
+
+fn no_trash_for_one() -> EngineError {
+    let text = "what one of several volumes last held is in the log of its group, and no file of its own would hold it:                 it is removed for good (--purge)";
+    EngineError::Refused { reason: "group-of-several", text: text.into() }
 }
 
 /// Whether this copy can go without leaving its peer a volume that nobody serves.
@@ -310,16 +323,21 @@ fn leaves_no_peer_behind(status: &Status) -> Result<(), EngineError> {
     }
 }
 
-/// Runs an async block with the agent and the volume's place.
+/// Runs an async block with the agent and the place of a volume, or (`group`) of the group that it names or is part of.
 macro_rules! on_volume {
-    ($self:ident, $key:ident, |$agent:ident, $id:ident, $shard:ident| $body:expr) => {{
+    ($self:ident, $key:ident, |$agent:ident, $at:ident| $body:expr) => { on_volume!(@ find, $self, $key, $agent, $at, $body) };
+    (@ $find:ident, $self:ident, $key:ident, $agent:ident, $at:ident, $body:expr) => {{
         let $agent = $self.0.clone();
         Box::pin(async move {
-            let ($id, $shard) = $agent.find(&$key)?;
-            let _ = $shard;
+            let $at = $agent.$find(&$key)?;
             $body
         })
     }};
+}
+macro_rules! on_group {
+    ($self:ident, $key:ident, |$agent:ident, $at:ident| $body:expr) => {
+        on_volume!(@ find_group, $self, $key, $agent, $at, $body)
+    };
 }
 
 impl Engine for AgentEngine {
@@ -336,69 +354,85 @@ impl Engine for AgentEngine {
     fn volumes(&self) -> Answer<Vec<VolumeInfo>> {
         let agent = self.0.clone();
         Box::pin(async move {
-            let mut ids: Vec<_> = agent.state().volumes.values().map(|v| (v.name.clone(), v.id)).collect();
+            let mut ids: Vec<_> = {
+                let state = agent.state();
+                let all = state.copies.keys().flat_map(|copy| state.volumes_of(*copy));
+                all.map(|v| (v.name.clone(), v.id)).collect()
+            };
             ids.sort();
             let mut out = Vec::with_capacity(ids.len());
             for (_, id) in ids {
-                out.push(agent.info(id).await?);
+                match agent.info(id).await {
+                    Err(EngineError::NoVolume(_)) => {} // it left meanwhile
+                    info => out.push(info?),
+                }
             }
             Ok(out)
         })
     }
 
     fn volume(&self, volume: VolumeKey) -> Answer<VolumeInfo> {
-        on_volume!(self, volume, |agent, id, shard| agent.info(id).await)
+        on_group!(self, volume, |agent, at| agent.info(at.volume).await)
     }
 
     fn attach(&self, volume: VolumeKey, frontend: FrontendKind) -> Answer<Attachment> {
-        on_volume!(self, volume, |agent, id, shard| agent.attach_volume(id, frontend).await)
+        on_volume!(self, volume, |agent, at| agent.attach_volume(at.volume, frontend).await)
     }
 
     fn detach(&self, volume: VolumeKey, force: bool) -> Answer<()> {
-        on_volume!(self, volume, |agent, id, shard| agent.detach_volume(id, force).await)
+        on_volume!(self, volume, |agent, at| agent.detach_volume(at.volume, force).await)
     }
 
     fn resize(&self, volume: VolumeKey, size: u64) -> Answer<()> {
-        on_volume!(self, volume, |agent, id, shard| agent.do_resize(id, shard, size).await)
+        on_volume!(self, volume, |agent, at| agent.do_resize(at, size).await)
     }
 
     fn release(&self, volume: VolumeKey) -> Answer<PathBuf> {
-        on_volume!(self, volume, |agent, id, shard| agent.do_release(id, shard).await)
+        on_volume!(self, volume, |agent, at| agent.do_release(at).await)
     }
 
-    fn delete(&self, volume: VolumeKey, disposal: Disposal, force: bool) -> Answer<Option<PathBuf>> {
-        on_volume!(self, volume, |agent, id, shard| agent.do_delete(id, shard, disposal, force).await)
+    fn delete(&self, volume: VolumeKey, scope: Scope, disposal: Disposal, force: bool) -> Answer<Option<PathBuf>> {
+        match scope {
+            Scope::Volume => {
+                on_volume!(self, volume, |agent, at| agent.do_delete(at, scope, disposal, force).await)
+            }
+            Scope::Group => on_group!(self, volume, |agent, at| agent.do_delete(at, scope, disposal, force).await),
+        }
     }
 
     fn change_policy(&self, volume: VolumeKey, patch: PolicyPatch) -> Answer<()> {
-        on_volume!(self, volume, |agent, id, shard| agent.do_policy(id, shard, patch).await)
+        on_group!(self, volume, |agent, at| {
+            // Of the fields this one is the volume's, not the group's.
+            let at = if patch.frontend.is_some() { agent.find(&volume)? } else { at };
+            agent.do_policy(at, patch).await
+        })
     }
 
     fn set_peer(&self, volume: VolumeKey, peer: Option<PeerKey>) -> Answer<()> {
-        on_volume!(self, volume, |agent, id, shard| {
+        on_group!(self, volume, |agent, at| {
             let peer = peer.map(|key| agent.find_peer(&key)).transpose()?;
             let site = peer.as_ref().map(Peer::known_site).transpose()?;
-            agent.do_set_peer(id, shard, site).await
+            agent.do_set_peer(at.copy, at.shard, site).await
         })
     }
 
     fn verb(&self, volume: VolumeKey, verb: Verb) -> Answer<VerbOk> {
-        on_volume!(self, volume, |agent, id, shard| {
-            let attached = agent.state().volumes.get(&id).is_some_and(|v| v.open.is_some());
+        on_group!(self, volume, |agent, at| {
+            let attached = agent.state().volumes_of(at.copy).iter().any(|v| v.open.is_some());
             if matches!(verb, Verb::Demote { force: false }) && attached {
-                let text = "the volume is attached: detach it first, or use force".into();
+                let text = "a volume of the group is attached: detach it first, or use force".into();
                 return Err(EngineError::Refused { reason: "in-use", text });
             }
-            agent.verb_on(id, shard, verb).await
+            agent.verb_on(at.copy, at.shard, verb).await
         })
     }
 
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified> {
-        on_volume!(self, volume, |agent, id, shard| agent.do_verify(id, shard, progress).await)
+        on_group!(self, volume, |agent, at| agent.do_verify(at.copy, at.shard, progress).await)
     }
 
     fn branches(&self, volume: VolumeKey) -> Answer<Vec<BranchInfo>> {
-        on_volume!(self, volume, |agent, id, shard| agent.branches_of(id))
+        on_group!(self, volume, |agent, at| agent.branches_of(at.copy))
     }
 
     fn add_peer(&self, peer: NewPeer) -> Answer<PeerInfo> {

@@ -4,12 +4,10 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use tidemark_core::event::{Request, RequestError};
-use tidemark_core::types::VolumeId;
 
 use super::volumes::failed;
-use super::{Agent, Door, Open};
+use super::{Agent, At, Door, Open};
 use crate::control::{EngineError, FrontendKind, Place};
-use crate::frontend::BlockTarget;
 pub(super) use crate::frontend::fuse_loop::{Abort, FuseLoop};
 use crate::frontend::fuse_loop::{AttachParams, Cleanup, Remote, RemoteCompletion, cleanup_stale};
 use crate::shard::ShardHandle;
@@ -43,15 +41,15 @@ pub(crate) fn clear_stale(run_dir: &Path, dev_dir: &Path) {
 /// Sends requests of the FUSE threads to the volume's shard.
 struct ToShard {
     shard: ShardHandle,
-    id: VolumeId,
+    at: At,
 }
 
 impl Remote for ToShard {
     fn submit(&self, request: Request, done: RemoteCompletion) {
-        let id = self.id;
+        let At { copy, volume, .. } = self.at;
         // A completion that is dropped uncalled fails its request: right for a shard that has stopped.
-        self.shard.send(move |shard| match shard.volume(id) {
-            Some(volume) => volume.submit(request, done),
+        self.shard.send(move |shard| match shard.volume(copy) {
+            Some(copy) => copy.submit_to(volume, request, done),
             None => done(Err(RequestError::NotServing)),
         });
     }
@@ -59,8 +57,8 @@ impl Remote for ToShard {
 
 impl Agent {
     /// Serves a volume as a block device.
-    pub(super) async fn open_fuse(&self, id: VolumeId, name: &str, shard: u16, size: u64) -> Result<Open, EngineError> {
-        let remote = Box::new(ToShard { shard: self.shard(shard).clone(), id });
+    pub(super) async fn open_fuse(&self, at: At, name: &str, size: u64) -> Result<Open, EngineError> {
+        let remote = Box::new(ToShard { shard: self.shard(at.shard).clone(), at });
         let params = AttachParams {
             volume: name.to_owned(),
             size,

@@ -7,11 +7,13 @@ mod attach;
 mod creation;
 mod empty_base;
 mod engine;
+mod find;
 #[cfg(feature = "fuse")]
 mod fuse;
 #[cfg(not(feature = "fuse"))]
 #[path = "no_fuse.rs"]
 mod fuse;
+mod groups;
 mod lease;
 mod nbd;
 mod nbd_device;
@@ -46,9 +48,11 @@ pub use engine::AgentEngine;
 pub use lease::LeaseBoard;
 pub use peers::{AcceptStreams, HandleControl, load_tls};
 
-/// A volume as the agent knows it.
-pub struct Entry {
+/// This agent's copy of a group.
+pub struct GroupCopy {
+    /// The group's name.
     name: Name,
+    /// What its log is named after: the first volume that there was.
     id: VolumeId,
     /// Known once it was open.
     group: Option<GroupId>,
@@ -56,17 +60,37 @@ pub struct Entry {
     dir: PathBuf,
     /// The base held data before; known once it was open.
     adopted: bool,
-    created: WallMs,
-    frontend: FrontendKind,
     shard: u16,
     peer_site: Option<SiteId>,
     /// Why it is not open.
     closed: Option<String>,
+    /// Held by who changes the policy or the volumes.
+    changing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A volume as the agent knows it.
+pub struct Entry {
+    name: Name,
+    id: VolumeId,
+    /// The copy that it is part of.
+    copy: VolumeId,
+    created: WallMs,
+    frontend: FrontendKind,
+    /// It is not in its group yet.
+    pending: bool,
+    /// It is in its group no more, and its base is still needed.
+    leaving: bool,
     open: Option<Arc<Open>>,
     /// Held by who opens a frontend.
     attaching: Arc<tokio::sync::Mutex<()>>,
-    /// Held by who changes the policy.
-    changing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A volume and where it is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct At {
+    volume: VolumeId,
+    copy: VolumeId,
+    shard: u16,
 }
 
 /// Another site.
@@ -85,13 +109,33 @@ pub struct Peer {
 /// What is known and changes.
 #[derive(Default)]
 struct State {
+    copies: BTreeMap<VolumeId, GroupCopy>,
     volumes: BTreeMap<VolumeId, Entry>,
     peers: BTreeMap<Name, Peer>,
-    /// Held by who makes a volume of that name; gone with the last of them.
+    /// Held by who makes a volume in the group of that name; gone with the last of them.
     creating: BTreeMap<Name, Weak<tokio::sync::Mutex<()>>>,
     /// The task that beats with each peer.
     beating: BTreeMap<Name, AbortHandle>,
     stopping: bool,
+}
+
+impl State {
+    /// The volumes of a copy, in the order of their names. One that is only being added counts where nobody knows better: the copy
+    /// is not open.
+    fn volumes_of(&self, copy: VolumeId) -> Vec<&Entry> {
+        let closed = self.copies.get(&copy).is_some_and(|copy| copy.closed.is_some());
+        let mut found: Vec<_> = self
+            .volumes
+            .values()
+            .filter(|entry| entry.copy == copy && !entry.leaving && (closed || !entry.pending))
+            .collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found
+    }
+
+    fn at(&self, entry: &Entry) -> Option<At> {
+        Some(At { volume: entry.id, copy: entry.copy, shard: self.copies.get(&entry.copy)?.shard })
+    }
 }
 
 /// The agent.

@@ -7,14 +7,12 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidemark_core::types::VolumeId;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{Agent, Door, Entry, Open};
+use super::{Agent, At, Door, Entry, Open};
 use crate::config::Security;
 use crate::control::{EngineError, Place};
-use crate::frontend::BlockTarget;
 use crate::frontend::nbd::{
     self, Export, ExportInfo, ExportResolver, HandOver, Options, SingleExport, TcpSecurity, serve_handed_over,
 };
@@ -23,18 +21,19 @@ use crate::shard::Shard;
 
 impl Agent {
     /// Serves a volume on its unix socket.
-    pub(super) async fn open_nbd(&self, id: VolumeId, name: &str, shard: u16, size: u64) -> Result<Open, EngineError> {
+    pub(super) async fn open_nbd(&self, at: At, name: &str, size: u64) -> Result<Open, EngineError> {
         let path = self.config.nbd.unix_dir.join(format!("{name}.sock"));
         let (export, attached) = watch::channel(size);
-        let (target, name_there, counts) = (path.clone(), name.to_owned(), self.nbd_counts());
-        let opened = self.shard(shard).ask::<Result<(), String>>(move |shard, answer| {
-            let result = shard.volume(id).ok_or_else(|| "the volume is not open".to_owned()).and_then(|volume| {
-                let listener = nbd::bind_unix(&target).map_err(|error| error.to_string())?;
-                let exports = Rc::new(SingleExport::new(name_there, volume as Rc<dyn BlockTarget>));
+        let (socket, name_there, counts) = (path.clone(), name.to_owned(), self.nbd_counts());
+        let opened = self.shard(at.shard).ask::<Result<(), String>>(move |shard, answer| {
+            let target = shard.target(at.copy, at.volume);
+            let result = target.ok_or_else(|| "the volume is not open".to_owned()).and_then(|volume| {
+                let listener = nbd::bind_unix(&socket).map_err(|error| error.to_string())?;
+                let exports = Rc::new(SingleExport::new(name_there, volume));
                 let serve = nbd::serve_unix(listener, exports, counts.on(shard));
                 here::spawn(async move {
                     while_attached(attached, serve).await;
-                    let _ = std::fs::remove_file(&target); // gone already is as good
+                    let _ = std::fs::remove_file(&socket); // gone already is as good
                 });
                 Ok(())
             });
@@ -95,15 +94,17 @@ struct AttachedExports {
 }
 
 impl AttachedExports {
-    fn export(&self, entry: &Entry, size: &watch::Sender<u64>) -> Export {
+    fn export(&self, at: At, entry: &Entry, size: &watch::Sender<u64>) -> Export {
         let info = ExportInfo { name: entry.name.to_string(), size: *size.borrow(), read_only: false, serving: true };
-        let (id, shard, attached) = (entry.id, entry.shard, size.subscribe());
+        let attached = size.subscribe();
         let agent = Arc::clone(&self.agent);
         let send = move |connection: HandOver| {
             let counts = agent.nbd_counts();
-            agent.shard(shard).send(move |shard| {
+            agent.shard(at.shard).send(move |shard| {
                 // A volume that was demoted since it was attached serves nobody: the connection is closed.
-                let Some(volume) = shard.volume(id).filter(|volume| volume.is_serving()) else { return };
+                let Some(volume) = shard.target(at.copy, at.volume).filter(|volume| volume.is_serving()) else {
+                    return;
+                };
                 let serve = serve_handed_over(connection, volume, counts.on(shard));
                 here::spawn(while_attached(attached, serve));
             });
@@ -122,7 +123,8 @@ impl ExportResolver for AttachedExports {
             .filter(|(entry, _)| name.is_empty() || entry.name.as_str() == name);
         let (entry, size) = named.next()?;
         // The empty name is for the only export.
-        named.next().is_none().then(|| self.export(entry, size))
+        let at = state.at(entry)?;
+        named.next().is_none().then(|| self.export(at, entry, size))
     }
 
     fn list(&self) -> Vec<String> {

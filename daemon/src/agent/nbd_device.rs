@@ -9,19 +9,17 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidemark_core::status::Status;
-use tidemark_core::types::VolumeId;
+use tidemark_core::types::{Nonce, VolumeId};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{oneshot, watch};
 
 use super::volumes::failed;
-use super::{Agent, Door, Open};
+use super::{Agent, At, Door, Open};
+use crate::catalogue::VolumeRecord;
 use crate::control::{EngineError, FrontendKind, Place};
-use crate::frontend::BlockTarget;
 use crate::frontend::hardening::lock_memory;
 use crate::frontend::kernel_nbd::{self, AttachError, AttachParams, DetachError, DriverError, KernelNbd, Timeouts};
 use crate::frontend::nbd::{ExportInfo, serve_transmission};
@@ -61,8 +59,7 @@ impl NbdDevice {
 struct Served {
     agent: Arc<Agent>,
     device: Arc<KernelNbd>,
-    id: VolumeId,
-    shard: u16,
+    at: At,
     attached: watch::Receiver<()>,
 }
 
@@ -80,20 +77,18 @@ impl Agent {
         Timeouts { dead: config.dead_timeout, resend: config.resend_after }
     }
 
-    /// Serves a volume as a block device of the kernel.
+    /// Serves a volume as a block device of the kernel. `tenure` stays the same as long as the primary does, over restarts too.
     pub(super) async fn open_nbd_device(
         self: &Arc<Self>,
-        id: VolumeId,
+        at: At,
         name: &str,
-        shard: u16,
-        status: &Status,
+        size: u64,
+        tenure: Nonce,
     ) -> Result<Open, EngineError> {
-        let size = status.size;
         let params = AttachParams {
             node: self.node,
-            volume: id,
-            // Kept as long as the primary stays the same, over restarts too.
-            tenure: status.config.base.nonce,
+            volume: at.volume,
+            tenure,
             export: ExportInfo { name: name.to_owned(), size, read_only: false, serving: true },
             dev_dir: self.config.fuse.dir.clone(),
             timeouts: self.nbd_timeouts(),
@@ -109,7 +104,7 @@ impl Agent {
         let device = Arc::new(device);
         let place = Place::NbdDevice { device: device.device().to_owned(), link: device.link().to_owned() };
         let (keep, attached) = watch::channel(());
-        let served = Served { agent: self.clone(), device: device.clone(), id, shard, attached };
+        let served = Served { agent: self.clone(), device: device.clone(), at, attached };
         let first = served.connect(stream, None);
         self.runtime.spawn(served.clone().keep(first));
         served.set_size(size).await;
@@ -118,9 +113,12 @@ impl Agent {
 
     /// Ends devices of volumes that are no more, or that are to be attached otherwise. To be called when all volumes are known.
     pub(super) async fn end_stale_devices(&self) {
-        let attached = |entry: &&crate::catalogue::VolumeEntry| entry.record.attached == Some(FrontendKind::NbdDevice);
-        let keep: BTreeSet<VolumeId> =
-            lock(&self.catalogue).volumes().filter(attached).map(|entry| entry.record.id).collect();
+        let attached = |volume: &&VolumeRecord| volume.attached == Some(FrontendKind::NbdDevice);
+        let keep: BTreeSet<VolumeId> = {
+            let catalogue = lock(&self.catalogue);
+            let volumes = catalogue.copies().flat_map(|entry| &entry.record.volumes);
+            volumes.filter(attached).map(|volume| volume.id).collect()
+        };
         let (node, dir) = (self.node, self.config.fuse.dir.clone());
         match tokio::task::spawn_blocking(move || kernel_nbd::end_leftovers(node, &keep, &dir)).await {
             Ok(Ok(ended)) if ended.is_empty() => {}
@@ -152,10 +150,10 @@ impl Served {
     /// Has `stream` served on the volume's shard, once what was under way over an earlier one has ended.
     fn connect(&self, stream: UnixStream, before: Option<oneshot::Receiver<()>>) -> Connected {
         let ((over, is_over), (settled, is_settled)) = (oneshot::channel(), oneshot::channel());
-        let (id, attached, agent) = (self.id, self.attached.clone(), self.agent.clone());
-        self.agent.shard(self.shard).send(move |shard| {
+        let (at, attached, agent) = (self.at, self.attached.clone(), self.agent.clone());
+        self.agent.shard(at.shard).send(move |shard| {
             // Without the volume both ends of the channels are dropped, which says the same.
-            let Some(volume) = shard.volume(id) else { return };
+            let Some(volume) = shard.target(at.copy, at.volume) else { return };
             let options = agent.nbd_counts().on(shard);
             here::spawn(while_attached(attached, async move {
                 if let Some(before) = before {
@@ -164,7 +162,7 @@ impl Served {
                 let say_over = move || {
                     let _ = over.send(()); // nobody waits for it any more
                 };
-                serve_transmission(stream, volume as Rc<dyn BlockTarget>, options, say_over).await;
+                serve_transmission(stream, volume, options, say_over).await;
                 let _ = settled.send(()); // nobody waits for it any more
             }));
         });
@@ -210,7 +208,7 @@ impl Served {
                     self.lost().await;
                     return None;
                 }
-                Ok(Some(Err(error))) => tracing::warn!(id = %self.id, %error, "the device is not connected"),
+                Ok(Some(Err(error))) => tracing::warn!(id = %self.at.volume, %error, "the device is not connected"),
                 Err(_) => return None, // a panic was logged by the hook
             }
         }
@@ -221,9 +219,9 @@ impl Served {
         if self.device.is_detached() {
             return;
         }
-        tracing::warn!(id = %self.id, device = %self.device.device().display(), "the device was disconnected by another program");
-        if let Err(error) = self.agent.detach_volume(self.id, true).await {
-            tracing::warn!(id = %self.id, %error, "the volume stays attached to a device that is gone");
+        tracing::warn!(id = %self.at.volume, device = %self.device.device().display(), "the device was disconnected by another program");
+        if let Err(error) = self.agent.detach_volume(self.at.volume, true).await {
+            tracing::warn!(id = %self.at.volume, %error, "the volume stays attached to a device that is gone");
         }
     }
 
@@ -237,7 +235,7 @@ impl Served {
         let device = self.device.clone();
         // A panic was logged by the hook.
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || device.resize(size)).await {
-            tracing::warn!(id = %self.id, %error, "the device keeps its old size");
+            tracing::warn!(id = %self.at.volume, %error, "the device keeps its old size");
         }
     }
 }

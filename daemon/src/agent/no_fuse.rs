@@ -3,9 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use tidemark_core::types::VolumeId;
-
-use super::{Agent, Open};
+use super::{Agent, At, Open};
 use crate::control::{EngineError, FrontendKind};
 
 const NOT_BUILT: &str = "this agent is built without the FUSE frontend";
@@ -44,13 +42,7 @@ impl Abort {
 }
 
 impl Agent {
-    pub(super) async fn open_fuse(
-        &self,
-        _id: VolumeId,
-        _name: &str,
-        _shard: u16,
-        _size: u64,
-    ) -> Result<Open, EngineError> {
+    pub(super) async fn open_fuse(&self, _at: At, _name: &str, _size: u64) -> Result<Open, EngineError> {
         Err(EngineError::Refused { reason: "frontend-unavailable", text: NOT_BUILT.into() })
     }
 }

@@ -9,14 +9,16 @@ use tidemark_core::status::{LinkState, Role};
 use tidemark_core::types::{SiteId, VolumeId};
 
 use super::volumes::superblock_of;
-use super::{Agent, Peer};
+use super::{Agent, GroupCopy, Peer};
 use crate::catalogue::{Catalogue, PeerRecord};
 use crate::config::{Name, PeerConfig};
 use crate::control::{EngineError, NewPeer, PeerHealth, PeerInfo, PeerKey};
 use crate::disk::VolumeFiles;
 use crate::here;
 use crate::lock::lock;
-use crate::peer::control::{CallError, ControlAnswer, ControlHandler, NewReplica, create_replica, locate};
+use crate::peer::control::{
+    CallError, ControlAnswer, ControlHandler, JoiningVolume, NewReplica, create_replica, locate,
+};
 use crate::peer::{
     Backoff, Heartbeats, OwnFiles, PeerAddress, PeerIdentity, PeerStream, PeerTrust, StreamAcceptor, StreamEnd, Tls,
 };
@@ -137,7 +139,7 @@ impl Agent {
 
     pub(super) async fn peer_removed(&self, key: &PeerKey) -> Result<(), EngineError> {
         let peer = self.find_peer(key)?;
-        let used = self.state().volumes.values().any(|v| peer.site.is_some() && v.peer_site == peer.site);
+        let used = self.state().copies.values().any(|copy| peer.site.is_some() && copy.peer_site == peer.site);
         if used || peer.from_config {
             let text = format!("peer {} is named by a volume or by the configuration file", peer.name);
             return Err(EngineError::Refused { reason: "in-use", text });
@@ -162,7 +164,8 @@ impl Agent {
     pub(super) fn peer_infos(&self) -> Vec<PeerInfo> {
         let state = self.state();
         let volumes = |site: Option<SiteId>| {
-            state.volumes.values().filter(|v| site.is_some() && v.peer_site == site).count() as u32
+            let names_it = |copy: &&GroupCopy| site.is_some() && copy.peer_site == site;
+            state.copies.values().filter(names_it).map(|copy| state.volumes_of(copy.id).len()).sum::<usize>() as u32
         };
         let now = Instant::now();
         let info = |p: &Peer| {
@@ -212,7 +215,7 @@ impl Agent {
     async fn connect_once(self: &Arc<Self>, id: VolumeId, backoff: &mut Backoff) -> Option<Duration> {
         let (shard, peer) = {
             let state = self.state();
-            let entry = state.volumes.get(&id).filter(|e| e.closed.is_none() && !state.stopping)?;
+            let entry = state.copies.get(&id).filter(|copy| copy.closed.is_none() && !state.stopping)?;
             (entry.shard, entry.peer_site)
         };
         let Some(site) = peer else { return Some(LOOK) };
@@ -266,14 +269,19 @@ impl Agent {
     }
 
     async fn ask_replica(&self, id: VolumeId, shard: u16, address: &PeerAddress) -> Result<(), CallError> {
-        let name = self.state().volumes.get(&id).map(|v| v.name.to_string());
+        let (name, names) = {
+            let state = self.state();
+            let volumes = state.volumes.values().filter(|entry| entry.copy == id);
+            let names = volumes.map(|entry| (entry.id, entry.name.to_string())).collect();
+            (state.copies.get(&id).map(|copy| copy.name.to_string()), names)
+        };
         let asked = self.shard(shard).ask(move |shard, answer| {
             let replica = shard.volume(id).and_then(|v| replica_of(v.files(), &v.status()));
             let _ = answer.send(replica); // the asker went away
         });
         let gone = || CallError::Refused("the volume is not open".into());
         let replica = asked.await.map_err(|_| gone())?.ok_or_else(gone)?;
-        let replica = NewReplica { name: name.unwrap_or_default(), ..replica };
+        let replica = NewReplica { name: name.unwrap_or_default(), names, ..replica };
         create_replica(address, &self.transport, &replica).await
     }
 
@@ -340,8 +348,9 @@ fn replica_of(files: &VolumeFiles, status: &tidemark_core::status::Status) -> Op
         volume: sb.volume,
         group: sb.group,
         name: String::new(),
+        names: Vec::new(),
         secret: sb.secret,
-        size: status.size,
+        layout: status.layout.clone(),
         slot_bytes: sb.slot_bytes,
         config: status.config.clone(),
         policy: status.policy,
@@ -358,7 +367,7 @@ impl StreamAcceptor for AcceptStreams {
     fn accept(&self, id: VolumeId, stream: PeerStream) {
         let known = {
             let state = self.agent.state();
-            state.volumes.get(&id).filter(|v| v.closed.is_none()).map(|v| (v.shard, v.peer_site))
+            state.copies.get(&id).filter(|copy| copy.closed.is_none()).map(|copy| (copy.shard, copy.peer_site))
         };
         let Some((shard, Some(peer))) = known else { return stream.refuse(&StreamEnd::NoVolume) };
         if stream.identity.is_some_and(|identity| identity.site != peer) {
@@ -381,7 +390,7 @@ pub struct HandleControl {
 
 impl ControlHandler for HandleControl {
     fn locate(&self, volume: VolumeId) -> Option<u16> {
-        let shard = self.agent.state().volumes.get(&volume).filter(|v| v.closed.is_none())?.shard;
+        let shard = self.agent.state().copies.get(&volume).filter(|copy| copy.closed.is_none())?.shard;
         self.agent.data_ports.get(usize::from(shard) % self.agent.data_ports.len().max(1)).copied()
     }
 
@@ -403,5 +412,10 @@ impl ControlHandler for HandleControl {
             agent.make_replica(primary, replica).await.map_err(|e| e.to_string())?;
             HandleControl { agent }.locate(id).ok_or_else(|| "the copy did not open".to_owned())
         })
+    }
+
+    fn add_volume(&self, site: Option<SiteId>, joining: JoiningVolume) -> ControlAnswer<()> {
+        let agent = self.agent.clone();
+        Box::pin(async move { agent.expect_volume(site, joining).await.map_err(|error| error.to_string()) })
     }
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tidemark_core::event::Event;
 use tidemark_core::format::superblock::{self, Superblock};
-use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
 use tidemark_core::status::Status;
 use tidemark_core::types::{SiteId, VolumeId};
@@ -14,8 +13,8 @@ use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::oneshot;
 
 use super::empty_base::EmptyBase;
-use super::{Agent, Entry, refused, wall_now};
-use crate::catalogue::{Catalogue, VOLUME_FILE, VolumeEntry, VolumeRecord};
+use super::{Agent, Entry, GroupCopy, refused, wall_now};
+use crate::catalogue::{Catalogue, CopyEntry, CopyRecord, Joined, VOLUME_FILE, VolumeRecord};
 use crate::config::{Name, PoolConfig};
 use crate::control::{EngineError, FrontendKind};
 use crate::disk::{FileOptions, NewBase, NewFiles, NewLog, VolumeFiles, files};
@@ -29,16 +28,34 @@ pub const SLOT_BYTES: u64 = 32 << 20;
 /// Longer than a stream to the peer is tried to be opened.
 const LETTING_GO: Duration = Duration::from_secs(10);
 
-/// A volume about to be made.
+/// A copy about to be made.
 pub(super) struct Making {
-    pub name: Name,
-    pub id: VolumeId,
+    pub record: CopyRecord,
     pub pool: PoolConfig,
     pub base: NewBase,
     /// What has to be so before, where the base of an empty volume was named.
     pub empty: Option<EmptyBase>,
-    pub frontend: FrontendKind,
     pub params: CreateParams,
+}
+
+/// The record of a volume that is made now.
+pub(super) fn new_record(id: VolumeId, name: Name, frontend: FrontendKind) -> VolumeRecord {
+    VolumeRecord { id, name, created: wall_now(), frontend, attached: None, pending: false }
+}
+
+/// A volume of `copy` as its record says.
+pub(super) fn entry_of(copy: VolumeId, record: &VolumeRecord) -> Entry {
+    Entry {
+        name: record.name.clone(),
+        id: record.id,
+        copy,
+        created: record.created,
+        frontend: record.frontend,
+        pending: record.pending,
+        leaving: false,
+        open: None,
+        attaching: Arc::default(),
+    }
 }
 
 pub(super) fn random<const N: usize>() -> Result<[u8; N], EngineError> {
@@ -55,14 +72,14 @@ impl Agent {
     /// Opens every volume that the catalogue knows. One that cannot be opened stays known, with the reason.
     pub async fn open_all(self: &Arc<Self>) {
         self.end_stale_devices().await;
-        let known: Vec<VolumeEntry> = lock(&self.catalogue).volumes().cloned().collect();
+        let known: Vec<CopyEntry> = lock(&self.catalogue).copies().cloned().collect();
         for entry in known {
             self.open_known(entry).await;
         }
     }
 
-    async fn open_known(self: &Arc<Self>, known: VolumeEntry) {
-        let (id, attached) = (known.record.id, known.record.attached);
+    async fn open_known(self: &Arc<Self>, known: CopyEntry) {
+        let id = known.record.id;
         self.know(&known);
         if known.fault.is_some() {
             return;
@@ -72,62 +89,63 @@ impl Agent {
             self.set_closed(id, Some(error.to_string()));
             return;
         }
-        if let Some(kind) = attached {
-            self.reattach(id, kind);
+        for volume in known.record.volumes {
+            if let Some(kind) = volume.attached {
+                self.reattach(volume.id, kind);
+            }
         }
     }
 
-    fn know(&self, known: &VolumeEntry) {
+    fn know(&self, known: &CopyEntry) {
         let mut state = self.state();
-        let shard = state.volumes.len() % self.shards.len();
-        let entry = Entry {
+        let shard = state.copies.len() % self.shards.len();
+        let copy = GroupCopy {
             name: known.record.name.clone(),
             id: known.record.id,
             group: None,
             pool: known.pool.clone(),
             dir: known.dir.clone(),
             adopted: false,
-            created: known.record.created,
-            frontend: known.record.frontend,
             shard: shard as u16,
             peer_site: None,
             closed: known.fault.clone(),
-            open: None,
-            attaching: Arc::default(),
             changing: Arc::default(),
         };
-        state.volumes.insert(entry.id, entry);
+        state.volumes.extend(known.record.volumes.iter().map(|volume| (volume.id, entry_of(copy.id, volume))));
+        state.copies.insert(copy.id, copy);
     }
 
-    /// Lets nobody mount the base of an open volume by what its file system is called.
-    fn hide_base(&self, dir: &Path, name: &Name) {
-        let base = files::base_path(dir);
+    /// Lets nobody mount a base of an open copy by what its file system is called.
+    pub(super) fn hide_base(&self, dir: &Path, volume: VolumeId, name: &Name) {
+        let base = files::base_path_of(dir, volume);
         if let Err(error) = self.bases.add(&base, name) {
             tracing::warn!(volume = %name, base = %base.display(), %error, "the base is not hidden from mounting by UUID");
         }
     }
 
-    /// Ends [`hide_base`](Self::hide_base).
-    pub(super) fn unhide_base(&self, id: VolumeId) {
-        let Some(dir) = self.state().volumes.get(&id).map(|entry| entry.dir.clone()) else { return };
-        let base = files::base_path(&dir);
+    /// Ends [`hide_base`](Self::hide_base) for a volume.
+    pub(super) fn unhide_base(&self, dir: &Path, volume: VolumeId) {
+        let base = files::base_path_of(dir, volume);
+        if !base.exists() {
+            return;
+        }
         if let Err(error) = self.bases.remove(&base) {
-            tracing::warn!(%id, base = %base.display(), %error, "the base stays hidden from mounting by UUID");
+            tracing::warn!(%volume, base = %base.display(), %error, "the base stays hidden from mounting by UUID");
         }
     }
 
     pub(super) fn set_closed(&self, id: VolumeId, why: Option<String>) {
-        if let Some(entry) = self.state().volumes.get_mut(&id) {
-            entry.closed = why;
+        if let Some(copy) = self.state().copies.get_mut(&id) {
+            copy.closed = why;
         }
     }
 
-    /// Opens a known volume on its shard and keeps it connected to its peer.
+    /// Opens a known copy on its shard and keeps it connected to its peer.
     pub(super) async fn open_volume(self: &Arc<Self>, id: VolumeId) -> Result<(), EngineError> {
         let (dir, shard, name) = {
             let state = self.state();
-            let entry = state.volumes.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
-            (entry.dir.clone(), entry.shard, entry.name.clone())
+            let copy = state.copies.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
+            (copy.dir.clone(), copy.shard, copy.name.clone())
         };
         let (site, node, boot) = (self.site, self.node, self.boot);
         let seed = random()?;
@@ -144,7 +162,7 @@ impl Agent {
                 superblock: files.superblock().map_err(failed)?,
                 config: files.config().map_err(failed)?,
                 slots: files.slots().map_err(failed)?,
-                bases: vec![(id, files.base_size())],
+                bases: files.bases(),
                 tail_bytes: tidemark_core::node::TAIL_BYTES,
                 lease,
             };
@@ -152,25 +170,28 @@ impl Agent {
         });
         let (files, params) = opened.await.map_err(failed)??;
         let facts = superblock_of(&params.superblock);
-        self.hide_base(files.dir(), &name);
+        for (volume, _) in files.bases() {
+            self.hide_base(files.dir(), volume, &name);
+        }
         let disk = self.disk.clone();
         let witness = self.arbiter.as_ref().map(|arbiter| (arbiter.witness.clone(), self.runtime.clone()));
         let agent = Arc::downgrade(self);
         let answer = self.shard(shard).ask(move |shard, answer| {
             let result = Node::open(shard.now(), params).map(|node| {
-                let events = events(agent, id, name);
-                let volume = shard.open(OpenVolume { id, node, files, events, disk, witness });
+                let (layouts, events) = (layouts(agent.clone(), id), events(agent, id, name));
+                let volume = shard.open(OpenVolume { id, node, files, events, layouts, disk, witness });
                 volume.status().peer
             });
             let _ = answer.send(result); // the asker went away: the volume is open all the same
         });
         let peer = answer.await.map_err(failed)?.map_err(failed)?;
-        if let Some(entry) = self.state().volumes.get_mut(&id) {
-            (entry.closed, entry.peer_site) = (None, peer);
+        if let Some(copy) = self.state().copies.get_mut(&id) {
+            (copy.closed, copy.peer_site) = (None, peer);
             if let Some(superblock) = facts {
-                (entry.group, entry.adopted) = (Some(superblock.group), superblock.adopted);
+                (copy.group, copy.adopted) = (Some(superblock.group), superblock.adopted);
             }
         }
+        self.take_layout(id).await;
         self.keep_connected(id);
         Ok(())
     }
@@ -207,7 +228,7 @@ impl Agent {
 
     /// The copy of a peer's volume.
     pub(super) async fn make_replica(self: &Arc<Self>, peer: SiteId, new: NewReplica) -> Result<(), EngineError> {
-        let known = self.state().volumes.get(&new.volume).map(|v| v.group);
+        let known = self.state().copies.get(&new.volume).map(|copy| copy.group);
         if let Some(group) = known {
             // Of one that was never open the group is not known; its identity is.
             return match group.is_none_or(|group| group == new.group) {
@@ -215,28 +236,34 @@ impl Agent {
                 false => Err(EngineError::Exists("another volume of this identity is here".into())),
             };
         }
-        let name = Name::parse(&new.name).map_err(|_| EngineError::Failed("impossible volume name".into()))?;
+        let wrong = |what: &str| EngineError::Failed(format!("impossible {what}"));
         let is_slot = (64 << 10..=1 << 30).contains(&new.slot_bytes) && new.slot_bytes.is_multiple_of(4096);
-        if new.size == 0 || new.size > i64::MAX as u64 || !new.size.is_multiple_of(512) || !is_slot {
-            return Err(EngineError::Failed("impossible size".into()));
+        if !is_slot {
+            return Err(wrong("size of a slot"));
         }
+        let group = Name::parse(&new.name).map_err(|_| wrong("group name"))?;
+        let mut volumes = Vec::new();
+        for volume in new.layout.volumes() {
+            let named = new.names.iter().find(|(id, _)| *id == volume).map(|(_, name)| name.clone());
+            let name = Name::parse(&named.unwrap_or_else(|| volume.to_string())).map_err(|_| wrong("volume name"))?;
+            volumes.push(new_record(volume, name, FrontendKind::Auto));
+        }
+        let record = CopyRecord { id: new.volume, name: group, created: wall_now(), volumes };
+        let base = NewBase::Images { own: new.volume, layout: new.layout.clone() };
         let params = CreateParams {
             volume: new.volume,
             group: new.group,
             site: self.site,
             node: self.node,
             secret: new.secret,
-            layout: Layout::one(new.volume, new.size),
+            layout: new.layout,
             slot_bytes: new.slot_bytes,
             policy: new.policy,
             peer: Some(peer),
             kind: CreateKind::Replica { config: new.config },
             adopted: false,
         };
-        let base = NewBase::Image { size: new.size };
-        let (id, pool) = (new.volume, self.pool(None)?);
-        let frontend = FrontendKind::Auto;
-        self.make(Making { name, id, pool, base, empty: None, frontend, params }).await
+        self.make(Making { record, pool: self.pool(None)?, base, empty: None, params }).await
     }
 
     /// Makes a volume and opens it. Goes on to its end when nobody waits for it any more: what is on disk is known.
@@ -244,7 +271,7 @@ impl Agent {
         if self.state().stopping {
             return Err(EngineError::Stopping);
         }
-        let (agent, id, limit) = (Arc::clone(self), making.id, self.config.limits.volumes);
+        let (agent, id, limit) = (Arc::clone(self), making.record.id, self.config.limits.volumes);
         let made = self.runtime.spawn(async move {
             let catalogue = Arc::clone(&agent.catalogue);
             let made = tokio::task::spawn_blocking(move || make_files(&catalogue, making, limit)).await;
@@ -275,7 +302,7 @@ impl Agent {
     /// Waits until the last hand has let go of a closed volume's files: a stream to the peer that ends, or is being opened. One that
     /// takes longer shows as a refusal of what comes next.
     pub(super) async fn until_free(&self, id: VolumeId) {
-        let Some(dir) = self.state().volumes.get(&id).map(|entry| entry.dir.clone()) else { return };
+        let Some(dir) = self.state().copies.get(&id).map(|copy| copy.dir.clone()) else { return };
         let until = Instant::now() + LETTING_GO;
         while !files::is_free(&dir) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -284,9 +311,12 @@ impl Agent {
 
     /// Closes everything in order, the catalogue last; for a stop of the agent, after [`Agent::release_devices`].
     pub async fn close_all(&self) {
-        let all: Vec<(VolumeId, u16)> = self.state().volumes.values().map(|v| (v.id, v.shard)).collect();
+        let volumes: Vec<VolumeId> = self.state().volumes.keys().copied().collect();
+        for volume in volumes {
+            self.close_frontend(volume).await;
+        }
+        let all: Vec<(VolumeId, u16)> = self.state().copies.values().map(|copy| (copy.id, copy.shard)).collect();
         for (id, shard) in &all {
-            self.close_frontend(*id).await;
             let closed = tokio::time::timeout(self.config.limits.stop_timeout, self.close_volume(*id, *shard)).await;
             if closed.is_err() {
                 tracing::warn!(%id, "the volume did not close in time; it recovers at the next start");
@@ -303,23 +333,23 @@ impl Agent {
     }
 }
 
-/// Makes a volume's files, its record among them, and makes it known. A crash leaves all of it or nothing.
-fn make_files(catalogue: &Mutex<Catalogue>, making: Making, limit: u32) -> Result<VolumeEntry, EngineError> {
-    let Making { name, id, pool, base, empty, frontend, params } = making;
-    lock(catalogue).reserve(id, &name, limit).map_err(refused)?;
+/// Makes a copy's files, its record among them, and makes it known. A crash leaves all of it or nothing.
+fn make_files(catalogue: &Mutex<Catalogue>, making: Making, limit: u32) -> Result<CopyEntry, EngineError> {
+    let Making { record, pool, base, empty, params } = making;
+    let names: Vec<Name> = record.volumes.iter().map(|volume| volume.name.clone()).collect();
+    lock(catalogue).reserve(record.id, &names, Joined::New(&record.name), limit).map_err(refused)?;
     let prepared = match empty.map(|empty| empty.prepare()).transpose() {
         Ok(prepared) => prepared.flatten(),
         Err(error) => {
-            lock(catalogue).unreserve(id);
+            lock(catalogue).unreserve(record.id);
             return Err(error);
         }
     };
-    let record = VolumeRecord { id, name, created: wall_now(), frontend, attached: None };
-    let dir = pool.path.join(id.to_string());
+    let dir = pool.path.join(record.id.to_string());
     let made = write_files(&pool, &dir, &base, &record, &params);
     let mut catalogue = lock(catalogue);
     if let Err(error) = made {
-        catalogue.unreserve(id);
+        catalogue.unreserve(record.id);
         if let Some(file) = prepared {
             file.remove();
         }
@@ -332,10 +362,10 @@ fn write_files(
     pool: &PoolConfig,
     dir: &Path,
     base: &NewBase,
-    record: &VolumeRecord,
+    record: &CopyRecord,
     params: &CreateParams,
 ) -> Result<(), EngineError> {
-    // The record is part of the volume from its first moment: a volume without one could neither be opened nor made again.
+    // The record is part of the copy from its first moment: one without it could neither be opened nor made again.
     let others = vec![(VOLUME_FILE, record.to_text().map_err(failed)?.into())];
     let log = pool.log_path.as_deref().map(|logs| new_log(logs, record.id)).transpose()?;
     let new = Node::create(params);
@@ -365,11 +395,24 @@ pub(super) fn slot_bytes(log_bytes: u64) -> u64 {
     slot
 }
 
+/// Other volumes of a copy become known.
+fn layouts(agent: Weak<Agent>, id: VolumeId) -> crate::shard::LayoutEvents {
+    Box::new(move || look_at_volumes(&agent, id))
+}
+
+fn look_at_volumes(agent: &Weak<Agent>, id: VolumeId) {
+    if let Some(agent) = agent.upgrade() {
+        let runtime = agent.runtime.clone();
+        runtime.spawn(async move { agent.take_layout(id).await });
+    }
+}
+
 /// A change of state of a core becomes a line in the log; one that ends its serving also closes what is open.
 fn events(agent: Weak<Agent>, id: VolumeId, name: Name) -> crate::shard::VolumeEvents {
     Box::new(move |event| match event {
         Event::Recovered { records, cut_bytes } => {
             tracing::info!(volume = %name, %id, records, cut_bytes, "log recovered");
+            look_at_volumes(&agent, id);
         }
         Event::Role { from, to, serves } => {
             tracing::info!(volume = %name, %id, from, to, "role changed");
@@ -378,7 +421,10 @@ fn events(agent: Weak<Agent>, id: VolumeId, name: Name) -> crate::shard::VolumeE
                 runtime.spawn(async move { agent.close_fenced(id).await });
             }
         }
-        Event::Link { state } => tracing::info!(volume = %name, %id, state, "link changed"),
+        Event::Link { state } => {
+            tracing::info!(volume = %name, %id, state, "link changed");
+            look_at_volumes(&agent, id);
+        }
         Event::Alarm { code, detail } => tracing::error!(volume = %name, %id, code, detail, "alarm"),
     })
 }

@@ -18,6 +18,7 @@ mod rocks;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -31,11 +32,11 @@ use tidemark_core::types::{SiteId, VolumeId};
 pub use bases::Bases;
 pub use finding::Finding;
 pub use index::Rebuilt;
-pub use record::{PeerRecord, RecordError, VolumeRecord};
+pub use record::{CopyRecord, PeerRecord, RecordError, VolumeRecord};
 pub use scan::VOLUME_FILE;
+pub use volumes::Joined;
 
 use crate::config::{Name, PoolConfig};
-use crate::control::FrontendKind;
 use crate::crashsafe;
 use crate::disk;
 use crate::telemetry::CatalogueMetrics;
@@ -45,11 +46,11 @@ use scan::{Scan, peer_file};
 /// Directory in a pool for what deleted volumes left.
 const TRASH: &str = ".trash";
 
-/// A volume as the catalogue knows it.
+/// A copy of a group, with its volumes, as the catalogue knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumeEntry {
+pub struct CopyEntry {
     /// What its file says; where that cannot be read, what the index remembers of it, or its identity as a name.
-    pub record: VolumeRecord,
+    pub record: CopyRecord,
     /// Its pool.
     pub pool: Name,
     /// Its directory.
@@ -101,9 +102,10 @@ pub enum CatalogueError {
 /// What is known. Its methods sync files: call them where blocking is allowed.
 pub struct Catalogue {
     index: Box<dyn Index>,
-    volumes: BTreeMap<VolumeId, VolumeEntry>,
-    /// Volumes being made.
-    reserved: BTreeMap<VolumeId, Name>,
+    /// Copies, by what their logs are named after.
+    volumes: BTreeMap<VolumeId, CopyEntry>,
+    /// Volumes being made: their names and those of groups being made with them.
+    reserved: BTreeMap<VolumeId, Vec<Name>>,
     peers: BTreeMap<Name, PeerRecord>,
     peers_dir: PathBuf,
     findings: Vec<Finding>,
@@ -154,89 +156,9 @@ impl Catalogue {
         &self.findings
     }
 
-    /// Every volume, by id.
-    pub fn volumes(&self) -> impl Iterator<Item = &VolumeEntry> {
+    /// Every copy, by id.
+    pub fn copies(&self) -> impl Iterator<Item = &CopyEntry> {
         self.volumes.values()
-    }
-
-    /// Reserves identity and name of a volume that is about to be made: until [`enlist`](Self::enlist) or
-    /// [`unreserve`](Self::unreserve) nobody else gets them. `limit` is the most volumes that there may be.
-    ///
-    /// # Errors
-    /// [`CatalogueError::Known`], [`CatalogueError::NameTaken`] and [`CatalogueError::TooMany`].
-    pub fn reserve(&mut self, id: VolumeId, name: &Name, limit: u32) -> Result<(), CatalogueError> {
-        if self.volumes.contains_key(&id) || self.reserved.contains_key(&id) {
-            return Err(CatalogueError::Known(id));
-        }
-        self.check_name(name)?;
-        if self.volumes.len() + self.reserved.len() >= limit as usize {
-            return Err(CatalogueError::TooMany { limit });
-        }
-        self.reserved.insert(id, name.clone());
-        Ok(())
-    }
-
-    /// Whether a new volume could have this name.
-    ///
-    /// # Errors
-    /// [`CatalogueError::NameTaken`].
-    fn check_name(&self, name: &Name) -> Result<(), CatalogueError> {
-        let mut names = self.volumes.values().map(|entry| &entry.record.name).chain(self.reserved.values());
-        match names.any(|taken| taken == name) {
-            true => Err(CatalogueError::NameTaken(name.clone())),
-            false => Ok(()),
-        }
-    }
-
-    /// The volume was not made.
-    pub fn unreserve(&mut self, id: VolumeId) {
-        self.reserved.remove(&id);
-    }
-
-    /// Makes a reserved volume known that was made in `dir`, its record included.
-    ///
-    /// # Errors
-    /// When the record cannot be put into text.
-    ///
-    /// # Panics
-    /// When it was not reserved under this name.
-    pub fn enlist(&mut self, pool: &Name, dir: &Path, record: VolumeRecord) -> Result<VolumeEntry, CatalogueError> {
-        let name = self.reserved.remove(&record.id);
-        assert!(name.as_ref() == Some(&record.name), "a volume is reserved before it is made");
-        let entry = VolumeEntry { record, pool: pool.clone(), dir: dir.to_owned(), fault: None };
-        self.put(&volume_key(entry.record.id), &indexed(&entry)?);
-        self.volumes.insert(entry.record.id, entry.clone());
-        Ok(entry)
-    }
-
-    /// Keeps which frontend is to be open after a restart; none: detached.
-    ///
-    /// # Errors
-    /// When the volume's file cannot be written; what was kept before stays.
-    pub fn set_attached(&mut self, id: VolumeId, kind: Option<FrontendKind>) -> Result<(), CatalogueError> {
-        self.change_record(id, |record| record.attached = kind)
-    }
-
-    /// Keeps what an attach with `auto` takes.
-    ///
-    /// # Errors
-    /// As [`set_attached`](Self::set_attached).
-    pub fn set_frontend(&mut self, id: VolumeId, kind: FrontendKind) -> Result<(), CatalogueError> {
-        self.change_record(id, |record| record.frontend = kind)
-    }
-
-    fn change_record(&mut self, id: VolumeId, change: impl FnOnce(&mut VolumeRecord)) -> Result<(), CatalogueError> {
-        let known = self.volumes.get(&id).filter(|entry| entry.fault.is_none()).ok_or(CatalogueError::NoVolume(id))?;
-        let mut entry = known.clone();
-        change(&mut entry.record);
-        if entry == *known {
-            return Ok(());
-        }
-        let file = entry.dir.join(VOLUME_FILE);
-        crashsafe::replace(&file, &[entry.record.to_text()?]).map_err(io_at(&file))?;
-        self.put(&volume_key(id), &indexed(&entry)?);
-        self.volumes.insert(id, entry);
-        Ok(())
     }
 
     /// Moves a volume's directory, whole, to the trash of its pool and forgets it. Returns where it is now; none: it was not
@@ -386,15 +308,16 @@ impl Catalogue {
     /// Takes from the index what the files cannot say: which volumes should be there, the names of those whose record is
     /// damaged, and which peers should be known.
     fn remember(&mut self, content: &BTreeMap<String, String>) {
-        let mut names: BTreeSet<Name> = self.volumes.values().map(|entry| entry.record.name.clone()).collect();
+        let mut names: BTreeSet<Name> = self.volumes.values().flat_map(|entry| entry.record.names().cloned()).collect();
         for mut entry in content.iter().filter_map(|(key, text)| indexed_volume(key, text)) {
             let id = entry.record.id;
             if self.volumes.get(&id).is_some_and(|known| known.fault.is_none()) {
                 continue;
             }
-            if !names.insert(entry.record.name.clone()) {
-                entry.record.name = record::name_of(id);
+            if entry.record.names().any(|name| names.contains(name)) {
+                entry.record = CopyRecord { created: entry.record.created, ..CopyRecord::unknown(id) };
             }
+            names.extend(entry.record.names().cloned());
             match self.volumes.get_mut(&id) {
                 Some(known) => known.record = entry.record,
                 None => self.miss(entry),
@@ -407,7 +330,7 @@ impl Catalogue {
         }
     }
 
-    fn miss(&mut self, mut entry: VolumeEntry) {
+    fn miss(&mut self, mut entry: CopyEntry) {
         let missing = Finding::Missing { name: entry.record.name.clone(), dir: entry.dir.clone() };
         entry.fault = Some(missing.to_string());
         self.findings.push(missing);
@@ -450,17 +373,17 @@ fn peer_key(name: &Name) -> String {
     format!("{PEER_PREFIX}{name}")
 }
 
-fn indexed(entry: &VolumeEntry) -> Result<String, RecordError> {
+fn indexed(entry: &CopyEntry) -> Result<String, RecordError> {
     let record = entry.record.to_text()?;
     record::text(&Indexed { pool: entry.pool.to_string(), dir: entry.dir.clone(), record })
 }
 
 /// The volume that an entry of the index is about.
-fn indexed_volume(key: &str, text: &str) -> Option<VolumeEntry> {
+fn indexed_volume(key: &str, text: &str) -> Option<CopyEntry> {
     let id = VolumeId::parse(key.strip_prefix(VOLUME_PREFIX)?)?;
     let indexed: Indexed = toml::from_str(text).ok()?;
-    let record = VolumeRecord::parse(&indexed.record).ok().filter(|record| record.id == id)?;
-    Some(VolumeEntry { record, pool: Name::parse(&indexed.pool).ok()?, dir: indexed.dir, fault: None })
+    let record = CopyRecord::parse(&indexed.record).ok().filter(|record| record.id == id)?;
+    Some(CopyEntry { record, pool: Name::parse(&indexed.pool).ok()?, dir: indexed.dir, fault: None })
 }
 
 /// Whether an entry of the index that no file stands behind is worth keeping.

@@ -3,19 +3,36 @@
 //! A fact stands in one file: what the superblock says (group, adopted or not) and where the base is (the link or image beside
 //! the superblock) is not repeated here.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use tidemark_core::types::{SiteId, VolumeId, WallMs};
 
 use crate::config::{HostPort, Name};
 use crate::control::FrontendKind;
 
-/// Of both texts. A newer one is refused, not guessed at.
+/// Of a peer's text, and of that of a copy of one volume. A newer one is refused, not guessed at.
 const VERSION: u32 = 1;
+/// Of the text of a copy of a group of several volumes.
+const GROUP_VERSION: u32 = 2;
 
-/// What the agent itself keeps of a volume: `<volume directory>/volume.toml`.
+/// What the agent itself keeps of its copy of a group: `<copy's directory>/volume.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyRecord {
+    /// Names the group's log, and the directory: the first volume that there was.
+    pub id: VolumeId,
+    /// The group's name, which no other group and no volume of another group here has.
+    pub name: Name,
+    /// Moment of creation.
+    pub created: WallMs,
+    /// Its volumes, in the order in which they came.
+    pub volumes: Vec<VolumeRecord>,
+}
+
+/// What the agent itself keeps of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeRecord {
-    /// Identity; also the name of its directory.
+    /// Identity.
     pub id: VolumeId,
     /// Its name, unique in this agent.
     pub name: Name,
@@ -25,6 +42,8 @@ pub struct VolumeRecord {
     pub frontend: FrontendKind,
     /// The frontend to open again after a restart; none: detached.
     pub attached: Option<FrontendKind>,
+    /// It was not yet seen in the group: it is being added, or that did not come about.
+    pub pending: bool,
 }
 
 /// A site made known by a verb, or what was learnt of one that the configuration file names: `<state_dir>/peers/<name>.toml`.
@@ -47,9 +66,16 @@ pub struct PeerRecord {
 #[error("{0}")]
 pub struct RecordError(String);
 
+/// Only the version, whatever else there is.
+#[derive(Deserialize)]
+struct VersionText {
+    version: u32,
+}
+
+/// A copy of one volume, which also names the group.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct VolumeText {
+struct OneText {
     version: u32,
     id: String,
     name: String,
@@ -57,6 +83,29 @@ struct VolumeText {
     frontend: FrontendText,
     #[serde(skip_serializing_if = "Option::is_none")]
     attached: Option<FrontendText>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupText {
+    version: u32,
+    id: String,
+    group: String,
+    created_ms: u64,
+    volumes: Vec<VolumeText>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VolumeText {
+    id: String,
+    name: String,
+    created_ms: u64,
+    frontend: FrontendText,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attached: Option<FrontendText>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pending: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -103,11 +152,33 @@ impl From<FrontendText> for FrontendKind {
     }
 }
 
-impl VolumeRecord {
+impl CopyRecord {
+    /// Of a new group with one volume, `volume`, that gives its identity to the copy.
+    pub fn of_one(group: Name, volume: VolumeRecord) -> Self {
+        Self { id: volume.id, name: group, created: volume.created, volumes: vec![volume] }
+    }
+
     /// Stands in for the record of `id` that cannot be read, under a name made of the id.
     pub(super) fn unknown(id: VolumeId) -> Self {
-        let frontend = FrontendKind::Auto;
-        Self { id, name: name_of(id), created: WallMs(0), frontend, attached: None }
+        let name = name_of(id);
+        let (frontend, created) = (FrontendKind::Auto, WallMs(0));
+        Self::of_one(name.clone(), VolumeRecord { id, name, created, frontend, attached: None, pending: false })
+    }
+
+    /// The name of the group and those of its volumes.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        std::iter::once(&self.name).chain(self.volumes.iter().map(|volume| &volume.name))
+    }
+
+    /// The record of a volume.
+    pub fn volume(&self, id: VolumeId) -> Option<&VolumeRecord> {
+        self.volumes.iter().find(|volume| volume.id == id)
+    }
+
+    /// True for what a version without groups reads: one volume, which also names the copy.
+    fn is_one(&self) -> bool {
+        matches!(&self.volumes[..], [only] if only.id == self.id && only.name == self.name
+            && only.created == self.created && !only.pending)
     }
 
     /// The record as text.
@@ -115,14 +186,13 @@ impl VolumeRecord {
     /// # Errors
     /// When the text cannot be made.
     pub fn to_text(&self) -> Result<String, RecordError> {
-        text(&VolumeText {
-            version: VERSION,
-            id: self.id.to_string(),
-            name: self.name.to_string(),
-            created_ms: self.created.0,
-            frontend: self.frontend.into(),
-            attached: self.attached.map(Into::into),
-        })
+        let (id, created_ms) = (self.id.to_string(), self.created.0);
+        if self.is_one() {
+            let VolumeText { name, frontend, attached, .. } = self.volumes[0].text();
+            return text(&OneText { version: VERSION, id, name, created_ms, frontend, attached });
+        }
+        let volumes = self.volumes.iter().map(VolumeRecord::text).collect();
+        text(&GroupText { version: GROUP_VERSION, id, group: self.name.to_string(), created_ms, volumes })
     }
 
     /// The record that `text` is.
@@ -130,14 +200,53 @@ impl VolumeRecord {
     /// # Errors
     /// When it is none, or of another version.
     pub fn parse(text: &str) -> Result<Self, RecordError> {
-        let parsed: VolumeText = parse(text)?;
-        versioned(parsed.version)?;
+        match parse::<VersionText>(text)?.version {
+            VERSION => {
+                let OneText { id, name, created_ms, frontend, attached, .. } = parse(text)?;
+                let volume = VolumeText { id, name, created_ms, frontend, attached, pending: false };
+                let volume = VolumeRecord::of_text(volume)?;
+                Ok(Self::of_one(volume.name.clone(), volume))
+            }
+            GROUP_VERSION => {
+                let parsed: GroupText = parse(text)?;
+                let volumes: Vec<_> =
+                    parsed.volumes.into_iter().map(VolumeRecord::of_text).collect::<Result<_, _>>()?;
+                let mut seen = BTreeSet::new();
+                if let Some(twice) =
+                    volumes.iter().find(|v| !seen.insert(v.id.to_string()) | !seen.insert(v.name.to_string()))
+                {
+                    return Err(wrong("volumes", &twice.name.to_string()));
+                }
+                let (id, name) = (volume_id(&parsed.id)?, name(&parsed.group)?);
+                Ok(Self { id, name, created: WallMs(parsed.created_ms), volumes })
+            }
+            other => {
+                Err(RecordError(format!("version {other} is not known here: known are {VERSION} and {GROUP_VERSION}")))
+            }
+        }
+    }
+}
+
+impl VolumeRecord {
+    fn text(&self) -> VolumeText {
+        VolumeText {
+            id: self.id.to_string(),
+            name: self.name.to_string(),
+            created_ms: self.created.0,
+            frontend: self.frontend.into(),
+            attached: self.attached.map(Into::into),
+            pending: self.pending,
+        }
+    }
+
+    fn of_text(text: VolumeText) -> Result<Self, RecordError> {
         Ok(Self {
-            id: VolumeId::parse(&parsed.id).filter(|id| !id.is_nil()).ok_or_else(|| wrong("id", &parsed.id))?,
-            name: name(&parsed.name)?,
-            created: WallMs(parsed.created_ms),
-            frontend: parsed.frontend.into(),
-            attached: parsed.attached.map(Into::into),
+            id: volume_id(&text.id)?,
+            name: name(&text.name)?,
+            created: WallMs(text.created_ms),
+            frontend: text.frontend.into(),
+            attached: text.attached.map(Into::into),
+            pending: text.pending,
         })
     }
 }
@@ -197,6 +306,10 @@ fn versioned(version: u32) -> Result<(), RecordError> {
     }
 }
 
+fn volume_id(text: &str) -> Result<VolumeId, RecordError> {
+    VolumeId::parse(text).filter(|id| !id.is_nil()).ok_or_else(|| wrong("id", text))
+}
+
 fn name(text: &str) -> Result<Name, RecordError> {
     Name::parse(text).map_err(|error| RecordError(error.to_string()))
 }
@@ -216,7 +329,24 @@ mod tests {
             created: WallMs(1_700_000_000_000),
             frontend: FrontendKind::Auto,
             attached: Some(FrontendKind::Nbd),
+            pending: false,
         }
+    }
+
+    fn copy() -> CopyRecord {
+        CopyRecord::of_one(volume().name, volume())
+    }
+
+    fn group() -> CopyRecord {
+        let wal = VolumeRecord {
+            id: VolumeId([2; 16]),
+            name: Name::parse("wal").unwrap(),
+            frontend: FrontendKind::Fuse,
+            attached: None,
+            pending: true,
+            ..volume()
+        };
+        CopyRecord { name: Name::parse("db").unwrap(), volumes: vec![volume(), wal], ..copy() }
     }
 
     /// What version 1 looks like on disk, for good.
@@ -228,10 +358,33 @@ frontend = "auto"
 attached = "nbd"
 "#;
 
+    /// What version 2 looks like on disk, for good.
+    const GROUP_V2: &str = r#"version = 2
+id = "01010101-0101-0101-0101-010101010101"
+group = "db"
+created_ms = 1700000000000
+
+[[volumes]]
+id = "01010101-0101-0101-0101-010101010101"
+name = "pg"
+created_ms = 1700000000000
+frontend = "auto"
+attached = "nbd"
+
+[[volumes]]
+id = "02020202-0202-0202-0202-020202020202"
+name = "wal"
+created_ms = 1700000000000
+frontend = "fuse"
+pending = true
+"#;
+
     #[test]
     fn records_survive_their_text() {
-        assert_eq!(volume().to_text().unwrap(), VOLUME_V1);
-        assert_eq!(VolumeRecord::parse(VOLUME_V1).unwrap(), volume());
+        assert_eq!(copy().to_text().unwrap(), VOLUME_V1);
+        assert_eq!(CopyRecord::parse(VOLUME_V1).unwrap(), copy());
+        assert_eq!(group().to_text().unwrap(), GROUP_V2);
+        assert_eq!(CopyRecord::parse(GROUP_V2).unwrap(), group());
         let peer = PeerRecord {
             name: Name::parse("b").unwrap(),
             site: Some(SiteId([3; 16])),
@@ -248,24 +401,24 @@ attached = "nbd"
     #[test]
     fn every_frontend_has_a_word_of_its_own() {
         for (kind, word) in [(FrontendKind::Fuse, "fuse"), (FrontendKind::NbdDevice, "nbd-device")] {
-            let record = VolumeRecord { attached: Some(kind), ..volume() };
+            let record = CopyRecord::of_one(volume().name, VolumeRecord { attached: Some(kind), ..volume() });
             let text = record.to_text().unwrap();
             assert!(text.contains(&format!("attached = \"{word}\"")), "{text}");
-            assert_eq!(VolumeRecord::parse(&text).unwrap(), record);
+            assert_eq!(CopyRecord::parse(&text).unwrap(), record);
         }
     }
 
     #[test]
     fn any_identity_is_a_name() {
         for byte in [0, 0x7f, 0xff] {
-            assert_eq!(VolumeRecord::unknown(VolumeId([byte; 16])).name.as_str(), VolumeId([byte; 16]).to_string());
+            assert_eq!(CopyRecord::unknown(VolumeId([byte; 16])).name.as_str(), VolumeId([byte; 16]).to_string());
         }
     }
 
     #[test]
     fn damaged_and_newer_texts_are_refused() {
         for (from, to) in [
-            ("version = 1", "version = 2"),
+            ("version = 1", "version = 3"),
             ("name = \"pg\"", "name = \"../pg\""),
             ("id = \"01", "id = \"zz"),
             ("created_ms = 17", "created_ms = true"),
@@ -273,7 +426,13 @@ attached = "nbd"
             ("attached", "attacked"),
             (VOLUME_V1, ""),
         ] {
-            assert!(VolumeRecord::parse(&VOLUME_V1.replacen(from, to, 1)).is_err(), "{to}");
+            assert!(CopyRecord::parse(&VOLUME_V1.replacen(from, to, 1)).is_err(), "{to}");
+        }
+        for (from, to) in
+            [("\"02", "\"01"), ("group = \"db\"", "group = \"../db\""), ("\"wal\"", "\"pg\""), ("\"02", "\"zz")]
+        {
+            let text = GROUP_V2.replace("02020202-0202-0202-0202-020202020202", "02010101-0101-0101-0101-010101010101");
+            assert!(CopyRecord::parse(&text.replacen(from, to, 1)).is_err(), "{to}");
         }
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tidemark_core::types::VolumeId;
 
-use super::record::{PeerRecord, VolumeRecord, name_of};
-use super::{Finding, VolumeEntry};
+use super::record::{CopyRecord, PeerRecord};
+use super::{CopyEntry, Finding};
 use crate::config::{Name, PoolConfig};
 use crate::{crashsafe, disk};
 
@@ -18,7 +18,7 @@ const PEER_SUFFIX: &str = ".toml";
 /// Volumes and peers by identity and name, and what was wrong.
 #[derive(Default)]
 pub(super) struct Scan {
-    pub volumes: BTreeMap<VolumeId, VolumeEntry>,
+    pub volumes: BTreeMap<VolumeId, CopyEntry>,
     pub peers: BTreeMap<Name, PeerRecord>,
     pub findings: Vec<Finding>,
 }
@@ -56,27 +56,28 @@ impl Scan {
             Ok(record) => (record, None),
             Err(why) => {
                 self.unreadable(&file, &why);
-                (VolumeRecord::unknown(id), Some(format!("{VOLUME_FILE} cannot be read: {why}")))
+                (CopyRecord::unknown(id), Some(format!("{VOLUME_FILE} cannot be read: {why}")))
             }
         };
-        self.volumes.insert(id, VolumeEntry { record, pool: pool.name.clone(), dir, fault });
+        self.volumes.insert(id, CopyEntry { record, pool: pool.name.clone(), dir, fault });
     }
 
-    /// Names are unique: the oldest volume keeps one that several have, the others go by their identity.
+    /// Names are unique: the oldest copy keeps one that several have, the others go by their identity. A group and its volumes may
+    /// share one.
     fn settle_names(&mut self) {
         let mut by_age: Vec<_> = self.volumes.values().map(|entry| (entry.record.created, entry.record.id)).collect();
         by_age.sort();
         let mut owners: BTreeMap<Name, PathBuf> = BTreeMap::new();
         for (_, id) in by_age {
             let Some(entry) = self.volumes.get_mut(&id) else { continue };
-            let name = entry.record.name.clone();
-            if let Some(by) = owners.get(&name) {
-                let taken = Finding::NameTaken { name, dir: entry.dir.clone(), by: by.clone() };
-                entry.record.name = name_of(id);
+            let taken = entry.record.names().find_map(|name| Some((name.clone(), owners.get(name)?.clone())));
+            if let Some((name, by)) = taken {
+                let taken = Finding::NameTaken { name, dir: entry.dir.clone(), by };
+                entry.record = CopyRecord { created: entry.record.created, ..CopyRecord::unknown(id) };
                 entry.fault = Some(taken.to_string());
                 self.findings.push(taken);
             } else {
-                owners.insert(name, entry.dir.clone());
+                owners.extend(entry.record.names().map(|name| (name.clone(), entry.dir.clone())));
             }
         }
     }
@@ -97,9 +98,9 @@ impl Scan {
     }
 }
 
-fn read_record(file: &Path, id: VolumeId) -> Result<VolumeRecord, String> {
+fn read_record(file: &Path, id: VolumeId) -> Result<CopyRecord, String> {
     let text = crashsafe::read(file).map_err(|error| error.to_string())?.ok_or("it is not there")?;
-    let record = VolumeRecord::parse(&text).map_err(|error| error.to_string())?;
+    let record = CopyRecord::parse(&text).map_err(|error| error.to_string())?;
     match record.id == id {
         true => Ok(record),
         false => Err(format!("it names volume {} in the directory of another", record.id)),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::HostPort;
+use crate::control::FrontendKind;
 use tidemark_core::types::{SiteId, WallMs};
 
 struct World {
@@ -19,9 +20,13 @@ fn id(number: u8) -> VolumeId {
     VolumeId([number; 16])
 }
 
-fn record(number: u8, text: &str) -> VolumeRecord {
-    let created = WallMs(number.into());
-    VolumeRecord { id: id(number), name: name(text), created, frontend: FrontendKind::Auto, attached: None }
+fn record(number: u8, text: &str) -> CopyRecord {
+    CopyRecord::of_one(name(text), volume(number, text))
+}
+
+fn volume(number: u8, text: &str) -> VolumeRecord {
+    let (created, frontend) = (WallMs(number.into()), FrontendKind::Auto);
+    VolumeRecord { id: id(number), name: name(text), created, frontend, attached: None, pending: false }
 }
 
 fn peer(text: &str) -> PeerRecord {
@@ -60,21 +65,21 @@ impl World {
     }
 
     /// A volume's directory as far as the catalogue looks at it.
-    fn make(&self, pool: &str, record: &VolumeRecord) -> PathBuf {
+    fn make(&self, pool: &str, record: &CopyRecord) -> PathBuf {
         let dir = self.volume_dir(pool, record.id);
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(dir.join(VOLUME_FILE), record.to_text().unwrap()).unwrap();
         dir
     }
 
-    fn add(&self, catalogue: &mut Catalogue, pool: &str, record: VolumeRecord) {
-        catalogue.reserve(record.id, &record.name, LIMIT).unwrap();
+    fn add(&self, catalogue: &mut Catalogue, pool: &str, record: CopyRecord) {
+        catalogue.reserve(record.id, std::slice::from_ref(&record.name), Joined::New(&record.name), LIMIT).unwrap();
         let dir = self.make(pool, &record);
         catalogue.enlist(&name(pool), &dir, record).unwrap();
     }
 
     /// Two volumes in two pools and two peers, one with its own authority.
-    fn filled() -> (Self, Vec<VolumeEntry>, Vec<PeerRecord>) {
+    fn filled() -> (Self, Vec<CopyEntry>, Vec<PeerRecord>) {
         let world = Self::new();
         let mut catalogue = world.open();
         world.add(&mut catalogue, "main", record(1, "pg"));
@@ -89,12 +94,12 @@ impl World {
     }
 }
 
-fn content(catalogue: &Catalogue) -> (Vec<VolumeEntry>, Vec<PeerRecord>) {
-    (catalogue.volumes().cloned().collect(), catalogue.peers().cloned().collect())
+fn content(catalogue: &Catalogue) -> (Vec<CopyEntry>, Vec<PeerRecord>) {
+    (catalogue.copies().cloned().collect(), catalogue.peers().cloned().collect())
 }
 
-fn named<'c>(catalogue: &'c Catalogue, text: &str) -> &'c VolumeEntry {
-    catalogue.volumes().find(|entry| entry.record.name.as_str() == text).expect("a volume of this name")
+fn named<'c>(catalogue: &'c Catalogue, text: &str) -> &'c CopyEntry {
+    catalogue.copies().find(|entry| entry.record.name.as_str() == text).expect("a volume of this name")
 }
 
 fn found(catalogue: &Catalogue) -> Vec<&'static str> {
@@ -107,7 +112,7 @@ fn what_was_put_is_there_after_a_restart() {
     let catalogue = world.open();
     assert_eq!(content(&catalogue), (volumes, peers));
     assert_eq!(catalogue.findings(), []);
-    assert_eq!(named(&catalogue, "logs").record.attached, Some(FrontendKind::Fuse));
+    assert_eq!(named(&catalogue, "logs").record.volumes[0].attached, Some(FrontendKind::Fuse));
     let cas: Vec<_> = catalogue.peers().map(|peer| catalogue.peer_ca(peer)).collect();
     assert_eq!(std::fs::read_to_string(cas[0].as_ref().unwrap()).unwrap(), "PEM");
     assert_eq!(cas[1], None);
@@ -178,7 +183,10 @@ fn a_frontend_that_was_set_is_there_again_and_what_is_attached_stays() {
     drop(catalogue);
     let catalogue = world.open();
     let record = &named(&catalogue, "logs").record;
-    assert_eq!((record.frontend, record.attached), (FrontendKind::NbdDevice, Some(FrontendKind::Fuse)));
+    assert_eq!(
+        (record.volumes[0].frontend, record.volumes[0].attached),
+        (FrontendKind::NbdDevice, Some(FrontendKind::Fuse))
+    );
     assert_eq!(catalogue.findings(), []);
 }
 
@@ -201,7 +209,7 @@ fn the_disk_counts_when_the_index_is_older() {
     let text = std::fs::read_to_string(&file).unwrap().replace("frontend = \"auto\"", "frontend = \"nbd\"");
     std::fs::write(&file, text).unwrap();
     let catalogue = world.open();
-    assert_eq!(named(&catalogue, "pg").record.frontend, FrontendKind::Nbd);
+    assert_eq!(named(&catalogue, "pg").record.volumes[0].frontend, FrontendKind::Nbd);
     assert_eq!(found(&catalogue), ["reindexed"]);
     drop(catalogue);
     assert_eq!(world.open().findings(), []);
@@ -217,8 +225,14 @@ fn a_volume_whose_pool_is_not_mounted_is_remembered_and_its_name_with_it() {
     let mut catalogue = world.open();
     assert!(named(&catalogue, "logs").fault.as_ref().unwrap().contains("is the pool mounted?"));
     assert_eq!(found(&catalogue), ["missing"]);
-    assert!(matches!(catalogue.reserve(id(3), &name("logs"), LIMIT), Err(CatalogueError::NameTaken(_))));
-    assert!(matches!(catalogue.reserve(id(2), &name("new"), LIMIT), Err(CatalogueError::Known(_))));
+    assert!(matches!(
+        catalogue.reserve(id(3), &[name("logs")], Joined::New(&name("logs")), LIMIT),
+        Err(CatalogueError::NameTaken(_))
+    ));
+    assert!(matches!(
+        catalogue.reserve(id(2), &[name("new")], Joined::New(&name("new")), LIMIT),
+        Err(CatalogueError::Known(_))
+    ));
     drop(catalogue);
     assert_eq!(found(&world.open()), ["missing"], "and again");
     std::fs::remove_dir(&pool).unwrap();
@@ -243,11 +257,11 @@ fn a_missing_volume_is_forgotten_on_request() {
 fn no_more_volumes_are_reserved_than_the_limit() {
     let (world, _, _) = World::filled();
     let mut catalogue = world.open();
-    catalogue.reserve(id(3), &name("new"), 3).unwrap();
-    let refused = catalogue.reserve(id(4), &name("newer"), 3);
+    catalogue.reserve(id(3), &[name("new")], Joined::New(&name("new")), 3).unwrap();
+    let refused = catalogue.reserve(id(4), &[name("newer")], Joined::New(&name("newer")), 3);
     assert!(matches!(refused, Err(CatalogueError::TooMany { limit: 3 })), "{refused:?}");
     catalogue.unreserve(id(3));
-    catalogue.reserve(id(4), &name("newer"), 3).unwrap();
+    catalogue.reserve(id(4), &[name("newer")], Joined::New(&name("newer")), 3).unwrap();
 }
 
 #[test]
@@ -268,13 +282,25 @@ fn what_is_learnt_of_a_peer_stays_and_leaves_its_authority_alone() {
 fn names_are_unique_and_changes_need_a_volume() {
     let (world, _, _) = World::filled();
     let mut catalogue = world.open();
-    assert!(matches!(catalogue.reserve(id(3), &name("pg"), LIMIT), Err(CatalogueError::NameTaken(_))));
-    assert!(matches!(catalogue.reserve(id(1), &name("new"), LIMIT), Err(CatalogueError::Known(_))));
-    catalogue.reserve(id(3), &name("new"), LIMIT).unwrap();
-    assert!(matches!(catalogue.reserve(id(4), &name("new"), LIMIT), Err(CatalogueError::NameTaken(_))));
-    assert!(matches!(catalogue.reserve(id(3), &name("other"), LIMIT), Err(CatalogueError::Known(_))));
+    assert!(matches!(
+        catalogue.reserve(id(3), &[name("pg")], Joined::New(&name("pg")), LIMIT),
+        Err(CatalogueError::NameTaken(_))
+    ));
+    assert!(matches!(
+        catalogue.reserve(id(1), &[name("new")], Joined::New(&name("new")), LIMIT),
+        Err(CatalogueError::Known(_))
+    ));
+    catalogue.reserve(id(3), &[name("new")], Joined::New(&name("new")), LIMIT).unwrap();
+    assert!(matches!(
+        catalogue.reserve(id(4), &[name("new")], Joined::New(&name("new")), LIMIT),
+        Err(CatalogueError::NameTaken(_))
+    ));
+    assert!(matches!(
+        catalogue.reserve(id(3), &[name("other")], Joined::New(&name("other")), LIMIT),
+        Err(CatalogueError::Known(_))
+    ));
     catalogue.unreserve(id(3));
-    catalogue.reserve(id(4), &name("new"), LIMIT).unwrap();
+    catalogue.reserve(id(4), &[name("new")], Joined::New(&name("new")), LIMIT).unwrap();
     assert!(matches!(catalogue.set_attached(id(7), None), Err(CatalogueError::NoVolume(_))));
 }
 
@@ -361,8 +387,8 @@ fn a_damaged_record_keeps_its_name_and_a_damaged_peer_is_told() {
 fn damaged_copied_and_rival_volumes_are_listed_with_the_reason_and_the_rest_serves() {
     let (world, _, peers) = World::filled();
     std::fs::create_dir(world.volume_dir("main", id(3))).unwrap();
-    world.make("main", &VolumeRecord { created: WallMs(99), ..record(5, "pg") });
-    world.make("fast", &VolumeRecord { created: WallMs(0), ..record(6, "logs") });
+    world.make("main", &CopyRecord { created: WallMs(99), ..record(5, "pg") });
+    world.make("fast", &CopyRecord { created: WallMs(0), ..record(6, "logs") });
     world.make("main", &record(7, "twin"));
     world.make("fast", &record(7, "twin"));
     std::fs::write(world.dir.path().join("state/peers/x.toml"), "rubbish").unwrap();
@@ -412,4 +438,62 @@ fn what_was_found_is_counted() {
     ] {
         assert!(text.contains(&line), "{line} is not in {text}");
     }
+}
+
+/// A group "db" of the volumes 1 and 2, the second one joined later.
+fn group(world: &World, catalogue: &mut Catalogue) {
+    let record = CopyRecord::of_one(name("db"), volume(1, "data"));
+    catalogue.reserve(id(1), &[name("data")], Joined::New(&name("db")), LIMIT).unwrap();
+    let dir = world.make("main", &record);
+    catalogue.enlist(&name("main"), &dir, record).unwrap();
+    catalogue.reserve(id(2), &[name("wal")], Joined::Known(id(1)), LIMIT).unwrap();
+    catalogue.enlist_volume(id(1), VolumeRecord { pending: true, ..volume(2, "wal") }).unwrap();
+}
+
+#[test]
+fn a_group_and_its_volumes_survive_a_restart_and_the_loss_of_the_index() {
+    let world = World::new();
+    let mut catalogue = world.open();
+    group(&world, &mut catalogue);
+    catalogue.settle_volume(id(2)).unwrap();
+    catalogue.set_attached(id(2), Some(FrontendKind::Nbd)).unwrap();
+    let before = content(&catalogue);
+    drop(catalogue);
+    assert_eq!(content(&world.open()), before);
+    let _ = std::fs::remove_dir_all(world.index_dir());
+    let mut catalogue = world.open();
+    assert_eq!(content(&catalogue), before);
+    let attached = |record: &CopyRecord| record.volumes.iter().map(|volume| volume.attached).collect::<Vec<_>>();
+    assert_eq!(attached(&named(&catalogue, "db").record), [None, Some(FrontendKind::Nbd)]);
+    catalogue.drop_volume(id(1), id(1)).unwrap();
+    drop(catalogue);
+    let catalogue = world.open();
+    let record = &named(&catalogue, "db").record;
+    assert_eq!((record.id, &record.volumes), (id(1), &vec![before.0[0].record.volumes[1].clone()]));
+}
+
+#[test]
+fn names_are_unique_over_volumes_and_groups() {
+    let world = World::new();
+    let mut catalogue = world.open();
+    group(&world, &mut catalogue);
+    for taken in ["data", "wal", "db"] {
+        let new = catalogue.reserve(id(3), &[name(taken)], Joined::New(&name("other")), LIMIT);
+        assert!(matches!(new, Err(CatalogueError::NameTaken(_))), "{taken}");
+        let group = catalogue.reserve(id(3), &[name("other")], Joined::New(&name(taken)), LIMIT);
+        assert!(matches!(group, Err(CatalogueError::NameTaken(_))), "{taken}");
+    }
+    let twice = catalogue.reserve(id(3), &[name("wal")], Joined::Known(id(1)), LIMIT);
+    assert!(matches!(twice, Err(CatalogueError::NameTaken(_))));
+    let known = catalogue.reserve(id(2), &[name("new")], Joined::Known(id(1)), LIMIT);
+    assert!(matches!(known, Err(CatalogueError::Known(_))));
+    let full = catalogue.reserve(id(3), &[name("new")], Joined::Known(id(1)), 2);
+    assert!(matches!(full, Err(CatalogueError::TooMany { limit: 2 })), "each volume counts");
+    catalogue.reserve(id(3), &[name("db")], Joined::Known(id(1)), LIMIT).unwrap();
+    catalogue.unreserve(id(3));
+    drop(catalogue);
+    world.make("fast", &CopyRecord { created: WallMs(99), ..record(5, "wal") });
+    let catalogue = world.open();
+    assert_eq!(found(&catalogue), ["name_taken"]);
+    assert!(named(&catalogue, "db").fault.is_none());
 }

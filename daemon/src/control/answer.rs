@@ -51,6 +51,8 @@ pub(super) fn volume(info: VolumeInfo) -> wire::Volume {
         attachment: info.attachment.map(attachment),
         status,
         open_error,
+        group_name: info.group_name.to_string(),
+        group_volumes: info.group_volumes.iter().map(ToString::to_string).collect(),
     }
 }
 

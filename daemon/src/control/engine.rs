@@ -42,8 +42,9 @@ pub trait Engine: Send + Sync + 'static {
     fn resize(&self, volume: VolumeKey, size: u64) -> Answer<()>;
     /// Drains the volume, closes it and forgets it; answers with the base that mounts as it is.
     fn release(&self, volume: VolumeKey) -> Answer<PathBuf>;
-    /// Removes this site's copy; answers with the place of its files in the trash.
-    fn delete(&self, volume: VolumeKey, disposal: Disposal, force: bool) -> Answer<Option<PathBuf>>;
+    /// Removes this site's copy of the group of a volume, with all its volumes; or, where `scope` says so, one of several volumes from
+    /// the group at both sites. Answers with the place of its files in the trash.
+    fn delete(&self, volume: VolumeKey, scope: Scope, disposal: Disposal, force: bool) -> Answer<Option<PathBuf>>;
     /// Changes the named fields of the policy in one step.
     fn change_policy(&self, volume: VolumeKey, patch: PolicyPatch) -> Answer<()>;
     /// Names the peer of a local volume, or forgets it.
@@ -116,7 +117,7 @@ pub enum EngineError {
     Failed(String),
 }
 
-/// How a request names a volume.
+/// How a request names a volume, or a group where a verb acts on one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeKey {
     /// By its name.
@@ -185,6 +186,8 @@ pub enum FrontendKind {
 pub struct NewVolume {
     /// Its name; never the text of an id.
     pub name: Name,
+    /// The group that it joins, or that is made with it; none: one of its own, of its name.
+    pub group: Option<Name>,
     /// Where its content comes from.
     pub origin: Origin,
     /// Fields of the policy that the request named.
@@ -212,6 +215,15 @@ pub enum Origin {
     },
 }
 
+/// How much is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The volume: where it is the only one of its group, this site's copy.
+    Volume,
+    /// This site's copy of the group, with all its volumes.
+    Group,
+}
+
 /// What becomes of a deleted copy's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposal {
@@ -230,6 +242,10 @@ pub struct VolumeInfo {
     pub name: Name,
     /// Group.
     pub group: GroupId,
+    /// The group's name here.
+    pub group_name: Name,
+    /// The group's volumes by name, this one among them.
+    pub group_volumes: Vec<Name>,
     /// Size in bytes.
     pub size: u64,
     /// Pool.
@@ -252,7 +268,7 @@ pub struct VolumeInfo {
     pub frontend: FrontendKind,
     /// The open frontend.
     pub attachment: Option<Attachment>,
-    /// Its status, or why it is not open.
+    /// The status of the group's copy, or why it is not open.
     pub status: Result<Box<Status>, String>,
 }
 

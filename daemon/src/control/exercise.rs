@@ -112,8 +112,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
         size_bytes: 1 << 30,
         base_path: Some("/dev/sdz".into()),
         policy: Some(with_peer.clone()),
+        ..Default::default()
     };
-    let adopt = wire::AdoptVolumeRequest { name: name(), path: "/dev/sdz".into(), policy: Some(with_peer) };
+    let adopt = wire::AdoptVolumeRequest {
+        name: name(),
+        path: "/dev/sdz".into(),
+        policy: Some(with_peer),
+        ..Default::default()
+    };
     let (who, reason) = words();
     let promote = wire::PromoteRequest { volume: name(), assert_peer_fenced: true, who, reason, ..Default::default() };
     let (who, why) = words();

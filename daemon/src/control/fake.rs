@@ -146,6 +146,8 @@ impl FakeEngine {
             id,
             name: new.name.clone(),
             group: GroupId([9; 16]),
+            group_name: new.group.clone().unwrap_or_else(|| new.name.clone()),
+            group_volumes: vec![new.name.clone()],
             size,
             pool: new.pool.unwrap_or_else(|| name("main")),
             directory: PathBuf::from("/pool").join(id.to_string()),
@@ -250,7 +252,7 @@ impl Engine for FakeEngine {
         self.with(&volume, |volume| Ok(volume.base.clone()))
     }
 
-    fn delete(&self, volume: VolumeKey, disposal: Disposal, _force: bool) -> Answer<Option<PathBuf>> {
+    fn delete(&self, volume: VolumeKey, _: Scope, disposal: Disposal, _force: bool) -> Answer<Option<PathBuf>> {
         let VolumeKey::Name(name) = volume else { return done(Err(EngineError::NoVolume("by id".to_owned()))) };
         let trash = (disposal == Disposal::Trash).then(|| PathBuf::from("/pool/.trash").join(name.as_str()));
         self.state().volumes.remove(&name);

@@ -44,8 +44,8 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 pub use engine::{
     AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, FrontendKind, NewPeer,
-    NewVolume, Origin, PeerHealth, PeerInfo, PeerKey, Place, PoolInfo, ShardInfo, Verified, VerifyProgress, VolumeInfo,
-    VolumeKey, WitnessInfo,
+    NewVolume, Origin, PeerHealth, PeerInfo, PeerKey, Place, PoolInfo, Scope, ShardInfo, Verified, VerifyProgress,
+    VolumeInfo, VolumeKey, WitnessInfo,
 };
 pub use policy::PolicyPatch;
 pub use refusal::{FIELD_KEY, REASON_KEY, verb_reason};

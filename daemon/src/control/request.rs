@@ -6,7 +6,7 @@ use tidemark_core::types::{SECTOR, SiteId, VolumeId, WallMs};
 use tidemark_core::verb::{Assertion, Verb};
 use tidemark_proto::admin as wire;
 
-use super::engine::{Disposal, NewPeer, NewVolume, Origin, PeerKey, VolumeKey};
+use super::engine::{Disposal, NewPeer, NewVolume, Origin, PeerKey, Scope, VolumeKey};
 use super::invalid::{Invalid, field};
 use super::policy::{self, Wishes};
 use crate::config::{HostPort, Name};
@@ -43,26 +43,39 @@ pub(super) fn create(request: &wire::CreateVolumeRequest) -> Result<NewVolume, I
     let size = size(request.size_bytes)?;
     let base = request.base_path.as_deref().filter(|path| !path.is_empty());
     let base = base.map(|path| absolute("basePath", path)).transpose()?;
-    new_volume(name, Origin::Empty { size, base }, request.policy.as_ref())
+    new_volume(name, &request.group, Origin::Empty { size, base }, request.policy.as_ref())
 }
 
 pub(super) fn adopt(request: &wire::AdoptVolumeRequest) -> Result<NewVolume, Invalid> {
     let name = volume_name(&request.name)?;
-    new_volume(name, Origin::Adopt { path: absolute("path", &request.path)? }, request.policy.as_ref())
+    new_volume(name, &request.group, Origin::Adopt { path: absolute("path", &request.path)? }, request.policy.as_ref())
 }
 
-fn new_volume(name: Name, origin: Origin, policy: Option<&wire::Policy>) -> Result<NewVolume, Invalid> {
+fn new_volume(name: Name, group: &str, origin: Origin, policy: Option<&wire::Policy>) -> Result<NewVolume, Invalid> {
+    let group = (!group.is_empty()).then(|| group_name(group)).transpose()?;
     let Wishes { patch, peer, pool } = policy.map(policy::wishes).transpose()?.unwrap_or_default();
-    Ok(NewVolume { name, origin, policy: patch, peer, pool })
+    Ok(NewVolume { name, group, origin, policy: patch, peer, pool })
+}
+
+fn volume_name(text: &str) -> Result<Name, Invalid> {
+    name("name", text)
+}
+
+fn group_name(text: &str) -> Result<Name, Invalid> {
+    name("group", text)
 }
 
 /// A name that can never be taken for an id.
-fn volume_name(text: &str) -> Result<Name, Invalid> {
-    let name = Name::parse(text).map_err(|error| field("name", error))?;
+fn name(key: &'static str, text: &str) -> Result<Name, Invalid> {
+    let name = Name::parse(text).map_err(|error| field(key, error))?;
     match VolumeId::parse(text) {
         None => Ok(name),
-        Some(_) => Err(field("name", "reads as an id: choose another")),
+        Some(_) => Err(field(key, "reads as an id: choose another")),
     }
+}
+
+pub(super) fn scope(whole_group: bool) -> Scope {
+    if whole_group { Scope::Group } else { Scope::Volume }
 }
 
 /// A size that a volume may have.
@@ -168,13 +181,16 @@ mod tests {
         for name in ["../etc", "/dev/sda", "A", "", "00000000-0000-4000-8000-00000000000b"] {
             let request = wire::CreateVolumeRequest { name: name.to_owned(), size_bytes: 512, ..Default::default() };
             assert_eq!(create(&request).unwrap_err().field, "name", "{name:?}");
+            let request = wire::CreateVolumeRequest { name: "v".to_owned(), group: name.to_owned(), ..request };
+            let group = create(&request).map(|new| new.group);
+            assert_eq!(group.map_err(|wrong| wrong.field), if name.is_empty() { Ok(None) } else { Err("group") });
         }
     }
 
     #[test]
     fn adopted_paths_are_absolute_and_plain() {
         for path in ["", "x", "/a/../b", "/a\0b"] {
-            let request = wire::AdoptVolumeRequest { name: "v".into(), path: path.into(), policy: None };
+            let request = wire::AdoptVolumeRequest { name: "v".into(), path: path.into(), ..Default::default() };
             assert_eq!(adopt(&request).unwrap_err().field, "path", "{path:?}");
         }
     }

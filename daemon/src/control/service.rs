@@ -153,7 +153,8 @@ impl Admin for Service {
     async fn delete_volume(&self, request: Request<wire::DeleteVolumeRequest>) -> Reply<wire::DeleteVolumeResponse> {
         let key = request::volume(&request.get_ref().volume)?;
         let disposal = request::disposal(request.get_ref().disposal)?;
-        let work = self.engine.delete(key, disposal, request.get_ref().force);
+        let scope = request::scope(request.get_ref().whole_group);
+        let work = self.engine.delete(key, scope, disposal, request.get_ref().force);
         let word = |trash: Option<std::path::PathBuf>| wire::DeleteVolumeResponse {
             trash_path: trash.as_deref().map(answer::path).unwrap_or_default(),
         };

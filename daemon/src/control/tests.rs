@@ -114,7 +114,7 @@ async fn a_volume_lives_through_its_verbs() {
 #[tokio::test]
 async fn an_adopted_device_keeps_its_path() {
     let mut agent = Agent::start().await;
-    let request = wire::AdoptVolumeRequest { name: "disk".into(), path: "/dev/vg/disk".into(), policy: None };
+    let request = wire::AdoptVolumeRequest { name: "disk".into(), path: "/dev/vg/disk".into(), ..Default::default() };
     let volume = agent.client.adopt_volume(request).await.unwrap().into_inner();
     assert_eq!((volume.base_path.as_str(), volume.adopted), ("/dev/vg/disk", true));
     agent.stop().await;
@@ -162,7 +162,7 @@ async fn peers_are_added_named_by_volumes_and_removed() {
     let policy =
         wire::Policy { mode: Some(wire::Mode::Sync as i32), peer_site: Some("b".into()), ..Default::default() };
     let request =
-        wire::CreateVolumeRequest { name: "pg".into(), size_bytes: 4096, policy: Some(policy), base_path: None };
+        wire::CreateVolumeRequest { name: "pg".into(), size_bytes: 4096, policy: Some(policy), ..Default::default() };
     let volume = agent.client.create_volume(request).await.unwrap().into_inner();
     assert_eq!(volume.peer_name, "b");
     let set = wire::SetPeerRequest { volume: "pg".into(), peer_site: String::new() };

@@ -21,6 +21,7 @@ use nix::unistd::{Whence, lseek64};
 use tidemark_core::event::{DiskDone, DiskOp, DiskToken, FileRef, Slot};
 use tidemark_core::types::ByteRange;
 
+use super::bases::Piece;
 use super::buffer::Pool;
 use super::data_file::{DataFile, Mode};
 use super::files::VolumeFiles;
@@ -42,11 +43,11 @@ const MAP_RANGES_MAX: usize = 1 << 16;
 
 /// What the worker is to do.
 pub(super) enum Task {
-    Prepare { home: Arc<Home>, base: Arc<DataFile>, slot: Slot, len: u64 },
+    Prepare { home: Arc<Home>, bases: Vec<Arc<DataFile>>, slot: Slot, len: u64 },
     Remove { home: Arc<Home>, slot: Slot },
     Replace { _home: Arc<Home>, path: PathBuf, data: Vec<Bytes> },
-    Zero { file: Arc<DataFile>, range: ByteRange, deallocate: bool },
-    Map { file: Arc<DataFile>, range: ByteRange },
+    Zero { pieces: Vec<Piece>, deallocate: bool },
+    Map { pieces: Vec<Piece> },
 }
 
 struct Job {
@@ -175,7 +176,9 @@ impl Task {
         Ok(match op {
             DiskOp::Prepare { slot, len } => {
                 files.forget_slot(slot);
-                Self::Prepare { home, base: files.file(FileRef::Base)?, slot, len }
+                let mut bases = Vec::new();
+                files.each_base(|base| bases.push(Arc::clone(base)));
+                Self::Prepare { home, bases, slot, len }
             }
             DiskOp::Remove { slot } => {
                 files.forget_slot(slot);
@@ -183,9 +186,14 @@ impl Task {
             }
             DiskOp::Replace { file, data } => Self::Replace { path: home.path(file), _home: home, data },
             DiskOp::Zero { file, offset, len, deallocate } => {
-                Self::Zero { file: files.file(file)?, range: ByteRange::new(offset, len), deallocate }
+                let range = ByteRange::new(offset, len);
+                let pieces = match file {
+                    FileRef::Base => files.base_pieces(range)?,
+                    other => vec![Piece { from: offset, len, place: Some((files.file(other)?, offset)) }],
+                };
+                Self::Zero { pieces, deallocate }
             }
-            DiskOp::Map { range } => Self::Map { file: files.file(FileRef::Base)?, range },
+            DiskOp::Map { range } => Self::Map { pieces: files.base_pieces(range)? },
             DiskOp::Read { .. } | DiskOp::Write { .. } | DiskOp::Sync { .. } | DiskOp::Grow { .. } => {
                 unreachable!("done by the ring")
             }
@@ -195,14 +203,14 @@ impl Task {
     fn run(self, shared: &Shared) -> Result<DiskDone, Error> {
         shared.check()?;
         match self {
-            Self::Prepare { home, base, slot, len } => {
-                leave_for_base(&home, &base, slot, len)?;
+            Self::Prepare { home, bases, slot, len } => {
+                leave_for_bases(&home, &bases, slot, len)?;
                 prepare(&home, slot, len, shared).map(|()| DiskDone::Done)
             }
             Self::Remove { home, slot } => remove(&home, slot).map(|()| DiskDone::Done),
             Self::Replace { path, data, .. } => replace(&path, &data).map(|()| DiskDone::Done),
-            Self::Zero { file, range, deallocate } => zero(&file, range, deallocate, shared).map(|()| DiskDone::Done),
-            Self::Map { file, range } => map(&file, range).map(DiskDone::Mapped),
+            Self::Zero { pieces, deallocate } => zero_pieces(&pieces, deallocate, shared).map(|()| DiskDone::Done),
+            Self::Map { pieces } => map_pieces(&pieces).map(DiskDone::Mapped),
         }
     }
 }
@@ -212,9 +220,10 @@ fn replace(path: &Path, data: &[Bytes]) -> Result<(), Error> {
 }
 
 /// Slots are numbered from one on without gaps, but for those that are being made anew.
-fn leave_for_base(home: &Home, base: &DataFile, slot: Slot, len: u64) -> Result<(), Error> {
+fn leave_for_bases(home: &Home, bases: &[Arc<DataFile>], slot: Slot, len: u64) -> Result<(), Error> {
     let dir = home.log_dir();
-    let leaves = fs::File::open(&dir).and_then(|opened| room::leave_for_base(base.file(), &opened, slot.0.into(), len));
+    let bases = bases.iter().map(|base| base.file());
+    let leaves = fs::File::open(&dir).and_then(|opened| room::leave_for_bases(bases, &opened, slot.0.into(), len));
     leaves.map_err(Error::io("leave the base room on the file system of", &dir))
 }
 
@@ -261,6 +270,23 @@ fn remove(home: &Home, slot: Slot) -> Result<(), Error> {
     crashsafe::sync_dir(&dir).map_err(Error::io("sync the directory", &dir))
 }
 
+fn zero_pieces(pieces: &[Piece], deallocate: bool, shared: &Shared) -> Result<(), Error> {
+    let mut in_files = pieces.iter().filter_map(Piece::in_file);
+    in_files.try_for_each(|(file, range)| zero(file, range, deallocate, shared))
+}
+
+/// Data in the pieces, as ranges of the space.
+pub(super) fn map_pieces(pieces: &[Piece]) -> Result<Vec<ByteRange>, Error> {
+    let mut found: Vec<ByteRange> = Vec::new();
+    for piece in pieces {
+        let Some((file, range)) = piece.in_file() else { continue };
+        for data in map(file, range)? {
+            found.push(ByteRange::new(data.offset - range.offset + piece.from, data.len));
+        }
+    }
+    Ok(found)
+}
+
 fn zero(file: &DataFile, range: ByteRange, deallocate: bool, shared: &Shared) -> Result<(), Error> {
     if range.end() > size_of(file.file(), file.path())? {
         return Err(Error::PastEnd { path: file.path().to_owned(), end: range.end() });
@@ -293,7 +319,7 @@ fn give_up(file: &DataFile, range: ByteRange, deallocate: bool) -> Result<bool, 
     Ok(false)
 }
 
-pub(super) fn map(file: &DataFile, range: ByteRange) -> Result<Vec<ByteRange>, Error> {
+fn map(file: &DataFile, range: ByteRange) -> Result<Vec<ByteRange>, Error> {
     let end = range.end().min(size_of(file.file(), file.path())?);
     let mut found = Vec::new();
     let mut at = range.offset;

@@ -7,19 +7,22 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, symlink};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tidemark_core::event::{FileRef, Slot};
+use tidemark_core::layout::Layout;
 use tidemark_core::types::{ByteRange, VolumeId};
 
 use super::Error;
+use super::bases::{Bases, Piece};
 use super::buffer::Pool;
+use super::composition;
 use super::data_file::{DataFile, Mode};
 use super::home::{self, Access, Home, numbered};
-use super::identity::{BaseInfo, describe, probe_base, size_of};
+use super::identity::BaseInfo;
 use super::log_place::{self, NewLog};
 use crate::crashsafe;
 
@@ -45,6 +48,13 @@ pub enum NewBase {
     Image {
         /// Bytes, a multiple of 512.
         size: u64,
+    },
+    /// A sparse file beside the log for each volume of a layout.
+    Images {
+        /// The volume that the copy is named after.
+        own: VolumeId,
+        /// What the base is to hold.
+        layout: Layout,
     },
     /// An existing device or file, left where it is.
     Adopt {
@@ -73,9 +83,7 @@ type CachedSlot = (Arc<DataFile>, u64);
 #[derive(Debug)]
 pub struct VolumeFiles {
     home: Arc<Home>,
-    base: Arc<DataFile>,
-    info: BaseInfo,
-    base_size: Cell<u64>,
+    bases: RefCell<Bases>,
     superblock: Arc<DataFile>,
     config: Arc<DataFile>,
     slots: RefCell<HashMap<Slot, CachedSlot>>,
@@ -125,11 +133,9 @@ impl VolumeFiles {
         }
         let superblock = open_part(&home, FileRef::Superblock, home::SUPERBLOCK)?;
         let config = open_part(&home, FileRef::Config, home::CONFIG)?;
-        let (base, info) = open_base(&home)?;
+        let bases = composition::open(&home)?;
         Ok(Self {
-            base: Arc::new(base),
-            base_size: Cell::new(info.size),
-            info,
+            bases: RefCell::new(bases),
             superblock: Arc::new(superblock),
             config: Arc::new(config),
             slots: RefCell::default(),
@@ -143,29 +149,25 @@ impl VolumeFiles {
         self.home.dir()
     }
 
-    /// Size of the base image in bytes.
+    /// Size of the base in bytes: of its volumes' bases together.
     pub fn base_size(&self) -> u64 {
-        self.base_size.get()
+        self.bases.borrow().size()
     }
 
-    /// What identifies the device or file under the base.
-    pub fn base_identity(&self) -> &str {
-        &self.info.identity
+    /// What the devices or files under the base are, in the order of their volumes.
+    pub fn base_infos(&self) -> Vec<BaseInfo> {
+        self.bases.borrow().all().iter().map(|base| base.info.clone()).collect()
     }
 
-    /// True when the base is a block device.
-    pub fn base_is_device(&self) -> bool {
-        self.info.is_device
-    }
-
-    /// Where the base is, links resolved.
-    pub fn base_path(&self) -> PathBuf {
-        fs::canonicalize(self.base.path()).unwrap_or_else(|_| self.base.path().to_owned())
+    /// Where the bases are, links resolved.
+    pub fn base_paths(&self) -> Vec<PathBuf> {
+        let bases = self.bases.borrow();
+        bases.all().iter().map(|base| resolved(base.file.path())).collect()
     }
 
     /// True when completed writes are on the devices, not in the page cache.
     pub fn is_direct(&self) -> bool {
-        self.base.is_direct() && self.superblock.is_direct()
+        self.superblock.is_direct() && self.bases.borrow().all().iter().all(|base| base.file.is_direct())
     }
 
     /// The superblock's file, whole.
@@ -195,48 +197,86 @@ impl VolumeFiles {
 
     /// Reads on the calling thread: for inspection, not for service.
     pub fn read_at(&self, file: FileRef, offset: u64, len: usize) -> Result<Bytes, Error> {
-        let mut buf = Pool::new().take(len);
-        self.file(file)?.read_exact_at(&mut buf, offset)?;
+        let mut buf = Pool::new().take_zeroed(len);
+        let pieces = match file {
+            FileRef::Base => self.base_pieces(ByteRange::new(offset, len as u64))?,
+            other => vec![Piece { from: offset, len: len as u64, place: Some((self.file(other)?, offset)) }],
+        };
+        for piece in &pieces {
+            let Some((file, range)) = piece.in_file() else { continue };
+            if range.len == len as u64 {
+                file.read_exact_at(&mut buf, range.offset)?;
+            } else {
+                let mut part = Pool::new().take(range.len as usize);
+                file.read_exact_at(&mut part, range.offset)?;
+                buf[(piece.from - offset) as usize..][..part.len()].copy_from_slice(&part);
+            }
+        }
         Ok(buf.freeze())
     }
 
     /// Which parts of the range of the base may hold data. Answers from the file system's memory of its extents; meant for
     /// allocation queries, not for the data path.
     pub fn data_ranges(&self, range: ByteRange) -> Result<Vec<ByteRange>, Error> {
-        super::blocking::map(&self.base, range)
+        super::blocking::map_pieces(&self.base_pieces(range)?)
     }
 
-    /// Makes the base at least `size` bytes large; returns its size. A device must have been enlarged before.
+    /// Makes room for `layout`: bases of volumes that are new are made or, where the agent laid one ready, taken; others grow. A device
+    /// must have been enlarged before.
     ///
     /// # Errors
-    /// [`Error::Resize`] when the device is too small; [`Error::Size`] when `size` is no multiple of 512.
-    pub fn grow_base(&self, size: u64) -> Result<u64, Error> {
-        let path = self.base.path();
-        if !size.is_multiple_of(512) {
-            return Err(Error::Size { path: path.to_owned(), size });
+    /// [`Error::Resize`] when a device is too small, [`Error::InUse`] when one is claimed; else what failed.
+    pub fn make_room(&self, layout: &Layout) -> Result<(), Error> {
+        composition::make_room(&self.home, &mut self.bases.borrow_mut(), layout)
+    }
+
+    /// Makes `layout` what the base is composed of, from the next operation on.
+    ///
+    /// # Errors
+    /// When a volume has no base, or too small a one: then every operation on the base fails.
+    pub fn compose(&self, layout: &Layout) -> Result<(), Error> {
+        self.bases.borrow_mut().compose(layout)
+    }
+
+    /// Each volume's base, and its size in bytes.
+    pub fn bases(&self) -> Vec<(VolumeId, u64)> {
+        self.bases.borrow().all().iter().map(|base| (base.volume, base.size)).collect()
+    }
+
+    /// Removes the base of a volume, an adopted one's link alone; false where the base is still composed of it.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove_base(&self, volume: VolumeId) -> Result<bool, Error> {
+        let is_free = self.bases.borrow_mut().let_go(volume);
+        if is_free {
+            composition::remove(self.home.dir(), volume)?;
         }
-        if size <= self.base_size() {
-            return Ok(self.base_size());
-        }
-        let now = size_of(self.base.file(), path)?;
-        if self.info.is_device && size > now {
-            return Err(Error::Resize { path: path.to_owned(), size: now, wanted: size });
-        }
-        if size > now {
-            self.base.file().set_len(size).map_err(Error::io("enlarge", path))?;
-            self.base.sync_all()?;
-        }
-        self.base_size.set(size.max(now));
-        Ok(self.base_size())
+        Ok(is_free)
     }
 
     /// Closes the volume. The locks go with the last operation in flight, not before.
     pub fn close(self) {}
 
-    /// The open file for an operation.
+    /// The file that all of a range of the base lies in, and where; none: it has to be taken apart.
+    pub(super) fn base_at(&self, range: ByteRange) -> Option<(Arc<DataFile>, u64)> {
+        self.bases.borrow().whole(range).map(|(file, at)| (Arc::clone(file), at))
+    }
+
+    /// The pieces of a range of the base.
+    pub(super) fn base_pieces(&self, range: ByteRange) -> Result<Vec<Piece>, Error> {
+        self.bases.borrow().pieces(range)
+    }
+
+    /// Each file of the base.
+    pub(super) fn each_base(&self, f: impl FnMut(&Arc<DataFile>)) {
+        self.bases.borrow().in_space().for_each(f);
+    }
+
+    /// The open file for an operation on anything but the base.
     pub(super) fn file(&self, file: FileRef) -> Result<Arc<DataFile>, Error> {
         match file {
-            FileRef::Base => Ok(Arc::clone(&self.base)),
+            FileRef::Base => unreachable!("the base is several files: see base_at"),
             FileRef::Superblock => Ok(Arc::clone(&self.superblock)),
             FileRef::Config => Ok(Arc::clone(&self.config)),
             FileRef::Log(slot) => self.slot(slot),
@@ -308,10 +348,31 @@ pub fn is_free(dir: &Path) -> bool {
     !matches!(Home::lock_dir(dir, Access::Serve), Err(Error::InUse { .. }))
 }
 
-/// Where the base of the volume in `dir` is: its own image, or what its link says.
+/// Where the base of the volume is that the copy in `dir` is named after: its own image, or what its link says.
 pub fn base_path(dir: &Path) -> PathBuf {
-    let named = home::base_in(dir);
+    link_target(home::base_in(dir))
+}
+
+/// The same of any volume.
+pub fn base_path_of(dir: &Path, volume: VolumeId) -> PathBuf {
+    link_target(composition::named(dir, volume))
+}
+
+/// Lays the base of a volume ready that the copy in `dir` is about to get: an image is empty, and replaces one that was laid ready
+/// before.
+///
+/// # Errors
+/// What failed.
+pub fn lay_ready(dir: &Path, volume: VolumeId, base: &NewBase) -> Result<(), Error> {
+    composition::lay_ready(dir, volume, base)
+}
+
+fn link_target(named: PathBuf) -> PathBuf {
     fs::read_link(&named).unwrap_or(named)
+}
+
+fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Removes the files of the volume in `dir`, an image of its own included; an adopted base stays untouched. A crash leaves the
@@ -363,8 +424,9 @@ fn furnish(dir: &Path, base: &NewBase, new: &NewFiles) -> Result<(), Error> {
         crashsafe::replace(&path, &[content]).map_err(Error::io("write", &path))?;
     }
     match base {
-        NewBase::Image { size } => create_image(&dir.join(home::BASE_IMAGE), *size)?,
-        NewBase::Adopt { path } => link_base(&dir.join(home::BASE_LINK), path)?,
+        NewBase::Image { size } => composition::create_image(&dir.join(home::BASE_IMAGE), *size)?,
+        NewBase::Images { own, layout } => composition::create(dir, *own, layout)?,
+        NewBase::Adopt { path } => composition::link_base(&dir.join(home::BASE_LINK), path)?,
     }
     crashsafe::sync_dir(dir).map_err(Error::io("sync the directory", dir))
 }
@@ -374,42 +436,11 @@ fn publish(from: &Path, to: &Path) -> Result<(), Error> {
     crashsafe::publish(from, to).map_err(Error::io("rename a new file to", to))
 }
 
-fn create_image(path: &Path, size: u64) -> Result<(), Error> {
-    if size == 0 || !size.is_multiple_of(512) {
-        return Err(Error::Size { path: path.to_owned(), size });
-    }
-    let create = || {
-        let file = File::create_new(path)?;
-        file.set_len(size)?;
-        file.sync_all()
-    };
-    create().map_err(Error::io("create the base image", path))
-}
-
-/// The link keeps the given path as it is, if absolute: a name under `/dev/disk/by-id` outlives the device's number.
-fn link_base(link: &Path, target: &Path) -> Result<(), Error> {
-    probe_base(target)?;
-    let target = std::path::absolute(target).map_err(Error::io("resolve", target))?;
-    symlink(&target, link).map_err(Error::io("link the base image to", link))
-}
-
 fn open_part(home: &Arc<Home>, file: FileRef, missing: &'static str) -> Result<DataFile, Error> {
     DataFile::open(home, home.path(file), Mode::Direct).map_err(|error| not_a_volume(error, home, missing))
 }
 
-fn open_base(home: &Arc<Home>) -> Result<(DataFile, BaseInfo), Error> {
-    let path = home.path(FileRef::Base);
-    let kind = fs::metadata(&path).map_err(Error::io("look at the base image", &path));
-    let kind = kind.map_err(|error| not_a_volume(error, home, "the base image"))?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(Error::NotABase { path });
-    }
-    let base = DataFile::open(home, path, Mode::Base { is_device: kind.is_block_device() })?;
-    let info = describe(base.file(), base.path())?;
-    Ok((base, info))
-}
-
-fn not_a_volume(error: Error, home: &Home, missing: &'static str) -> Error {
+pub(super) fn not_a_volume(error: Error, home: &Home, missing: &'static str) -> Error {
     match error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             Error::NotAVolume { dir: home.dir().to_owned(), missing }

@@ -7,6 +7,9 @@
 //! | `data_file` | one open file, with and without O_DIRECT |
 //! | `files` | a volume's files together: create, open, list, release |
 //! | `log_place` | a log on another device: made, proven to be the volume's, removed |
+//! | `bases` | the bases of a copy's volumes as one space |
+//! | `composition` | which bases a copy has: made, opened, grown, taken away |
+//! | `joint` | an operation on the base that lies in several files |
 //! | `identity` | a name for the device or file under a base image |
 //! | `transfer` | one read or write in progress: pieces, short results, retries |
 //! | `operation` | what the ring has under way, and its submission entries |
@@ -18,13 +21,16 @@
 //! that completed before it was queued and is never retried; an operation ends exactly once; memory and locks of an operation
 //! live until the kernel has let go of them, even when the volume is closed meanwhile.
 
+mod bases;
 mod blocking;
 pub mod buffer;
 mod complaints;
+mod composition;
 mod data_file;
 pub mod files;
 mod home;
 mod identity;
+mod joint;
 mod log_place;
 mod lull;
 mod operation;
@@ -36,6 +42,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use tidemark_core::event::DiskError;
+use tidemark_core::types::VolumeId;
 
 pub use buffer::{AlignedBuf, Pool};
 pub use files::{FileOptions, NewBase, NewFiles, VolumeFiles};
@@ -105,6 +112,12 @@ pub enum Error {
     NotABase {
         /// What it is instead.
         path: PathBuf,
+    },
+    /// A volume of the copy has no base here.
+    #[error("the base of volume {volume} is missing")]
+    NoBase {
+        /// The volume.
+        volume: VolumeId,
     },
     /// A size that no volume can have.
     #[error("the size of {}, {size} bytes, is zero or not a multiple of 512", path.display())]

@@ -9,6 +9,7 @@ use tidemark_core::event::{DiskDone, DiskResult, DiskToken};
 
 use super::data_file::{Channel, DataFile};
 use super::disk_error;
+use super::joint::Share;
 use super::transfer::{Direction, Transfer};
 use super::uring::VolumeKey;
 
@@ -27,6 +28,8 @@ pub(super) struct Op {
     pub work: Work,
     /// Bytes of a write to a base image, which is counted while it is in the kernel (see [`super::uring`]); else zero.
     pub base_bytes: u64,
+    /// The operation that it is a piece of, if it is.
+    pub share: Option<Share>,
 }
 
 pub(super) enum Work {
@@ -50,7 +53,12 @@ pub(super) struct Cells {
 
 impl Op {
     pub fn new(volume: VolumeKey, token: DiskToken, work: Work, base_bytes: u64) -> Self {
-        Self { volume, token, joined: Vec::new(), work, base_bytes }
+        Self { volume, token, joined: Vec::new(), work, base_bytes, share: None }
+    }
+
+    /// The same as a piece of an operation.
+    pub fn piece_of(self, share: Share) -> Self {
+        Self { share: Some(share), ..self }
     }
 
     /// What each of the operations in it gives.

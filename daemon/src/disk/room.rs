@@ -9,13 +9,25 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::sys::statvfs::fstatvfs;
 
-/// Fails with ENOSPC when one more slot of `len` bytes in `dir` would leave the base too little. `slots`: how many there are then.
-pub(super) fn leave_for_base(base: &File, dir: &File, slots: u64, len: u64) -> io::Result<()> {
-    let (image, home) = (base.metadata()?, dir.metadata()?);
-    if !image.file_type().is_file() || image.dev() != home.dev() {
+/// Fails with ENOSPC when one more slot of `len` bytes in `dir` would leave the bases too little. `slots`: how many there are then.
+pub(super) fn leave_for_bases<'a>(
+    bases: impl IntoIterator<Item = &'a File>,
+    dir: &File,
+    slots: u64,
+    len: u64,
+) -> io::Result<()> {
+    let home = dir.metadata()?;
+    let (mut shares, mut holes) = (false, 0u64);
+    for base in bases {
+        let image = base.metadata()?;
+        if image.file_type().is_file() && image.dev() == home.dev() {
+            shares = true;
+            holes = holes.saturating_add(image.size().saturating_sub(image.blocks().saturating_mul(512)));
+        }
+    }
+    if !shares {
         return Ok(());
     }
-    let holes = image.size().saturating_sub(image.blocks().saturating_mul(512));
     let stat = fstatvfs(dir)?;
     let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
     if fits(free, slots, len, holes) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOSPC)) }
@@ -51,10 +63,10 @@ mod tests {
     fn a_base_on_another_file_system_is_no_concern() {
         let null = File::open("/dev/null").unwrap();
         let dir = File::open(std::env::temp_dir()).unwrap();
-        leave_for_base(&null, &dir, 1, u64::MAX / 4).unwrap();
+        leave_for_bases([&null], &dir, 1, u64::MAX / 4).unwrap();
         let image = tempfile::tempfile_in(std::env::temp_dir()).unwrap();
         image.set_len(1 << 40).unwrap();
-        let refused = leave_for_base(&image, &dir, 1 << 20, 1 << 20).unwrap_err();
+        let refused = leave_for_bases([&image], &dir, 1 << 20, 1 << 20).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
     }
 }

@@ -19,6 +19,8 @@
 //! allocation for its [`bytes::Bytes`].
 #![allow(unsafe_code)] // submission entries carry raw pointers and descriptors
 
+mod base;
+
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
@@ -32,6 +34,7 @@ use io_uring::{IoUring, types};
 use libc::iovec;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tidemark_core::event::{DiskDone, DiskOp, DiskResult, DiskToken, FileRef};
+use tidemark_core::types::ByteRange;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -39,7 +42,9 @@ use super::Error;
 use super::blocking::{Task, Worker};
 use super::buffer::Pool;
 use super::complaints::Complaints;
+use super::data_file::DataFile;
 use super::files::VolumeFiles;
+use super::joint::Joints;
 use super::lull::Lull;
 use super::operation::{Cells, Op, Submission, SyncSet, Work, entry};
 use super::transfer::{Step, Transfer};
@@ -88,6 +93,7 @@ pub struct Ring {
     pool: Pool,
     worker: Worker,
     cells: Cells,
+    joints: Joints,
     backlog: VecDeque<Submission>,
     /// Writes to base images, for the backlog when little else is under way.
     lull: Lull,
@@ -149,6 +155,7 @@ impl Ring {
             pool,
             worker,
             cells: Cells::default(),
+            joints: Joints::default(),
             backlog: VecDeque::new(),
             lull: Lull::default(),
             in_flight: 0,
@@ -190,10 +197,8 @@ impl Ring {
             }
             DiskOp::Read { file, offset, len } => self.queue_read(volume, token, files, file, offset, len),
             DiskOp::Sync { files: set } => self.queue_sync(volume, token, files, &set),
-            // Rare and short (one truncate and one sync), and the size in `files` belongs to this thread.
-            DiskOp::Grow { layout } => {
-                files.grow_base(layout.size()).map(|_| self.end(volume, token, Ok(DiskDone::Done)))
-            }
+            // Rare and short (a truncate and a sync for each base), and the bases in `files` belong to this thread.
+            DiskOp::Grow { layout } => files.make_room(&layout).map(|_| self.end(volume, token, Ok(DiskDone::Done))),
             other => Task::new(other, files).map(|task| self.worker.submit(volume, token, task)),
         };
         if let Err(error) = queued {
@@ -255,14 +260,18 @@ impl Ring {
         volume: VolumeKey,
         token: DiskToken,
         files: &VolumeFiles,
-        Write { file, offset, bufs, durable }: Write,
+        write: Write,
     ) -> Result<(), Error> {
-        let (is_base, is_log) = (file == FileRef::Base, matches!(file, FileRef::Log(_)));
-        let file = files.file(file)?;
+        let Write { file, offset, bufs, durable } = write;
+        let is_log = matches!(file, FileRef::Log(_));
         if bufs.iter().all(|piece| piece.is_empty()) {
             self.end(volume, token, Ok(DiskDone::Done));
             return Ok(());
         }
+        if file == FileRef::Base {
+            return self.queue_base_write(volume, token, files, Write { file, offset, bufs, durable });
+        }
+        let file = files.file(file)?;
         let len: u64 = bufs.iter().map(|piece| piece.len() as u64).sum();
         check_range(files, offset, len)?;
         if let Some(op) = self.joinable.map(|cell| self.cells.at(cell)).filter(|op| op.volume == volume)
@@ -273,15 +282,14 @@ impl Ring {
             op.joined.push(token);
             return Ok(());
         }
-        let vectors = self.spare.pop().unwrap_or_default();
-        let work = Work::Transfer(Transfer::write(file, offset, bufs, &self.pool, vectors).durable(durable));
-        if is_base {
-            let cell = self.cells.insert(Op::new(volume, token, work, len));
-            self.lull.push(Submission { cell, part: 0 }, len);
-        } else {
-            self.joinable = Some(self.start(volume, token, work, 1)).filter(|_| is_log);
-        }
+        let work = self.write_to(file, offset, bufs, durable);
+        self.joinable = Some(self.start(Op::new(volume, token, work, 0), 1)).filter(|_| is_log);
         Ok(())
+    }
+
+    fn write_to(&mut self, file: Arc<DataFile>, offset: u64, bufs: Vec<bytes::Bytes>, durable: bool) -> Work {
+        let vectors = self.spare.pop().unwrap_or_default();
+        Work::Transfer(Transfer::write(file, offset, bufs, &self.pool, vectors).durable(durable))
     }
 
     fn queue_read(
@@ -293,16 +301,29 @@ impl Ring {
         offset: u64,
         len: u32,
     ) -> Result<(), Error> {
-        let file = files.file(file)?;
         if len == 0 {
             self.end(volume, token, Ok(DiskDone::Read(bytes::Bytes::new())));
             return Ok(());
         }
         check_range(files, offset, u64::from(len))?;
+        let range = ByteRange::new(offset, len.into());
+        let place = match file {
+            FileRef::Base => files.base_at(range),
+            other => Some((files.file(other)?, offset)),
+        };
+        match place {
+            Some((file, at)) => {
+                let work = self.read_from(file, at, len);
+                self.start(Op::new(volume, token, work, 0), 1);
+                Ok(())
+            }
+            None => self.queue_base_read(volume, token, files, range),
+        }
+    }
+
+    fn read_from(&mut self, file: Arc<DataFile>, offset: u64, len: u32) -> Work {
         let vectors = self.spare.pop().unwrap_or_default();
-        let transfer = Transfer::read(file, offset, len, &self.pool, vectors);
-        self.start(volume, token, Work::Transfer(transfer), 1);
-        Ok(())
+        Work::Transfer(Transfer::read(file, offset, len, &self.pool, vectors))
     }
 
     fn queue_sync(
@@ -312,13 +333,20 @@ impl Ring {
         files: &VolumeFiles,
         set: &[FileRef],
     ) -> Result<(), Error> {
-        let files = set.iter().map(|file| files.file(*file)).collect::<Result<Vec<_>, _>>()?;
+        let mut synced = Vec::with_capacity(set.len());
+        for file in set {
+            match file {
+                FileRef::Base => files.each_base(|base| synced.push(Arc::clone(base))),
+                other => synced.push(files.file(*other)?),
+            }
+        }
+        let files = synced;
         if files.is_empty() {
             self.end(volume, token, Ok(DiskDone::Done));
             return Ok(());
         }
         let parts = files.len() as u32;
-        self.start(volume, token, Work::Sync(SyncSet::new(files)), parts);
+        self.start(Op::new(volume, token, Work::Sync(SyncSet::new(files)), 0), parts);
         Ok(())
     }
 
@@ -328,8 +356,8 @@ impl Ring {
         }
     }
 
-    fn start(&mut self, volume: VolumeKey, token: DiskToken, work: Work, parts: u32) -> u32 {
-        let cell = self.cells.insert(Op::new(volume, token, work, 0));
+    fn start(&mut self, op: Op, parts: u32) -> u32 {
+        let cell = self.cells.insert(op);
         self.backlog.extend((0..parts).map(|part| Submission { cell, part }));
         cell
     }
@@ -399,7 +427,10 @@ impl Ring {
         if op.base_bytes > 0 {
             self.lull.ended(op.base_bytes);
         }
-        out.extend(op.ends(&ended));
+        match op.share {
+            Some(share) => out.extend(self.joints.on_ended(share, ended.clone())),
+            None => out.extend(op.ends(&ended)),
+        }
         if let Err(error) = ended {
             self.complaints.raise(&op, error, errno);
         }

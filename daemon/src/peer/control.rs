@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_core::config::{Config, Policy};
+use tidemark_core::layout::{Layout, MAX_VOLUMES};
 use tidemark_core::ship::Features;
 use tidemark_core::types::{BootId, GroupId, Secret, SiteId, VolumeId};
 use tidemark_proto::peer as wire;
@@ -16,7 +17,9 @@ use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::client::{ConnectError, Dialled, PeerAddress, dial, within_deadline};
-use super::convert::{Malformed, at_most, config_in, config_out, fixed, id, policy_in, policy_out, raw};
+use super::convert::{
+    Malformed, at_most, config_in, config_out, fixed, id, layout_in, layout_out, policy_in, policy_out, raw,
+};
 use super::heartbeat::{Beats, Heartbeats};
 use super::listener::{self, ServeError};
 use super::server::authorised;
@@ -38,22 +41,35 @@ pub const MAX_ADDRESSES: usize = 16;
 /// A copy that the primary asks for.
 #[derive(Clone, Debug)]
 pub struct NewReplica {
-    /// The volume.
+    /// What the group's log is named after: its first volume.
     pub volume: VolumeId,
     /// Its group.
     pub group: GroupId,
-    /// Its name.
+    /// The group's name.
     pub name: String,
+    /// The names of its volumes; one without goes by its identity.
+    pub names: Vec<(VolumeId, String)>,
     /// Its secret.
     pub secret: Secret,
-    /// Bytes.
-    pub size: u64,
+    /// Its volumes and their sizes.
+    pub layout: Layout,
     /// Bytes of a log slot.
     pub slot_bytes: u64,
     /// The primary's K.
     pub config: Config,
     /// Its policy.
     pub policy: Policy,
+}
+
+/// A volume that is about to join a group at its primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoiningVolume {
+    /// What the group's log is named after.
+    pub copy: VolumeId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: String,
 }
 
 /// An agent as its peer should know it.
@@ -100,6 +116,11 @@ pub trait ControlHandler: Send + Sync + 'static {
     fn locate(&self, volume: VolumeId) -> Option<u16>;
     /// Makes an empty copy for `site`; an equal one is a success.
     fn create_replica(&self, site: Option<SiteId>, replica: NewReplica) -> ControlAnswer<u16>;
+    /// Keeps the name of a volume that is about to join a group of `site`; the same again is a success.
+    fn add_volume(&self, site: Option<SiteId>, joining: JoiningVolume) -> ControlAnswer<()> {
+        let _ = (site, joining);
+        Box::pin(async { Err("groups of several volumes are not known here".to_owned()) })
+    }
     /// This agent's part in heartbeats; `None`: they are not answered.
     fn heartbeats(&self) -> Option<Heartbeats> {
         None
@@ -170,6 +191,17 @@ impl Control for Service {
         Ok(Response::new(wire::CreateReplicaResponse { data_port: port.into(), created: true }))
     }
 
+    async fn add_volume(
+        &self,
+        request: Request<wire::AddVolumeRequest>,
+    ) -> Result<Response<wire::AddVolumeResponse>, Status> {
+        let connection = authorised(&request, &self.transport)?;
+        let joining = joining_in(request.into_inner()).map_err(bad)?;
+        let site = connection.identity.map(|identity| identity.site);
+        self.handler.add_volume(site, joining).await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(wire::AddVolumeResponse {}))
+    }
+
     async fn delete_replica(
         &self,
         request: Request<wire::DeleteReplicaRequest>,
@@ -185,30 +217,61 @@ fn bad(error: Malformed) -> Status {
 
 fn replica_in(request: wire::CreateReplicaRequest) -> Result<NewReplica, Malformed> {
     at_most(request.name.len(), MAX_VOLUME_NAME, "name")?;
+    at_most(request.group_name.len(), MAX_VOLUME_NAME, "group_name")?;
+    at_most(request.names.len(), MAX_VOLUMES, "names")?;
+    let volume = id(&request.volume, "volume")?;
+    let layout = match layout_in(request.layout)? {
+        Some(layout) => layout,
+        None => Layout::new([(volume, request.size)])?,
+    };
+    let mut names = request.names.into_iter().map(name_in).collect::<Result<Vec<_>, _>>()?;
+    if names.is_empty() {
+        names.push((volume, request.name.clone()));
+    }
     Ok(NewReplica {
-        volume: id(&request.volume, "volume")?,
+        volume,
         group: id(&request.group, "group")?,
-        name: request.name,
+        name: if request.group_name.is_empty() { request.name } else { request.group_name },
+        names,
         secret: Secret(fixed(&request.secret, "secret")?),
-        size: request.size,
+        layout,
         slot_bytes: request.slot_bytes,
         config: config_in(request.config)?,
         policy: policy_in(request.policy.ok_or(Malformed::Missing { field: "policy" })?)?,
     })
 }
 
+/// An agent that knows no groups reads the volume, its name and its size, which is all there is of a group of one.
 fn replica_out(replica: &NewReplica) -> wire::CreateReplicaRequest {
+    let own = replica.names.iter().find(|(volume, _)| *volume == replica.volume);
     wire::CreateReplicaRequest {
         volume: raw(&replica.volume.0),
         group: raw(&replica.group.0),
-        name: replica.name.clone(),
+        name: own.map_or_else(|| replica.name.clone(), |(_, name)| name.clone()),
         secret: raw(&replica.secret.0),
-        size: replica.size,
+        size: replica.layout.size(),
         slot_bytes: replica.slot_bytes,
         config: Some(config_out(&replica.config)),
         policy: Some(policy_out(replica.policy)),
         pool: String::new(),
+        layout: (!replica.layout.is_one(replica.volume)).then(|| layout_out(&replica.layout)),
+        names: replica.names.iter().map(|(volume, name)| name_out(*volume, name)).collect(),
+        group_name: replica.name.clone(),
     }
+}
+
+fn name_in(named: wire::VolumeName) -> Result<(VolumeId, String), Malformed> {
+    at_most(named.name.len(), MAX_VOLUME_NAME, "name")?;
+    Ok((id(&named.volume, "volume")?, named.name))
+}
+
+fn name_out(volume: VolumeId, name: &str) -> wire::VolumeName {
+    wire::VolumeName { volume: raw(&volume.0), name: name.to_owned() }
+}
+
+fn joining_in(request: wire::AddVolumeRequest) -> Result<JoiningVolume, Malformed> {
+    let (volume, name) = name_in(request.volume.ok_or(Malformed::Missing { field: "volume" })?)?;
+    Ok(JoiningVolume { copy: id(&request.copy, "copy")?, volume, name })
 }
 
 fn description_out(agent: &PeerDescription) -> wire::PeerDescription {
@@ -299,6 +362,17 @@ pub async fn create_replica(peer: &PeerAddress, transport: &Transport, replica: 
     let mut caller = Caller::connect(peer, transport).await?;
     let call = caller.client.create_replica(request(replica_out(replica)));
     bounded(call).await.map(drop).map_err(|s| caller.failed(&s))
+}
+
+/// Tells the peer the name of a volume that is about to join a group.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn add_volume(peer: &PeerAddress, transport: &Transport, joining: &JoiningVolume) -> Result<(), CallError> {
+    let mut caller = Caller::connect(peer, transport).await?;
+    let volume = Some(name_out(joining.volume, &joining.name));
+    let message = wire::AddVolumeRequest { copy: raw(&joining.copy.0), volume };
+    bounded(caller.client.add_volume(request(message))).await.map(drop).map_err(|s| caller.failed(&s))
 }
 
 /// Asks an agent who it is; `own` introduces the caller.

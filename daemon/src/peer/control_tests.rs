@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tidemark_core::config::{Config, Mode, Policy, Since};
+use tidemark_core::layout::Layout;
 use tidemark_core::types::*;
 use tokio::net::TcpListener;
 
@@ -16,13 +17,16 @@ struct Handler {
     asked: Mutex<Vec<(Option<SiteId>, NewReplica)>>,
 }
 
+/// A size that the handler has no room for.
+const FULL: u64 = 512;
+
 impl ControlHandler for Handler {
     fn locate(&self, volume: VolumeId) -> Option<u16> {
         (volume == VOLUME).then_some(4711)
     }
 
     fn create_replica(&self, site: Option<SiteId>, replica: NewReplica) -> ControlAnswer<u16> {
-        let answer = if replica.size == 0 { Err("the pool is full".to_owned()) } else { Ok(4711) };
+        let answer = if replica.layout.size() == FULL { Err("the pool is full".to_owned()) } else { Ok(4711) };
         self.asked.lock().unwrap().push((site, replica));
         Box::pin(std::future::ready(answer))
     }
@@ -58,9 +62,10 @@ fn replica(size: u64) -> NewReplica {
     NewReplica {
         volume: VOLUME,
         group: GroupId([2; 16]),
-        name: "db".to_owned(),
+        name: "pg".to_owned(),
+        names: vec![(VOLUME, "db".to_owned())],
         secret: Secret([9; 32]),
-        size,
+        layout: Layout::one(VOLUME, size),
         slot_bytes: 64 << 20,
         config: Config {
             epoch: Epoch { major: 1, minor: 0 },
@@ -114,11 +119,11 @@ async fn a_replica_is_asked_for_in_the_name_of_the_certificate() {
 async fn the_peers_reason_for_a_refusal_is_passed_on() {
     let pair = Pair::new();
     let (peer, _) = start(pair.transport_b()).await;
-    let error = create_replica(&peer, &pair.transport_a(), &replica(0)).await.expect_err("refused");
+    let error = create_replica(&peer, &pair.transport_a(), &replica(FULL)).await.expect_err("refused");
     assert_eq!(error.to_string(), "the peer refused: the pool is full");
     let long = NewReplica { name: "x".repeat(MAX_VOLUME_NAME + 1), ..replica(1) };
     let error = create_replica(&peer, &pair.transport_a(), &long).await.expect_err("refused");
-    assert!(error.to_string().contains("field name has 254, more than 253"), "{error}");
+    assert!(error.to_string().contains("field group_name has 254, more than 253"), "{error}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 //! makes group commit. Where waits have been short it looks for the next fact a little before it sleeps (`patience`).
 
 mod patience;
+mod target;
 mod volume;
 
 use std::cell::{Cell, RefCell};
@@ -24,7 +25,7 @@ use crate::disk::{Bell, Completion, Pool, Ring, RingOptions, VolumeKey};
 use crate::here;
 use patience::Patience;
 
-pub use volume::{OpenVolume, Volume, VolumeEvents};
+pub use volume::{LayoutEvents, OpenVolume, Volume, VolumeEvents};
 
 /// The agent's lease, as told to its shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

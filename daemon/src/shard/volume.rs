@@ -11,6 +11,7 @@ use tidemark_core::event::{
     AskId, CloseReason, ConnId, DiskResult, DiskToken, Event, Grant, Input, Output, Question, Request, RequestError,
     RequestId, VerbId, WitnessAnswer,
 };
+use tidemark_core::layout::Layout;
 use tidemark_core::node::Node;
 use tidemark_core::ship::Message;
 use tidemark_core::status::Status;
@@ -20,8 +21,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::Shard;
+use super::target::{self, Parts, Target};
 use crate::disk::{Pool, VolumeFiles, VolumeKey};
-use crate::frontend::{Allocation, AllocationCompletion, BlockTarget, Completion, Geometry};
+use crate::frontend::{Allocation, BlockTarget, Completion, Geometry};
 use crate::here;
 use crate::peer::{Outbound, PeerStream};
 use crate::telemetry::{DiskFile, DiskMetrics, DiskVerb};
@@ -30,7 +32,10 @@ use crate::witness::Witness;
 /// Called with what a core reports, on the shard's thread.
 pub type VolumeEvents = Box<dyn Fn(&Event)>;
 
-/// A volume to open on a shard.
+/// Called when the volumes of a copy are others, on the shard's thread.
+pub type LayoutEvents = Box<dyn Fn()>;
+
+/// A copy to open on a shard.
 pub struct OpenVolume {
     /// Its identity.
     pub id: VolumeId,
@@ -40,19 +45,24 @@ pub struct OpenVolume {
     pub files: VolumeFiles,
     /// Where events go.
     pub events: VolumeEvents,
+    /// Told of other volumes.
+    pub layouts: LayoutEvents,
     /// Where the times of its disk operations go.
     pub disk: DiskMetrics,
     /// The witness, and where it is asked: its connections do not live on a shard.
     pub witness: Option<(Arc<Witness>, Handle)>,
 }
 
-/// A volume on its shard.
+/// A copy of a group, with all its volumes, on its shard.
 pub struct Volume {
     key: VolumeKey,
     id: VolumeId,
     shard: Weak<Shard>,
     node: RefCell<Node>,
     files: VolumeFiles,
+    /// The volumes that are served.
+    layout: RefCell<Rc<Layout>>,
+    layouts: LayoutEvents,
     requests: RefCell<BTreeMap<RequestId, Completion>>,
     verbs: RefCell<BTreeMap<VerbId, oneshot::Sender<Result<VerbOk, VerbError>>>>,
     streams: RefCell<BTreeMap<ConnId, (Outbound, Rc<Notify>)>>,
@@ -76,6 +86,8 @@ impl Shard {
         let volume = Rc::new(Volume {
             key: self.new_key(),
             id: open.id,
+            layout: RefCell::new(Rc::new(open.node.status(self.now()).layout)),
+            layouts: open.layouts,
             shard: Rc::downgrade(self),
             node: RefCell::new(open.node),
             files: open.files,
@@ -98,12 +110,18 @@ impl Shard {
         volume
     }
 
-    /// The volume with this identity.
+    /// The copy with this identity.
     pub fn volume(&self, id: VolumeId) -> Option<Rc<Volume>> {
         self.volumes.borrow().values().find(|v| v.id == id).cloned()
     }
 
-    /// Every volume of this shard.
+    /// A volume of the copy with this identity, for a frontend.
+    pub fn target(&self, copy: VolumeId, volume: VolumeId) -> Option<Rc<dyn BlockTarget>> {
+        let copy = self.volume(copy)?;
+        copy.layout().has(volume).then(|| Rc::new(Target::new(copy, volume)) as Rc<dyn BlockTarget>)
+    }
+
+    /// Every copy of this shard.
     pub fn all(&self) -> Vec<Rc<Volume>> {
         self.volumes.borrow().values().cloned().collect()
     }
@@ -288,9 +306,8 @@ impl Volume {
                 }
             }
             Output::Ask(id, question) => self.ask(id, question, shard),
-            // Of one volume: nothing is composed.
-            Output::Layout { .. } => {}
             Output::Event(event) => (self.events)(&event),
+            Output::Layout { layout, base } => self.lay_out(layout, &base),
         }
     }
 
@@ -331,11 +348,44 @@ impl Volume {
     }
 }
 
-impl BlockTarget for Volume {
-    fn geometry(&self) -> Geometry {
-        let node = self.node.borrow();
-        let write_through = node.ack_on() == AckOn::Write;
-        Geometry { size: node.size(), write_through, read_only: false }
+impl Volume {
+    fn lay_out(&self, layout: Layout, base: &Layout) {
+        if let Err(error) = self.files.compose(base) {
+            tracing::error!(volume = %self.id, %error, "the base of the group cannot be used");
+        }
+        *self.layout.borrow_mut() = Rc::new(layout);
+        (self.layouts)();
+    }
+
+    /// The volumes that are served.
+    pub(super) fn layout(&self) -> Rc<Layout> {
+        self.layout.borrow().clone()
+    }
+
+    /// What to advertise of any of its volumes.
+    pub(super) fn terms(&self) -> Geometry {
+        let write_through = self.node.borrow().ack_on() == AckOn::Write;
+        Geometry { size: 0, write_through, read_only: false }
+    }
+
+    /// Hands a request for one of its volumes to the core.
+    pub fn submit_to(&self, volume: VolumeId, request: Request, done: Completion) {
+        let moved = target::moved(&self.layout.borrow(), volume, request);
+        match moved {
+            Ok(request) => self.submit(request, done),
+            Err(request) => self.submit_parts(volume, &request, done),
+        }
+    }
+
+    fn submit_parts(&self, volume: VolumeId, request: &Request, done: Completion) {
+        let layout = self.layout();
+        match target::parts(&layout, volume, request).filter(|parts| !parts.is_empty()) {
+            Some(parts) => {
+                let all = Parts::of(parts.len(), done);
+                parts.into_iter().enumerate().for_each(|(number, part)| self.submit(part, all.part(number)));
+            }
+            None => done(Err(RequestError::Invalid)),
+        }
     }
 
     fn submit(&self, request: Request, done: Completion) {
@@ -344,18 +394,12 @@ impl BlockTarget for Volume {
         self.tell(Input::Request(id, request));
     }
 
-    fn allocation(&self, range: ByteRange, done: AllocationCompletion) {
-        done(Ok(self.allocated(range)));
-    }
-
-    fn is_serving(&self) -> bool {
+    pub(super) fn is_serving(&self) -> bool {
         self.node.borrow().role().serves()
     }
-}
 
-impl Volume {
     /// Holes of the base that the log does not cover. Without an answer from the file system everything counts as data.
-    fn allocated(&self, range: ByteRange) -> Allocation {
+    pub(super) fn allocated(&self, range: ByteRange) -> Allocation {
         let data = self.files.data_ranges(range).unwrap_or_else(|_| vec![range]);
         let node = self.node.borrow();
         let mut out: Allocation = Vec::new();

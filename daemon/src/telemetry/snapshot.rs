@@ -59,9 +59,8 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-const VOLUME_GAUGES: [Gauged<Status>; 24] = [
+const VOLUME_GAUGES: [Gauged<Status>; 23] = [
     ("arbitrated", "1 when the witness decides who serves", None, |s| f64::from(u8::from(s.config.lease_gen != 0))),
-    ("size", "Size of the volume", Some(Unit::Bytes), |s| s.size as f64),
     ("floor_lsn", "Position that the base image holds", None, |s| s.floor.0 as f64),
     ("committed_lsn", "Position durable at every site that counts", None, |s| s.committed.0 as f64),
     ("durable_lsn", "Position synced here", None, |s| s.durable.0 as f64),
@@ -173,6 +172,8 @@ fn about_volumes(registry: &mut Registry, volumes: &[VolumeInfo]) {
         None,
         open.iter().map(|(volume, status)| (about(volume, status), 1.0)),
     );
+    let sizes = open.iter().map(|(volume, _)| (name(volume), volume.size as f64));
+    gauge(registry, "size", "Size of the volume", Some(Unit::Bytes), sizes);
     for (metric, help, unit, value) in VOLUME_GAUGES {
         gauge(registry, metric, help, unit, open.iter().map(|(volume, status)| (name(volume), value(status))));
     }

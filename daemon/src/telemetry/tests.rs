@@ -19,6 +19,7 @@ async fn engine() -> FakeEngine {
     let engine = FakeEngine::default();
     engine.add_peer(peer_b()).await.unwrap();
     let volume = NewVolume {
+        group: None,
         name: name("pg"),
         origin: Origin::Empty { size: 1 << 20, base: None },
         policy: PolicyPatch::default(),

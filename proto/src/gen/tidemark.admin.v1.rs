@@ -343,12 +343,18 @@ pub struct Volume {
     /// The open frontend, if any.
     #[prost(message, optional, tag = "14")]
     pub attachment: ::core::option::Option<Attachment>,
-    /// The copy's status. Absent when the volume could not be opened: see `open_error`.
+    /// The status of the copy of the volume's group. Absent when it could not be opened: see `open_error`.
     #[prost(message, optional, tag = "15")]
     pub status: ::core::option::Option<VolumeStatus>,
     /// Why the volume is not open.
     #[prost(string, tag = "16")]
     pub open_error: ::prost::alloc::string::String,
+    /// The group's name on this agent.
+    #[prost(string, tag = "17")]
+    pub group_name: ::prost::alloc::string::String,
+    /// The names of all volumes of the group, this one among them.
+    #[prost(string, repeated, tag = "18")]
+    pub group_volumes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Another site.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -501,6 +507,10 @@ pub struct CreateVolumeRequest {
     /// A path for the base image instead of a file in the pool: an absent file (created), or a block device that reads as zeros.
     #[prost(string, optional, tag = "4")]
     pub base_path: ::core::option::Option<::prost::alloc::string::String>,
+    /// The group that the volume joins, which is made with it when it is not there; empty: one of its own, of its name. The policy of
+    /// a group that is there stays: another one is refused with what differs.
+    #[prost(string, tag = "5")]
+    pub group: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AdoptVolumeRequest {
@@ -513,6 +523,9 @@ pub struct AdoptVolumeRequest {
     /// Placement and replication.
     #[prost(message, optional, tag = "3")]
     pub policy: ::core::option::Option<Policy>,
+    /// The name of the group that is made with the volume; empty: its own. What holds data cannot join a group that is there.
+    #[prost(string, tag = "4")]
+    pub group: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListVolumesRequest {}
@@ -605,6 +618,10 @@ pub struct DeleteVolumeRequest {
     /// Delete although the peer would be left without a primary.
     #[prost(bool, tag = "3")]
     pub force: bool,
+    /// This site's copy of the group with all its volumes, named by its name or any of them. Otherwise one of several volumes is
+    /// removed from the group at both sites, for good (PURGE).
+    #[prost(bool, tag = "4")]
+    pub whole_group: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteVolumeResponse {

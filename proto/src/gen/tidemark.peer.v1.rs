@@ -635,7 +635,7 @@ pub struct LocateResponse {
     pub data_port: u32,
 }
 /// Request of Control.CreateReplica.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateReplicaRequest {
     /// The volume, 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
@@ -664,7 +664,39 @@ pub struct CreateReplicaRequest {
     /// The pool that should hold the copy; empty: the receiver's default. At most 63 bytes.
     #[prost(string, tag = "9")]
     pub pool: ::prost::alloc::string::String,
+    /// The volumes of the group; absent: only `volume`, of `size` bytes.
+    #[prost(message, optional, tag = "10")]
+    pub layout: ::core::option::Option<Layout>,
+    /// Their names; absent: `name` is that of the only one.
+    #[prost(message, repeated, tag = "11")]
+    pub names: ::prost::alloc::vec::Vec<VolumeName>,
+    /// The group's name, at most 253 bytes; empty: `name`.
+    #[prost(string, tag = "12")]
+    pub group_name: ::prost::alloc::string::String,
 }
+/// A volume's name for people.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VolumeName {
+    /// The volume, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub volume: ::prost::bytes::Bytes,
+    /// At most 253 bytes.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Request of Control.AddVolume.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddVolumeRequest {
+    /// What the group's log is named after, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub copy: ::prost::bytes::Bytes,
+    /// The volume that joins.
+    #[prost(message, optional, tag = "2")]
+    pub volume: ::core::option::Option<VolumeName>,
+}
+/// Answer of Control.AddVolume.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddVolumeResponse {}
 /// Answer of Control.CreateReplica.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateReplicaResponse {
@@ -1469,6 +1501,32 @@ pub mod control_client {
                 .insert(GrpcMethod::new("tidemark.peer.v1.Control", "CreateReplica"));
             self.inner.unary(req, path, codec).await
         }
+        /// A volume is about to join a group that the caller is primary of: keep its name. FAILED_PRECONDITION when the name is taken;
+        /// the same again is a success.
+        pub async fn add_volume(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AddVolumeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AddVolumeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.peer.v1.Control/AddVolume",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.peer.v1.Control", "AddVolume"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Give up the copy of a volume here. FAILED_PRECONDITION when the copy is primary. An unknown volume is a success.
         pub async fn delete_replica(
             &mut self,
@@ -1541,6 +1599,15 @@ pub mod control_server {
             request: tonic::Request<super::CreateReplicaRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CreateReplicaResponse>,
+            tonic::Status,
+        >;
+        /// A volume is about to join a group that the caller is primary of: keep its name. FAILED_PRECONDITION when the name is taken;
+        /// the same again is a success.
+        async fn add_volume(
+            &self,
+            request: tonic::Request<super::AddVolumeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AddVolumeResponse>,
             tonic::Status,
         >;
         /// Give up the copy of a volume here. FAILED_PRECONDITION when the copy is primary. An unknown volume is a success.
@@ -1794,6 +1861,49 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateReplicaSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.peer.v1.Control/AddVolume" => {
+                    #[allow(non_camel_case_types)]
+                    struct AddVolumeSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::AddVolumeRequest>
+                    for AddVolumeSvc<T> {
+                        type Response = super::AddVolumeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AddVolumeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::add_volume(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AddVolumeSvc(inner);
                         let codec = crate::codec::StreamCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

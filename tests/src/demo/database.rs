@@ -14,55 +14,88 @@ use crate::stage::Stage;
 /// Recovery after a short load takes seconds; this is for a host that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A mounted device with a running server.
+/// Devices of a database: its data, and its write-ahead log where that is on one of its own.
+#[derive(Clone, Debug)]
+pub(super) struct Devices {
+    pub data: PathBuf,
+    pub wal: Option<PathBuf>,
+}
+
+impl Devices {
+    /// One for everything.
+    pub fn one(data: &Path) -> Self {
+        Self { data: data.to_owned(), wal: None }
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        [("mount", &self.data)].into_iter().chain(self.wal.iter().map(|wal| ("wal", wal)))
+    }
+}
+
+/// Mounted devices with a running server.
 #[derive(Debug)]
 pub(super) struct Database {
     pub server: Postgres,
-    device: PathBuf,
-    mount: PathBuf,
+    devices: Devices,
+    mounts: Vec<PathBuf>,
 }
 
 impl Database {
-    /// Makes a file system on `device` and a new database in it, with the ledger's tables.
-    pub fn create(stage: &Stage, programs: &Programs, site: &str, device: &Path, writers: u32) -> Result<Self> {
-        process::checked(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(device))?;
-        let mount = mounted(stage, site, device)?;
-        let places = places(stage, site, &mount);
+    /// Makes file systems on `devices` and a new database in them, with the ledger's tables.
+    pub fn create(stage: &Stage, programs: &Programs, site: &str, devices: Devices, writers: u32) -> Result<Self> {
+        for (_, device) in devices.all() {
+            process::checked(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(device))?;
+        }
+        let mounts = mounted(stage, site, &devices)?;
+        let places = places(stage, site, &mounts);
         Postgres::init(programs, &places)?;
         // The one sync that makes the new cluster durable; initdb syncs each of its thousand files.
-        process::checked(Command::new("sync").arg("-f").arg(&mount))?;
+        for mount in &mounts {
+            process::checked(Command::new("sync").arg("-f").arg(mount))?;
+        }
         let server = Postgres::start(stage, programs, &places, PATIENCE)?;
         prepare(&mut server.connect()?, writers)?;
-        Ok(Self { server, device: device.to_owned(), mount })
+        Ok(Self { server, devices, mounts })
     }
 
-    /// Mounts the file system on `device` and lets the database in it recover.
-    pub fn open(stage: &Stage, programs: &Programs, site: &str, device: &Path) -> Result<Self> {
-        let mount = mounted(stage, site, device)?;
-        let server = Postgres::start(stage, programs, &places(stage, site, &mount), PATIENCE)?;
-        Ok(Self { server, device: device.to_owned(), mount })
+    /// Mounts the file systems on `devices` and lets the database in them recover.
+    pub fn open(stage: &Stage, programs: &Programs, site: &str, devices: Devices) -> Result<Self> {
+        let mounts = mounted(stage, site, &devices)?;
+        let places = places(stage, site, &mounts);
+        Postgres::relocate(&places)?;
+        let server = Postgres::start(stage, programs, &places, PATIENCE)?;
+        Ok(Self { server, devices, mounts })
     }
 
-    /// Stops the server, checks every checksum of the database, unmounts, checks the file system.
+    /// Stops the server, checks every checksum of the database, unmounts, checks the file systems.
     pub fn close_and_check(self, programs: &Programs) -> Result<()> {
-        let Self { server, device, mount } = self;
+        let Self { server, devices, mounts } = self;
         server.stop_and_check(programs)?;
-        process::checked(Command::new("umount").arg(&mount))?;
-        process::checked(Command::new("e2fsck").args(["-f", "-n"]).arg(&device))
-            .context("the file system is damaged")?;
+        for mount in &mounts {
+            process::checked(Command::new("umount").arg(mount))?;
+        }
+        for (_, device) in devices.all() {
+            process::checked(Command::new("e2fsck").args(["-f", "-n"]).arg(device))
+                .context("the file system is damaged")?;
+        }
         Ok(())
     }
 }
 
-fn mounted(stage: &Stage, site: &str, device: &Path) -> Result<PathBuf> {
-    let mount = stage.subdir(&format!("{site}-mount"))?;
-    process::checked(Command::new("mount").args(["-t", "ext4", "-o", "noatime"]).arg(device).arg(&mount))?;
-    Ok(mount)
+fn mounted(stage: &Stage, site: &str, devices: &Devices) -> Result<Vec<PathBuf>> {
+    let mount = |(name, device): (&str, &PathBuf)| {
+        let mount = stage.subdir(&format!("{site}-{name}"))?;
+        process::checked(Command::new("mount").args(["-t", "ext4", "-o", "noatime"]).arg(device).arg(&mount))?;
+        Ok(mount)
+    };
+    devices.all().map(mount).collect()
 }
 
-fn places(stage: &Stage, site: &str, mount: &Path) -> Places {
+/// The first mount holds the data, the second the write-ahead log.
+fn places(stage: &Stage, site: &str, mounts: &[PathBuf]) -> Places {
     let beside = |name: &str| stage.dir().join(format!("{site}-{name}"));
-    let places = Places { data: mount.join("data"), socket: beside("socket"), log: beside("postgres.log") };
+    let wal = mounts.get(1).map(|mount| mount.join("wal"));
+    let places = Places { data: mounts[0].join("data"), wal, socket: beside("socket"), log: beside("postgres.log") };
     // The server writes it as another user; a missing file would be made by root.
     let _ = fs::File::options().create(true).append(true).open(&places.log);
     places

@@ -14,11 +14,15 @@ use crate::ledger::{Audit, Ledger, Load, audit, prepare};
 use crate::{devices, process};
 
 use super::Options;
-use super::database::Database;
+use super::database::{Database, Devices};
 use super::failover_report::{Return, Switch, Takeover, Trip};
 use super::host::{Host, is_on_path};
 
-const VOLUME: &str = "demo";
+/// The group, and its volumes: the database's data and its write-ahead log.
+const GROUP: &str = "demo";
+const DATA: &str = "data";
+const WAL: &str = "wal";
+const WAL_SIZE: &str = "512Mi";
 /// Commits that have to be there before something happens: the load is under way on every connection.
 const WARM_UP_COMMITS: u64 = 50;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -69,23 +73,29 @@ impl Round<'_> {
         }
     }
 
-    /// A volume at A with its copy at B, arbitrated, with a database on it.
+    /// A group of two volumes at A with its copy at B, arbitrated, with a database on them.
     fn set_up(&mut self, sites: &TwoSites) -> Result<Database> {
-        self.say("creating the volume, a file system and a database on it");
+        self.say("creating a group of two volumes, a file system on each, a database on one and its log on the other");
         // A silent peer is looked into long before it counts as lost, so that the wait for its lease does not begin late.
         let loss = format!("{}ms", self.options.lease / 2);
         let options = vec!["--log-size", "1Gi", "--on-peer-loss", "witness", "--auto-failover", "true"];
-        let options = [options, vec!["--peer-loss", &loss]].concat();
-        sites.create(&NewVolume { name: VOLUME, size: &self.options.size, mode: "sync", options })?;
+        let options = [options, vec!["--peer-loss", &loss, "--group", GROUP]].concat();
+        sites.create(&NewVolume { name: DATA, size: &self.options.size, mode: "sync", options })?;
         let cli = sites.a.cli();
-        let attachment = cli.attach(VOLUME, &self.options.frontend)?;
-        self.frontend.clone_from(&attachment.frontend);
-        let device = attachment.block_device()?;
-        let database = Database::create(&sites.stage, &self.host.postgres, "a", device, self.options.writers)?;
+        cli.json(&["volume", "create", WAL, "--group", GROUP, "--size", WAL_SIZE])?;
+        let devices = self.attach(&cli)?;
+        let database = Database::create(&sites.stage, &self.host.postgres, "a", devices, self.options.writers)?;
         for site in [&sites.a, &sites.b] {
-            site.cli().wait_for(VOLUME, "volume that the witness arbitrates", PATIENCE, VolumeView::is_arbitrated)?;
+            site.cli().wait_for(GROUP, "volume that the witness arbitrates", PATIENCE, VolumeView::is_arbitrated)?;
         }
         Ok(database)
+    }
+
+    /// Both volumes as devices.
+    fn attach(&mut self, cli: &Cli) -> Result<Devices> {
+        let (data, wal) = (cli.attach(DATA, &self.options.frontend)?, cli.attach(WAL, &self.options.frontend)?);
+        self.frontend.clone_from(&data.frontend);
+        Ok(Devices { data: data.block_device()?.clone(), wal: Some(wal.block_device()?.clone()) })
     }
 
     /// Full load for a while that the dice choose.
@@ -107,11 +117,11 @@ impl Round<'_> {
         let killed = Instant::now();
         let cli = sites.b.cli();
         let decided = until_primary(&cli, killed)?;
-        let attachment = cli.attach(VOLUME, &self.options.frontend)?;
-        read_first_block(attachment.block_device()?)?;
+        let devices = self.attach(&cli)?;
+        read_first_blocks(&devices)?;
         let serving = killed.elapsed();
         let ledger = self.bury(sites, &mut database, load)?;
-        let database = Database::open(&sites.stage, &self.host.postgres, "b", attachment.block_device()?)?;
+        let database = Database::open(&sites.stage, &self.host.postgres, "b", devices)?;
         let answering = killed.elapsed();
         let audit = audit(&mut database.server.connect()?, &ledger).context("the database is not whole")?;
         Ok((database, Takeover { audit, decided, serving, answering }))
@@ -135,16 +145,17 @@ impl Round<'_> {
         let load = self.load(&database)?;
         load.finish()?;
         let cli = sites.b.cli();
-        let before = cli.show(VOLUME)?;
+        let before = cli.show(GROUP)?;
         let began = Instant::now();
         sites.a.start(&sites.stage)?;
         let whole = |view: &VolumeView| view.is_protected() && view.sync_sites() == 2;
-        let after = cli.wait_for(VOLUME, "follower that counts again", PATIENCE, whole)?;
+        let after = cli.wait_for(GROUP, "follower that counts again", PATIENCE, whole)?;
         let took = began.elapsed();
-        let a = sites.a.cli().wait_for(VOLUME, "follower", PATIENCE, |view| view.role() == "secondary")?;
+        let a = sites.a.cli().wait_for(GROUP, "follower", PATIENCE, |view| view.role() == "secondary")?;
         ensure!(a.copy() == "current", "{}", a.summary());
         let moved = after.sent_bytes().saturating_sub(before.sent_bytes());
-        Ok((database, Return { took, moved, size: after.number("/sizeBytes") }))
+        let size = [DATA, WAL].iter().map(|name| Ok(cli.show(name)?.number("/sizeBytes"))).sum::<Result<u64>>()?;
+        Ok((database, Return { took, moved, size }))
     }
 
     fn empty(&self, database: &Database) -> Result<()> {
@@ -160,22 +171,22 @@ impl Round<'_> {
         let load = self.load(&database)?;
         let (from, to) = (sites.b.cli(), sites.a.cli());
         let began = Instant::now();
-        from.demote(VOLUME, &["--force"])?;
+        from.demote(GROUP, &["--force"])?;
         let demoted = began.elapsed();
-        to.promote(VOLUME)?;
+        to.promote(GROUP)?;
         let promoted = began.elapsed();
-        let attachment = to.attach(VOLUME, &self.options.frontend)?;
-        read_first_block(attachment.block_device()?)?;
+        let devices = self.attach(&to)?;
+        read_first_blocks(&devices)?;
         let pause = began.elapsed();
         database.server.kill();
         let ledger = load.finish()?;
         drop(database);
         devices::take_down(sites.b.dir())?;
-        let database = Database::open(&sites.stage, &self.host.postgres, "a", attachment.block_device()?)?;
+        let database = Database::open(&sites.stage, &self.host.postgres, "a", devices)?;
         let audit: Audit = audit(&mut database.server.connect()?, &ledger).context("the database is not whole")?;
         database.close_and_check(&self.host.postgres)?;
-        to.detach(VOLUME)?;
-        let equal = to.verify(VOLUME)?;
+        [DATA, WAL].iter().try_for_each(|name| to.detach(name))?;
+        let equal = to.verify(GROUP)?;
         Ok(Switch { audit, demoted, promoted, pause, equal })
     }
 }
@@ -183,13 +194,17 @@ impl Round<'_> {
 /// Since `killed` until B says that it is the primary.
 fn until_primary(cli: &Cli, killed: Instant) -> Result<Duration> {
     loop {
-        let view = cli.show(VOLUME)?;
+        let view = cli.show(GROUP)?;
         if view.role() == "primary" {
             return Ok(killed.elapsed());
         }
         ensure!(killed.elapsed() < PATIENCE, "B does not take over: {}", view.summary());
         std::thread::sleep(LOOK);
     }
+}
+
+fn read_first_blocks(devices: &Devices) -> Result<()> {
+    [&devices.data].into_iter().chain(&devices.wal).try_for_each(|device| read_first_block(device))
 }
 
 fn read_first_block(device: &Path) -> Result<()> {

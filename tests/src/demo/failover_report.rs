@@ -34,7 +34,7 @@ pub struct Return {
     pub took: Duration,
     /// Bytes that went to it.
     pub moved: u64,
-    /// Of the volume, in bytes.
+    /// Of the volumes, in bytes.
     pub size: u64,
 }
 
@@ -112,7 +112,8 @@ impl Trip {
         let over = i128::from(ms(serving)) - i128::from(ms(wait));
         vec![
             ("witness", format!("{}, lease {} ms", self.witness_name(), self.witness.lease.as_millis())),
-            ("device", self.frontend.clone()),
+            ("group", "2 volumes: the database's data and its write-ahead log".to_owned()),
+            ("devices", self.frontend.clone()),
             ("takeover", audited(&takeover.audit)),
             ("  primary after", format!("{} ms", ms(takeover.decided))),
             ("  serving after", format!("{} ms: the wait of {} ms for the lease and {over} ms", ms(serving), ms(wait))),
@@ -137,6 +138,7 @@ impl Trip {
         let audited = |audit: &Audit| json!({ "committed": audit.committed, "found": audit.found, "lost": audit.lost });
         let Self { takeover, back, switch, .. } = self;
         json!({
+            "volumes": 2,
             "round": self.round, "witness": self.witness_name(), "leaseMs": ms(self.witness.lease),
             "leaseWaitMs": ms(self.witness.lease_wait()), "frontend": self.frontend,
             "takeover": audited(&takeover.audit), "primaryMs": ms(takeover.decided), "servingMs": ms(takeover.serving),

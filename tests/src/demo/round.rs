@@ -9,7 +9,7 @@ use crate::dice::Dice;
 use crate::ledger::{Audit, Ledger, Load, audit};
 use crate::{devices, process};
 
-use super::database::Database;
+use super::database::{Database, Devices};
 use super::host::Host;
 use super::report::Outcome;
 use super::sampler::Sampler;
@@ -97,7 +97,8 @@ impl<'a> Round<'a> {
         let device = attachment.block_device()?;
         self.say(&format!("the volume is {}, a device of frontend {}", device.display(), attachment.frontend));
         self.frontend.clone_from(&attachment.frontend);
-        let database = Database::create(&sites.stage, &self.host.postgres, "a", device, self.options.writers)?;
+        let database =
+            Database::create(&sites.stage, &self.host.postgres, "a", Devices::one(device), self.options.writers)?;
         // A kill before the peer has the empty database would show nothing about transactions.
         cli.wait_for(VOLUME, "peer that has all of it", PATIENCE, |view| view.backlog_bytes() == 0)?;
         Ok(database)
@@ -202,7 +203,7 @@ impl<'a> Round<'a> {
 
     fn open_database(&self, sites: &TwoSites, cli: &Cli, site: &str) -> Result<Database> {
         let attachment = cli.attach(VOLUME, &self.options.frontend)?;
-        Database::open(&sites.stage, &self.host.postgres, site, attachment.block_device()?)
+        Database::open(&sites.stage, &self.host.postgres, site, Devices::one(attachment.block_device()?))
     }
 }
 

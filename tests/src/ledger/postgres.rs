@@ -4,7 +4,7 @@
 //! process, so that it can be killed like everything else of a site.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -86,6 +86,8 @@ impl Programs {
 pub struct Places {
     /// The data directory: on the volume.
     pub data: PathBuf,
+    /// The directory of the write-ahead log when it is elsewhere: on another volume.
+    pub wal: Option<PathBuf>,
     /// The directory of the socket: not on the volume. At most 80 bytes, the limit of unix sockets less the name.
     pub socket: PathBuf,
     /// The server's log: not on the volume.
@@ -118,8 +120,23 @@ impl Postgres {
             "-D",
         ]);
         command.arg(&places.data);
+        if let Some(wal) = &places.wal {
+            programs.own_directory(wal)?;
+            command.arg("--waldir").arg(wal);
+        }
         process::checked(&mut command).context("initdb failed")?;
         Ok(())
+    }
+
+    /// Points a cluster that was made elsewhere to where its write-ahead log is here.
+    ///
+    /// # Errors
+    /// When the link cannot be made.
+    pub fn relocate(places: &Places) -> Result<()> {
+        let Some(wal) = &places.wal else { return Ok(()) };
+        let link = places.data.join("pg_wal");
+        fs::remove_file(&link).with_context(|| format!("cannot replace {}", link.display()))?;
+        symlink(wal, &link).with_context(|| format!("cannot link {}", link.display()))
     }
 
     /// Starts the server and waits until it answers: after a crash, until it has recovered.

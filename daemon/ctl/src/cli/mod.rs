@@ -1,5 +1,6 @@
 //! What can be typed: the types that clap fills. No behaviour here.
 
+pub mod group;
 pub mod log;
 pub mod pki;
 pub mod policy;
@@ -87,6 +88,9 @@ pub enum Command {
     /// Make, show, attach, change and remove volumes
     #[command(subcommand, visible_alias = "vol")]
     Volume(volume::Volume),
+    /// List and show groups: volumes that share one log and fail over together
+    #[command(subcommand)]
+    Group(group::Group),
     /// Show the state of volumes: role, copy, link, S, RPO, and whether they are protected
     ///
     /// Under the table stands, for everything that is not normal, the reason and what would lift it.
@@ -94,7 +98,7 @@ pub enum Command {
         after_long_help = "Examples:\n  tidemark status\n  tidemark status db --watch\n  tidemark status -o json"
     )]
     Status(verbs::Status),
-    /// Make this site's copy of a volume primary
+    /// Make this site's copy of a volume's group primary, with all its volumes
     ///
     /// Refused when that could lose data or have two primaries; the message says what would allow it. When the other site
     /// cannot be reached nothing proves that it has stopped: make sure that it has, then say so with --assert-peer-fenced.
@@ -107,7 +111,7 @@ pub enum Command {
         after_long_help = "Examples:\n  tidemark promote db\n  tidemark promote db --assert-peer-fenced --reason 'site a is powered off'\n  tidemark promote logs --max-loss-seconds 60 --assert-peer-fenced --reason 'site a burnt down'"
     )]
     Promote(verbs::Promote),
-    /// Stop serving a volume here: drain, sync, become secondary
+    /// Stop serving the group of a volume here: drain, sync, become secondary
     ///
     /// Afterwards the other site can be promoted without any loss.
     Demote(verbs::Demote),

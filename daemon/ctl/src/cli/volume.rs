@@ -14,9 +14,13 @@ pub enum Volume {
     ///
     /// The agent makes a log and a base image in the pool and, with --peer-site, the other copy at the peer. This site is
     /// primary at once. The same command again finds the volume made, or waits for it, and succeeds; one that asks for
-    /// another size, mode, peer, base or pool under the same name is refused.
+    /// another size, mode, peer, base, pool or group under the same name is refused.
+    ///
+    /// With --group the volume shares one log with the others of that group: what was written to them is found in the order in
+    /// which it was written, at whatever moment a site is lost, and they fail over together. Policy, peer and pool are the
+    /// group's: those of the volume that it was made with.
     #[command(
-        after_long_help = "Examples:\n  tidemark volume create db --size 10Gi --mode sync --peer-site b --pool main\n  tidemark volume create scratch --size 1Gi --pool main --log-size 2Gi --retention 1h"
+        after_long_help = "Examples:\n  tidemark volume create db --size 10Gi --mode sync --peer-site b --pool main\n  tidemark volume create scratch --size 1Gi --pool main --log-size 2Gi --retention 1h\n  tidemark volume create data --group pg --size 10Gi --mode sync --peer-site b && tidemark volume create wal --group pg --size 2Gi"
     )]
     Create(Create),
     /// Put a volume in front of an existing device or file
@@ -59,6 +63,8 @@ pub enum Volume {
     /// The files go to the pool's trash, or are removed at once with --purge. An adopted base is never touched. The other
     /// site's copy stays: a primary that has one is refused, as nobody would serve it (demote here and promote there, or forget
     /// the peer), unless --force is given.
+    ///
+    /// One of several volumes of a group is removed from it at both sites, at the primary, and for good (--purge).
     #[command(after_long_help = "Examples:\n  tidemark volume delete scratch --yes")]
     Delete(Delete),
     /// Change the policy or the peer of a volume, online
@@ -115,6 +121,9 @@ pub struct Create {
     /// zeros, which is read through once
     #[arg(long, value_name = "PATH")]
     pub base: Option<PathBuf>,
+    /// The group that it joins, or that is made with it; by default one of its own
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
     /// Where.
     #[command(flatten)]
     pub placement: Placement,
@@ -132,6 +141,9 @@ pub struct Adopt {
     /// The block device or file
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
+    /// The name of the group that is made with it; by default its own
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
     /// Where.
     #[command(flatten)]
     pub placement: Placement,

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use crate::cli::Command;
+use crate::cli::group::Group;
 use crate::cli::volume::Volume;
 use crate::failure::Failure;
 
@@ -12,6 +13,10 @@ pub(super) fn question(command: &Command) -> Option<String> {
         Command::Volume(Volume::Delete(args)) => {
             let how = if args.purge { "Remove at once" } else { "Delete" };
             (args.yes, format!("{how} this site's copy of volume {}?", args.named.volume))
+        }
+        Command::Group(Group::Delete(args)) => {
+            let how = if args.purge { "Remove at once" } else { "Delete" };
+            (args.yes, format!("{how} this site's copy of all volumes of group {}?", args.named.group))
         }
         Command::Volume(Volume::Release(args)) => {
             (args.yes, format!("Stop serving volume {} for good and give its base back?", args.named.volume))

@@ -3,6 +3,7 @@
 mod agent;
 mod confirm;
 mod docs;
+mod group;
 mod log;
 mod pki;
 mod status;
@@ -37,6 +38,7 @@ async fn online(command: Command, global: &Global, printer: &Printer) -> Result<
     let client = &mut Client::connect(global).await?;
     match command {
         Command::Volume(command) => volume::run(command, client, printer).await,
+        Command::Group(command) => group::run(command, client, printer).await,
         Command::Status(args) => status::run(args, client, printer).await,
         Command::Verify(args) => verify::run(args, client, printer).await,
         Command::Peer(command) => agent::peer(command, client, printer).await,

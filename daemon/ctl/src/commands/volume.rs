@@ -35,13 +35,19 @@ async fn create(args: Create, client: &mut Client) -> Result<volume::Volume, Fai
         policy: Some(args.policy.to_placed(&args.placement)),
         base_path: args.base.as_deref().map(absolute).transpose()?,
         name: args.name,
+        group: args.group.unwrap_or_default(),
     };
     Ok(client.call(request, async |admin, request| admin.create_volume(request).await).await?.into())
 }
 
 async fn adopt(args: Adopt, client: &mut Client) -> Result<volume::Volume, Failure> {
     let policy = Some(args.policy.to_placed(&args.placement));
-    let request = pb::AdoptVolumeRequest { path: absolute(&args.path)?, name: args.name, policy };
+    let request = pb::AdoptVolumeRequest {
+        path: absolute(&args.path)?,
+        name: args.name,
+        policy,
+        group: args.group.unwrap_or_default(),
+    };
     Ok(client.call(request, async |admin, request| admin.adopt_volume(request).await).await?.into())
 }
 
@@ -81,7 +87,12 @@ async fn release(Named { volume }: Named, client: &mut Client) -> Result<Release
 
 async fn delete(args: Delete, client: &mut Client) -> Result<Deleted, Failure> {
     let disposal = if args.purge { pb::Disposal::Purge } else { pb::Disposal::Trash };
-    let request = pb::DeleteVolumeRequest { volume: args.named.volume, disposal: disposal.into(), force: args.force };
+    let request = pb::DeleteVolumeRequest {
+        volume: args.named.volume,
+        disposal: disposal.into(),
+        force: args.force,
+        whole_group: false,
+    };
     Ok(client.call(request, async |admin, request| admin.delete_volume(request).await).await?.into())
 }
 

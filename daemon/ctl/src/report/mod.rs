@@ -4,6 +4,7 @@
 //! kebab-case words, absent values left out.
 
 pub mod agent;
+pub mod group;
 pub mod log;
 pub mod outcome;
 pub mod policy;

@@ -74,6 +74,8 @@ pub struct Volume {
     pub status: Option<Status>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub open_error: String,
+    pub group_name: String,
+    pub group_volumes: Vec<String>,
 }
 
 impl From<pb::Volume> for Volume {
@@ -95,6 +97,8 @@ impl From<pb::Volume> for Volume {
             attachment: volume.attachment.map(Into::into),
             status: volume.status.map(Into::into),
             open_error: volume.open_error,
+            group_name: volume.group_name,
+            group_volumes: volume.group_volumes,
         }
     }
 }
@@ -119,6 +123,24 @@ impl Volume {
         }
     }
 
+    /// The group, and its volumes where there are several.
+    fn group_text(&self) -> String {
+        match self.group_volumes.len() {
+            0 | 1 => self.group_name.clone(),
+            _ => format!("{} ({})", self.group_name, self.group_volumes.join(", ")),
+        }
+    }
+
+    /// What is the same for all volumes of the group.
+    pub fn group_fields(&self) -> String {
+        let mut pairs = vec![("group", self.group_name.clone()), ("peer", self.peer().to_owned())];
+        if let Some(status) = &self.status {
+            pairs.extend(status.fields(|id| self.known_site(id).unwrap_or(id).to_owned()));
+        }
+        pairs.push(("not open", self.open_error.clone()));
+        output::fields(&pairs)
+    }
+
     fn base_text(&self) -> String {
         let kind = if self.adopted { " (adopted)" } else { "" };
         format!("{}{kind}", self.base_path)
@@ -138,6 +160,7 @@ impl Volume {
         vec![
             ("volume", self.name.clone()),
             ("id", self.id.clone()),
+            ("group", self.group_text()),
             ("size", units::bytes(self.size_bytes)),
             ("peer", self.peer().to_owned()),
             ("attached", self.attachment.as_ref().map_or_else(|| "no".to_owned(), attached)),
@@ -172,7 +195,7 @@ pub struct VolumeList {
 
 impl Report for VolumeList {
     fn table(&self, paint: Paint) -> String {
-        let mut table = Table::new(&["NAME", "SIZE", "MODE", "PEER", "ROLE", "COPY", "ATTACHED", "POOL"]);
+        let mut table = Table::new(&["NAME", "GROUP", "SIZE", "MODE", "PEER", "ROLE", "COPY", "ATTACHED", "POOL"]);
         for volume in &self.volumes {
             let code = |pick: fn(&Status) -> &str| volume.status.as_ref().map_or("-", pick).to_owned();
             let attached = volume.attachment.as_ref().map_or("-", Attachment::place).to_owned();
@@ -180,6 +203,7 @@ impl Report for VolumeList {
                 volume.tone(),
                 [
                     volume.name.clone(),
+                    volume.group_name.clone(),
                     units::bytes(volume.size_bytes),
                     volume.policy.mode.clone().unwrap_or_default(),
                     volume.peer().to_owned(),

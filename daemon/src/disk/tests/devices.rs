@@ -5,6 +5,7 @@ use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tidemark_core::event::DiskError;
+use tidemark_core::layout::Layout;
 use tidemark_core::types::ByteRange;
 
 use super::*;
@@ -153,11 +154,11 @@ fn punched_space_is_given_back() {
 fn a_block_device_is_a_base_with_an_odd_end() {
     let dir = tempdir();
     let (pool, device) = (Mount::ext4(&dir, 16 << 20), Loop::new(&dir, BASE_BYTES, 512));
-    let path = pool.path().join("volume");
+    let path = pool.path().join(OWN.to_string());
     let files = VolumeFiles::create(&path, &device.base(), &new_files(), FileOptions::default()).unwrap();
     assert!(files.is_direct(), "its node lies in a tmpfs, its bytes do not");
-    assert!(files.base_is_device() && files.base_size() == BASE_BYTES);
-    assert_eq!(files.base_identity(), probe_base(&device.device).unwrap().identity);
+    assert!(files.base_infos()[0].is_device && files.base_size() == BASE_BYTES);
+    assert_eq!(files.base_infos()[0].identity, probe_base(&device.device).unwrap().identity);
     let mut shard = Shard::new(RingOptions::default());
     let data = pattern(1, BASE_BYTES as usize);
     shard.write(&files, FileRef::Base, 0, data.clone());
@@ -173,7 +174,7 @@ fn a_block_device_is_a_base_with_an_odd_end() {
         panic!("a device is mapped")
     };
     assert_eq!(ranges.last().map(|range| range.end()), Some(BASE_BYTES));
-    assert!(matches!(files.grow_base(2 * BASE_BYTES), Err(Error::Resize { .. })));
+    assert!(matches!(files.make_room(&Layout::one(OWN, 2 * BASE_BYTES)), Err(Error::Resize { .. })));
 }
 
 #[test]
@@ -214,7 +215,7 @@ fn what_direct_io_refuses_at_an_odd_end_goes_through_the_page_cache() {
     let files = volume_at(fs.path());
     let pool = Pool::new();
     let start = |offset, len| {
-        let base = files.file(FileRef::Base).unwrap();
+        let base = files.base_at(ByteRange::new(0, 512)).unwrap().0;
         Transfer::write(base, offset, vec![pattern(1, len)], &pool, Vec::new())
     };
     let mut odd = start(BASE_BYTES - 512, 512);

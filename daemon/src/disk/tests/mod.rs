@@ -1,6 +1,7 @@
 //! The disk shell on real files. The harness waits as a shard does: on the ring's eventfd through tokio.
 
 mod devices;
+mod groups;
 mod log_place;
 mod ring;
 mod volumes;
@@ -12,12 +13,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tempfile::TempDir;
 use tidemark_core::event::{DiskDone, DiskOp, DiskResult, DiskToken, FileRef, Slot};
+use tidemark_core::types::VolumeId;
 
 use super::*;
 
 /// Nothing in these tests takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
 const VOLUME: VolumeKey = VolumeKey(7);
+/// What the copies of most tests are named after.
+const OWN: VolumeId = VolumeId([9; 16]);
 /// Base size of most tests: no multiple of 4096.
 const BASE_BYTES: u64 = (1 << 20) + 512;
 /// The temporary directory may be a tmpfs.
@@ -34,7 +38,7 @@ fn image(size: u64) -> NewBase {
 
 /// A pool directory with one volume in it.
 fn volume_at(pool: &Path) -> VolumeFiles {
-    VolumeFiles::create(&pool.join("volume"), &image(BASE_BYTES), &new_files(), ANYWHERE).unwrap()
+    VolumeFiles::create(&pool.join(OWN.to_string()), &image(BASE_BYTES), &new_files(), ANYWHERE).unwrap()
 }
 
 /// A ring as a shard drives it.

@@ -2,7 +2,7 @@
 
 use tidemark_core::event::DiskError;
 use tidemark_core::layout::Layout;
-use tidemark_core::types::{ByteRange, VolumeId};
+use tidemark_core::types::ByteRange;
 
 use super::*;
 use crate::disk::transfer::{Step, Transfer};
@@ -109,7 +109,7 @@ fn writes_that_follow_each_other_end_one_by_one_with_all_their_bytes() {
 fn a_write_joins_only_what_it_continues() {
     let dir = tempdir();
     let files = volume_at(dir.path());
-    let (base, other) = (files.file(FileRef::Base).unwrap(), files.file(FileRef::Superblock).unwrap());
+    let (base, other) = (files.base_at(ByteRange::new(0, 512)).unwrap().0, files.file(FileRef::Superblock).unwrap());
     let write = Transfer::write(base.clone(), 4096, vec![pattern(1, 8192)], &Pool::new(), Vec::new());
     assert!(write.is_continued_by(&base, 12_288, 4096, false));
     assert!(!write.is_continued_by(&base, 16_384, 4096, false), "a gap");
@@ -221,10 +221,10 @@ fn a_map_covers_all_data_and_stays_within_the_range() {
 #[test]
 fn a_grown_base_reads_as_zeros_behind_its_old_end() {
     with_both_rings(|shard, files| {
-        shard.done(files, DiskOp::Grow { layout: Layout::one(VolumeId::NIL, 2 * BASE_BYTES) });
+        shard.done(files, DiskOp::Grow { layout: Layout::one(OWN, 2 * BASE_BYTES) });
         assert_eq!(files.base_size(), 2 * BASE_BYTES);
         assert_eq!(shard.read(files, FileRef::Base, BASE_BYTES, 4096), vec![0; 4096]);
-        shard.done(files, DiskOp::Grow { layout: Layout::one(VolumeId::NIL, BASE_BYTES) });
+        shard.done(files, DiskOp::Grow { layout: Layout::one(OWN, BASE_BYTES) });
         assert_eq!(files.base_size(), 2 * BASE_BYTES, "it holds that much already");
     });
 }
@@ -393,7 +393,8 @@ fn a_transfer_goes_on_where_it_stopped_and_gives_up_in_the_end() {
     let dir = tempdir();
     let files = volume_at(dir.path());
     let bufs = || vec![placed(&pattern(1, 4096), 0), placed(&pattern(2, 8192), 0)];
-    let start = || Transfer::write(files.file(FileRef::Base).unwrap(), 4096, bufs(), &Pool::new(), Vec::new());
+    let start =
+        || Transfer::write(files.base_at(ByteRange::new(0, 512)).unwrap().0, 4096, bufs(), &Pool::new(), Vec::new());
     let lengths = |transfer: &Transfer| transfer.vectors().iter().map(|vector| vector.iov_len).collect::<Vec<_>>();
 
     let mut short = start();

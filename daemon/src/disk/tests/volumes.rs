@@ -1,6 +1,6 @@
 //! A volume's directory through its life.
 
-use tidemark_core::types::VolumeId;
+use tidemark_core::layout::Layout;
 
 use super::*;
 use crate::disk::files::{OPEN_SLOTS_MAX, base_path, release_volume, remove_volume, volumes_in};
@@ -17,7 +17,7 @@ fn a_new_volume_holds_what_it_was_given() {
     assert_eq!(files.config().unwrap(), new_files().config);
     assert_eq!(std::fs::read(files.dir().join("note")).unwrap(), b"a file of the caller's own");
     assert_eq!(files.base_size(), BASE_BYTES);
-    assert!(!files.base_is_device());
+    assert!(!files.base_infos()[0].is_device);
     assert_eq!((files.slots().unwrap(), files.branches().unwrap()), (vec![], vec![]));
 }
 
@@ -47,7 +47,7 @@ fn one_base_serves_one_volume() {
     assert!(matches!(second, Err(Error::InUse { .. })));
     assert!(!dir.path().join("two").exists() && !dir.path().join("two.new").exists(), "nothing is left behind");
     assert_eq!(first.read_at(FileRef::Base, 0, 8192).unwrap(), vec![5; 8192]);
-    assert_eq!(first.base_path(), base.canonicalize().unwrap());
+    assert_eq!(first.base_paths()[0], base.canonicalize().unwrap());
 }
 
 #[test]
@@ -92,26 +92,28 @@ fn what_is_missing_is_named() {
 fn the_identity_outlives_a_reopen_and_a_write_but_not_a_swap() {
     let dir = tempdir();
     let files = volume_at(dir.path());
-    let (path, before) = (files.dir().to_owned(), files.base_identity().to_owned());
+    let (path, before) = (files.dir().to_owned(), files.base_infos()[0].identity.clone());
     Shard::new(RingOptions::default()).write(&files, FileRef::Base, 0, pattern(1, 4096));
     files.close();
     let files = VolumeFiles::open(&path, ANYWHERE).unwrap();
-    assert_eq!(files.base_identity(), before);
-    assert_eq!(probe_base(&files.base_path()).unwrap().identity, before);
+    assert_eq!(files.base_infos()[0].identity, before);
+    assert_eq!(probe_base(&files.base_paths()[0]).unwrap().identity, before);
     files.close();
     std::fs::copy(path.join("base.img"), path.join("copy")).unwrap();
     std::fs::rename(path.join("copy"), path.join("base.img")).unwrap();
-    assert_ne!(VolumeFiles::open(&path, ANYWHERE).unwrap().base_identity(), before);
+    assert_ne!(VolumeFiles::open(&path, ANYWHERE).unwrap().base_infos()[0].identity, before);
 }
 
 #[test]
 fn a_base_grows_and_never_shrinks() {
     let dir = tempdir();
     let files = volume_at(dir.path());
-    assert_eq!(files.grow_base(BASE_BYTES).unwrap(), BASE_BYTES);
-    assert_eq!(files.grow_base(2 * BASE_BYTES).unwrap(), 2 * BASE_BYTES);
-    assert_eq!(files.grow_base(BASE_BYTES).unwrap(), 2 * BASE_BYTES);
-    assert!(matches!(files.grow_base(3 * BASE_BYTES + 1), Err(Error::Size { .. })));
+    let room = |size| files.make_room(&Layout::one(OWN, size));
+    for (size, there) in [(BASE_BYTES, BASE_BYTES), (2 * BASE_BYTES, 2 * BASE_BYTES), (BASE_BYTES, 2 * BASE_BYTES)] {
+        room(size).unwrap();
+        assert_eq!(files.base_size(), there);
+    }
+    assert!(matches!(room(3 * BASE_BYTES + 1), Err(Error::Size { .. })));
     let path = files.dir().to_owned();
     files.close();
     assert_eq!(VolumeFiles::open(&path, ANYWHERE).unwrap().base_size(), 2 * BASE_BYTES);

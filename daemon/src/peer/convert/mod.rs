@@ -13,7 +13,7 @@ pub(crate) mod tests;
 pub use bodies::{MAX_HEADER_BYTES, MAX_PIECES};
 pub use config::{config_in, config_out, policy_in, policy_out};
 pub use parts::MAX_HISTORY;
-pub(super) use parts::{at_most, fixed, id, raw};
+pub(super) use parts::{at_most, fixed, id, layout_in, layout_out, raw};
 
 use tidemark_core::layout::LayoutError;
 use tidemark_core::ship::{AdoptStep, MAX_MESSAGE_BYTES, Message};
@@ -26,8 +26,7 @@ use config::{
     answer_in, answer_out, refusal_in, refusal_out, since_in, since_out, step_in, step_out, verdict_in, verdict_out,
 };
 use parts::{
-    boundary_if, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, layout_in, layout_out,
-    range_in, range_out,
+    boundary_if, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, range_in, range_out,
 };
 
 /// The most bytes of one encoded message: the core's limit and room for what surrounds the payload.

@@ -33,12 +33,12 @@ pub(in crate::peer) fn at_most(found: usize, limit: usize, field: &'static str) 
     if found > limit { Err(Malformed::TooMany { field, limit, found }) } else { Ok(()) }
 }
 
-pub(super) fn layout_out(layout: &Layout) -> wire::Layout {
+pub(in crate::peer) fn layout_out(layout: &Layout) -> wire::Layout {
     let extents = layout.extents().iter();
     wire::Layout { extents: extents.map(|e| wire::Extent { volume: raw(&e.volume.0), len: e.len }).collect() }
 }
 
-pub(super) fn layout_in(layout: Option<wire::Layout>) -> Result<Option<Layout>, Malformed> {
+pub(in crate::peer) fn layout_in(layout: Option<wire::Layout>) -> Result<Option<Layout>, Malformed> {
     let Some(layout) = layout else { return Ok(None) };
     at_most(layout.extents.len(), MAX_EXTENTS, "extents")?;
     let run = |e: &wire::Extent| Ok((id(&e.volume, "volume")?, e.len));

@@ -1,0 +1,42 @@
+//! `tidemark group`.
+
+use tidemark_proto::admin as pb;
+
+use super::volume;
+use crate::cli::group::{Delete, Group, Named};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::Printer;
+use crate::report::group::{self, GroupList};
+use crate::report::volume::Deleted;
+
+pub(super) async fn run(command: Group, client: &mut Client, printer: &Printer) -> Result<(), Failure> {
+    match command {
+        Group::List => printer.print(&list(client).await?),
+        Group::Show(args) => printer.print(&show(args, client).await?),
+        Group::Delete(args) => printer.print(&delete(args, client).await?),
+    }
+}
+
+async fn list(client: &mut Client) -> Result<GroupList, Failure> {
+    Ok(GroupList::of(volume::list(client).await?.volumes))
+}
+
+/// The agent knows what the name means; the group is then the one of that volume.
+async fn show(Named { group }: Named, client: &mut Client) -> Result<group::Group, Failure> {
+    let one = volume::show(crate::cli::volume::Named { volume: group }, client).await?;
+    let all = volume::list(client).await?.volumes;
+    let others = all.into_iter().filter(|other| other.id != one.id && other.group_name == one.group_name);
+    Ok(group::Group::of(others.chain([one.clone()]).collect()))
+}
+
+async fn delete(args: Delete, client: &mut Client) -> Result<Deleted, Failure> {
+    let disposal = if args.purge { pb::Disposal::Purge } else { pb::Disposal::Trash };
+    let request = pb::DeleteVolumeRequest {
+        volume: args.named.group,
+        disposal: disposal.into(),
+        force: args.force,
+        whole_group: true,
+    };
+    Ok(client.call(request, async |admin, request| admin.delete_volume(request).await).await?.into())
+}
