@@ -10,6 +10,7 @@ pub mod layout;
 pub mod log;
 pub mod node;
 pub mod outbox;
+pub mod plan;
 pub mod planted;
 pub mod rng;
 pub mod ship;

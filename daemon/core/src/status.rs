@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Policy};
 use crate::layout::Layout;
+use crate::plan::Promotable;
 use crate::types::{Epoch, Lsn, Position, SiteId, VolumeId};
 use crate::verb::Assertion;
 
@@ -153,6 +154,8 @@ pub struct Status {
     pub forced_history: Vec<Assertion>,
     /// Sealed suffixes.
     pub branches: u32,
+    /// What a promotion of this copy would be now.
+    pub promotable: Promotable,
     /// Longest-outstanding disk operation in milliseconds.
     pub oldest_disk_op_ms: u64,
     /// Counters since the node opened.

@@ -124,10 +124,9 @@ impl std::fmt::Display for PromotionClass {
 }
 
 /// Why a verb was refused. Each text names the reason and what would lift it.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum VerbError {
     /// The peer is reachable and is Primary.
-    #[error("site {site} is primary at epoch {epoch}: demote it first")]
     PeerIsPrimary {
         /// The peer.
         site: SiteId,
@@ -135,17 +134,11 @@ pub enum VerbError {
         epoch: crate::types::Epoch,
     },
     /// The peer cannot be asked whether it serves.
-    #[error(
-        "site {site} cannot be reached, so nothing proves that it has stopped: make sure that it has, then use --assert-peer-fenced --reason TEXT"
-    )]
     PeerUnproven {
         /// The peer.
         site: SiteId,
     },
     /// The loss is over the bound, or no bound was given.
-    #[error(
-        "this copy is not in S: about {bytes} bytes and {ms} ms may be lost; accept with --max-loss-bytes or --max-loss-seconds"
-    )]
     LossTooLarge {
         /// Estimated bytes.
         bytes: u64,
@@ -153,15 +146,10 @@ pub enum VerbError {
         ms: u64,
     },
     /// The loss cannot be estimated and `--allow-unproven` was not given.
-    #[error("what would be lost cannot be proven; accept with --allow-unproven")]
     Unproven,
     /// The witness cannot make this copy the primary.
-    #[error(
-        "{0}; where the primary is gone for good, --assert-peer-fenced --reason TEXT opens this copy with what it has"
-    )]
     Unfit(crate::group::arbitrated::Unfit),
     /// The copy's state forbids it.
-    #[error("the copy is {state}: {hint}")]
     CopyState {
         /// The state.
         state: String,
@@ -169,7 +157,6 @@ pub enum VerbError {
         hint: String,
     },
     /// The role forbids it.
-    #[error("the volume is {role} here: {hint}")]
     Role {
         /// The role.
         role: String,
@@ -177,12 +164,62 @@ pub enum VerbError {
         hint: String,
     },
     /// An argument is out of range.
-    #[error("{0}")]
     Invalid(String),
     /// The mode needs a peer.
-    #[error("mode {0:?} needs a peer: name one with `tidemark volume set --peer-site`")]
     NoPeer(Mode),
     /// The verb was ended by something else.
-    #[error("ended before it was done: {0}")]
     Interrupted(String),
 }
+
+impl VerbError {
+    /// Why, without what would lift it.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::PeerIsPrimary { site, epoch } => format!("site {site} is primary at epoch {epoch}"),
+            Self::PeerUnproven { site } => {
+                format!("site {site} cannot be reached, so nothing proves that it has stopped")
+            }
+            Self::LossTooLarge { bytes, ms } => {
+                format!("this copy is not in S: about {bytes} bytes and {ms} ms may be lost")
+            }
+            Self::Unproven => "what would be lost cannot be proven".into(),
+            Self::Unfit(why) => why.to_string(),
+            Self::CopyState { state, .. } => format!("the copy is {state}"),
+            Self::Role { role, .. } => format!("the volume is {role} here"),
+            Self::Invalid(why) => why.clone(),
+            Self::NoPeer(mode) => format!("mode {mode:?} needs a peer"),
+            Self::Interrupted(why) => format!("ended before it was done: {why}"),
+        }
+    }
+
+    /// What would lift it; empty where the reason says all there is.
+    pub fn lifted_by(&self) -> &str {
+        match self {
+            Self::PeerIsPrimary { .. } => "demote it first",
+            Self::PeerUnproven { .. } => "make sure that it has, then use --assert-peer-fenced --reason TEXT",
+            Self::LossTooLarge { .. } => "accept with --max-loss-bytes or --max-loss-seconds",
+            Self::Unproven => "accept with --allow-unproven",
+            Self::Unfit(_) => {
+                "where the primary is gone for good, --assert-peer-fenced --reason TEXT opens this copy with what it has"
+            }
+            Self::CopyState { hint, .. } | Self::Role { hint, .. } => hint,
+            Self::NoPeer(_) => "name one with `tidemark volume set --peer-site`",
+            Self::Invalid(_) | Self::Interrupted(_) => "",
+        }
+    }
+}
+
+impl std::fmt::Display for VerbError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let between = match self {
+            Self::Unproven | Self::Unfit(_) | Self::LossTooLarge { .. } => "; ",
+            _ => ": ",
+        };
+        match self.lifted_by() {
+            "" => f.write_str(&self.reason()),
+            lifted_by => write!(f, "{}{between}{lifted_by}", self.reason()),
+        }
+    }
+}
+
+impl std::error::Error for VerbError {}

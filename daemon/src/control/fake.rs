@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tidemark_core::config::{Config, Mode, Policy};
 use tidemark_core::layout::Layout;
+use tidemark_core::plan::{Loss, Promotable};
 use tidemark_core::status::{CopyState, Counters, LinkState, Role, Status};
 use tidemark_core::types::{
     BlockRange, BootId, Epoch, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Position, SiteId, VolumeId, WallMs,
@@ -87,6 +88,7 @@ pub(crate) fn status(volume: VolumeId, size: u64, policy: Policy, peer: Option<S
         not_protected_because: "there is no peer".to_owned(),
         forced_history: vec![],
         branches: 1,
+        promotable: Promotable { loss: Some(Loss::NOTHING), needs_word: false, waits_ms: 0, blockers: Vec::new() },
         oldest_disk_op_ms: 3,
         counters: Counters { writes: 5, refusals: 1, ..Counters::default() },
     }

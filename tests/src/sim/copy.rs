@@ -3,8 +3,10 @@
 use tidemark_core::config::{AckOn, Config};
 use tidemark_core::event::{Input, Output};
 use tidemark_core::node::{CreateParams, NewVolume, Node, OpenParams};
+use tidemark_core::plan::Plan;
 use tidemark_core::status::Status;
 use tidemark_core::types::{Lsn, Nanos, Position};
+use tidemark_core::verb::{Verb, VerbError};
 
 /// A copy of a volume as the world drives it.
 pub trait Copy: Sized {
@@ -26,6 +28,8 @@ pub trait Copy: Sized {
     fn appended(&self) -> Position;
     /// What is durable, as in the status.
     fn durable(&self) -> Lsn;
+    /// What a verb would do now.
+    fn plan(&self, now: Nanos, verb: &Verb) -> Result<Plan, VerbError>;
     /// Panics when an invariant is broken.
     fn check(&self);
 }
@@ -65,6 +69,10 @@ impl Copy for Node {
 
     fn durable(&self) -> Lsn {
         Node::durable(self)
+    }
+
+    fn plan(&self, now: Nanos, verb: &Verb) -> Result<Plan, VerbError> {
+        Node::plan(self, now, verb)
     }
 
     fn check(&self) {

@@ -108,6 +108,14 @@ kinds! {
     AckOnWrite,
     /// A request was sent to a site that does not serve.
     WrongSite,
+    /// A verb was foretold to be refused, and was.
+    ForetoldRefusal,
+    /// A promotion was foretold to lose nothing, and done.
+    ForetoldLossless,
+    /// A promotion was foretold to lose something, and done.
+    ForetoldLossy,
+    /// A promotion was foretold to lose nobody knows what, and done.
+    ForetoldUnproven,
     /// A question did not get to the witness, whose site was cut off from it.
     WitnessCut,
     /// The witness took what was about a lease, and not what was about K.

@@ -9,6 +9,7 @@ pub mod client;
 pub mod copy;
 pub mod disk;
 pub mod faults;
+pub mod foretold;
 pub mod group;
 pub mod image;
 pub mod judge;

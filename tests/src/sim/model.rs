@@ -48,6 +48,7 @@ struct Op {
     firm: u8,
     /// May have no effect at all.
     optional: bool,
+    sectors: u64,
 }
 
 /// What one site owes: operations that completed before `.1` in a history that line `.0` belongs to.
@@ -96,14 +97,26 @@ pub struct Model {
     opened_at: Vec<usize>,
     /// Lines that claim to have all that a site promised.
     claims: Vec<(LineId, usize)>,
+    /// Lines that were opened with a bound on what they lack.
+    bounds: Vec<Bound>,
     now: Seq,
+}
+
+/// Of what `site` had completed and promised before `heard`, no more than `bytes` are missing in `line`.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    line: LineId,
+    site: usize,
+    heard: Seq,
+    bytes: u64,
 }
 
 impl Model {
     /// A volume of `sectors` sectors; the first `adopted` hold the pattern of operation 0, the others zeros. Room for growth
     /// up to `max_sectors`.
     pub fn new(adopted: u64, max_sectors: u64) -> Self {
-        let always = |effect| Op { effect, issue: 0, done: Some(0), alive: !0, born: 0, firm: 3, optional: false };
+        let always =
+            |effect| Op { effect, issue: 0, done: Some(0), alive: !0, born: 0, firm: 3, optional: false, sectors: 0 };
         Self {
             ops: vec![always(Effect::Pattern), always(Effect::Zeros)],
             history: vec![Vec::new(); max_sectors as usize],
@@ -114,8 +127,14 @@ impl Model {
             parents: Vec::new(),
             opened_at: Vec::new(),
             claims: Vec::new(),
+            bounds: Vec::new(),
             now: 1,
         }
+    }
+
+    /// This moment, to compare with.
+    pub fn now(&self) -> Seq {
+        self.now
     }
 
     fn tick(&mut self) -> Seq {
@@ -150,8 +169,17 @@ impl Model {
 
     fn issue(&mut self, line: LineId, sectors: std::ops::Range<u64>, effect: Effect, optional: bool) -> OpId {
         let id = self.ops.len() as OpId;
-        let issue = self.tick();
-        self.ops.push(Op { effect, issue, done: None, alive: 1 << line, born: line, firm: 0, optional });
+        let (issue, count) = (self.tick(), sectors.end - sectors.start);
+        self.ops.push(Op {
+            effect,
+            issue,
+            done: None,
+            alive: 1 << line,
+            born: line,
+            firm: 0,
+            optional,
+            sectors: count,
+        });
         for sector in sectors {
             self.history[sector as usize].push(id);
         }
@@ -320,6 +348,35 @@ impl Model {
         self.claims.push((line, site));
     }
 
+    /// Whoever opened `line` claims that of what `site` had promised before `heard` no more than `bytes` are missing.
+    pub fn bound(&mut self, line: LineId, site: usize, heard: Seq, bytes: u64) {
+        self.bounds.push(Bound { line, site, heard, bytes });
+    }
+
+    /// What is missing is no more than was said.
+    fn check_bounds(&self, line: LineId, lost: &[OpId]) -> Result<(), String> {
+        for bound in self.bounds.iter().filter(|b| b.line == line) {
+            let known = |op: &&OpId| self.ops[**op as usize].done.is_some_and(|done| done <= bound.heard);
+            let owed = |op: &&OpId| self.owed_at_every_opening(**op, line, bound.site, Self::owed_for_ever).is_err();
+            let is_sure = |op: &&OpId| !self.ops[**op as usize].optional;
+            let missing: Vec<OpId> = lost.iter().filter(is_sure).filter(known).filter(owed).copied().collect();
+            let bytes: u64 = missing.iter().map(|op| self.bytes_of(*op)).sum();
+            if bytes > bound.bytes || (bound.bytes == 0 && !missing.is_empty()) {
+                return Err(format!(
+                    "{} bytes were said to be missing of what site {} had written when it was last heard, and {bytes} are:                      operations {missing:?}",
+                    bound.bytes, bound.site
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that an operation takes in a log at least.
+    fn bytes_of(&self, op: OpId) -> u64 {
+        let o = &self.ops[op as usize];
+        if o.effect == Effect::Pattern { o.sectors * 512 } else { 0 }
+    }
+
     /// Judges the whole content with which `line` opened at `site`, and settles what the line inherited. `trusted` is false
     /// when the site's own medium lies and nothing else was asked: then its promises do not count, the rest does.
     pub fn check_opening(
@@ -343,6 +400,9 @@ impl Model {
                     owed.map_err(|why| format!("nothing was said to be lost, but {why}"))?;
                 }
             }
+        }
+        if trusted {
+            self.check_bounds(line, &lost)?;
         }
         for op in lost {
             self.ops[op as usize].alive &= !(1u128 << line);

@@ -471,6 +471,7 @@ impl<C: Copy> World<C> {
             waiting.purpose,
             told(&result)
         );
+        self.judge_foretold(site, id, &result);
         match result {
             Ok(ok) => self.achieved(site, waiting.purpose, ok),
             Err(error) => self.declined(site, waiting.purpose, &error),

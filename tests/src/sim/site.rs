@@ -6,8 +6,9 @@ use tidemark_core::status::{Role, Status};
 use tidemark_core::types::{BootId, Epoch, GenId, Incarnation, Lsn, Nanos, NodeId, Nonce, SiteId};
 
 use crate::sim::disk::Disk;
+use crate::sim::foretold::Foretelling;
 use crate::sim::group::Bases;
-use crate::sim::model::LineId;
+use crate::sim::model::{LineId, Seq};
 
 /// A monotonic clock that starts anywhere and runs at its own rate.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +73,8 @@ pub struct Site<C> {
     pub clock: Clock,
     /// The kernel's boot.
     pub boot: BootId,
-    /// Facts that the process has not taken yet.
-    pub inbox: Vec<Input>,
+    /// Facts that the process has not taken yet, and what the model knew when they came about.
+    pub inbox: Vec<(Input, Seq)>,
     /// A wake-up is scheduled.
     pub waking: bool,
     /// When the next tick is due, in true time.
@@ -108,6 +109,8 @@ pub struct Site<C> {
     pub misled: bool,
     /// The K in which the other side last asked it to be, and the durable tail that this takes.
     pub asked_to_join: Option<(Epoch, Nonce, Lsn)>,
+    /// What the process foretold of the verbs that it was asked.
+    pub foretelling: Foretelling,
 }
 
 impl<C> Site<C> {

@@ -18,7 +18,7 @@ use crate::sim::copy::Copy;
 use crate::sim::disk::{Crash, Env};
 use crate::sim::faults::{Fault, Fired, Rates};
 use crate::sim::group::Group;
-use crate::sim::model::{LineId, Model};
+use crate::sim::model::{LineId, Model, Seq};
 use crate::sim::net::{Arrival, Net};
 use crate::sim::operator::Operator;
 use crate::sim::rng::Rng;
@@ -41,7 +41,7 @@ pub enum Ev {
     /// A disk operation ends.
     Disk(usize, u32, u64),
     /// A message arrives.
-    Arrive(ConnId, usize, Box<Message>),
+    Arrive(ConnId, usize, Box<Message>, Seq),
     /// An end learns that a stream is up.
     Up(ConnId, usize),
     /// An end learns that a stream is gone.
@@ -165,6 +165,7 @@ impl<C: Copy> World<C> {
             clock: Clock::new(0, 0, 1_000_000),
             boot: BootId(rng.id()),
             inbox: Vec::new(),
+            foretelling: Default::default(),
             waking: false,
             tick_at: None,
             created: false,
@@ -268,7 +269,7 @@ impl<C: Copy> World<C> {
             Ev::Tick(site, instance) if self.sites[site].instance == instance => self.tick(site),
             Ev::Disk(site, instance, id) if self.sites[site].instance == instance => self.disk_ended(site, id),
             Ev::Wake(..) | Ev::Tick(..) | Ev::Disk(..) => {}
-            Ev::Arrive(conn, to, message) => self.arrive(conn, to, message),
+            Ev::Arrive(conn, to, message, sent) => self.arrive(conn, to, message, sent),
             Ev::Up(conn, side) => self.up(conn, side),
             Ev::Down(conn, side) => self.down(conn, side),
             Ev::Dial => self.dial(),
@@ -352,6 +353,7 @@ impl<C: Copy> World<C> {
         s.node = None;
         s.instance += 1;
         s.inbox.clear();
+        s.foretelling.forget();
         s.waking = false;
         s.tick_at = None;
         s.since = self.now;
@@ -376,6 +378,7 @@ impl<C: Copy> World<C> {
         s.node = None;
         s.instance += 1;
         s.inbox.clear();
+        s.foretelling.forget();
         s.waking = false;
         s.tick_at = None;
         s.since = self.now;
@@ -386,11 +389,15 @@ impl<C: Copy> World<C> {
 
     /// Gives a process a fact; it takes it a moment later, together with others.
     pub(super) fn tell(&mut self, site: usize, input: Input) {
+        self.tell_of(site, input, self.model.now());
+    }
+
+    fn tell_of(&mut self, site: usize, input: Input, sent: Seq) {
         let s = &mut self.sites[site];
         if s.node.is_none() {
             return;
         }
-        s.inbox.push(input);
+        s.inbox.push((input, sent));
         if !s.waking {
             s.waking = true;
             let instance = s.instance;
@@ -420,7 +427,8 @@ impl<C: Copy> World<C> {
         s.waking = false;
         let local = s.clock.at(now);
         let Some(node) = &mut s.node else { return };
-        for input in s.inbox.drain(..) {
+        for (input, sent) in s.inbox.drain(..) {
+            s.foretelling.before(now, local, node, &input, sent);
             node.handle(local, input);
         }
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -698,7 +706,7 @@ impl<C: Copy> World<C> {
         self.judge_joining(site, &message);
         let now = self.now;
         if let Some(at) = self.net.conn(conn).and_then(|c| c.arrival(to, now, delay)) {
-            self.at(at, Ev::Arrive(conn, to, Box::new(message)));
+            self.at(at, Ev::Arrive(conn, to, Box::new(message), self.model.now()));
         }
     }
 
@@ -722,7 +730,7 @@ impl<C: Copy> World<C> {
         }
     }
 
-    fn arrive(&mut self, conn: ConnId, to: usize, message: Box<Message>) {
+    fn arrive(&mut self, conn: ConnId, to: usize, message: Box<Message>, sent: Seq) {
         let (now, instance) = (self.now, self.sites[to].instance);
         let Some(c) = self.net.conn(conn) else { return };
         if c.instance[to] != instance {
@@ -730,13 +738,13 @@ impl<C: Copy> World<C> {
         }
         match c.arrive(to, now) {
             Arrival::Lost => {}
-            Arrival::Later(at) => self.at(at, Ev::Arrive(conn, to, message)),
+            Arrival::Later(at) => self.at(at, Ev::Arrive(conn, to, message, sent)),
             Arrival::Now => {
                 if self.net.is_replaced(conn, to) {
                     self.fired.hit(Fault::StaleMessage);
                 }
                 self.heed(to, &message);
-                self.tell(to, Input::PeerMessage(conn, *message));
+                self.tell_of(to, Input::PeerMessage(conn, *message), sent);
             }
         }
     }

@@ -10,9 +10,6 @@ use crate::planted::{Planted, planted};
 use crate::ship::sender::Source;
 use crate::types::{Lsn, Nanos};
 
-/// Samples of "when was it written" kept for the RPO.
-const MAX_WRITTEN: usize = 4096;
-
 impl Node {
     /// Slots, frames and syncs.
     pub(super) fn pump_log(&mut self, now: Nanos) {
@@ -99,15 +96,8 @@ impl Node {
             }
         }
         let bytes = (placed.header.padded_bytes() + placed.header.payload_bytes()) as u64;
-        self.written_bytes += bytes;
         self.appended_bytes += bytes;
-        self.written_at.push_back((placed.header.last(), now, self.written_bytes));
-        if self.written_at.len() > MAX_WRITTEN {
-            // Keep every second of the older half: the RPO is then known a little less exactly, and memory is bounded.
-            let kept = self.written_at.iter().copied().enumerate();
-            let half = MAX_WRITTEN / 2;
-            self.written_at = kept.filter(|(i, _)| *i >= half || i % 2 == 0).map(|(_, w)| w).collect();
-        }
+        self.note_written(now, placed.header.last(), bytes);
         self.counters.frames += 1;
         if placed.change.is_some() && self.leads() {
             // A copy that is being seeded learns the new layout from the greeting: it gets no record of it.
@@ -198,17 +188,6 @@ impl Node {
         self.complete(done);
         if std::mem::take(&mut self.reads_may_go) {
             self.release_reads(now);
-        }
-    }
-
-    fn forget_written(&mut self) {
-        let known = match &self.link {
-            Some(link) if self.superblock.peer.is_some() => link.sender.durable(),
-            _ if self.superblock.peer.is_some() => return,
-            _ => self.log.durable(),
-        };
-        while self.written_at.front().is_some_and(|w| w.0 <= known) {
-            self.written_at.pop_front();
         }
     }
 }

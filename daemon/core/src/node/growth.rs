@@ -14,6 +14,13 @@ use crate::verb::VerbError;
 
 impl Node {
     pub(super) fn resize(&mut self, now: Nanos, id: VerbId, volume: VolumeId, size: u64) -> Result<(), VerbError> {
+        let wanted = self.judge_growth(volume, size)?;
+        self.space.take_room(&wanted);
+        self.make_layout(now, id, wanted)
+    }
+
+    /// The layout with one volume of another size.
+    pub(super) fn judge_growth(&self, volume: VolumeId, size: u64) -> Result<Layout, VerbError> {
         self.need_primary("a volume is resized at its primary")?;
         let present = self.space.layout.volume_size(volume).ok_or(LayoutError::Unknown(volume)).map_err(impossible)?;
         if !size.is_multiple_of(SECTOR as u64) || size < present {
@@ -24,18 +31,23 @@ impl Node {
             let why = "the volume ends inside a block of 4096 bytes that its device goes on behind: it cannot grow";
             return Err(VerbError::Invalid(why.into()));
         }
-        let wanted = self.space.layout.grown(volume, size).map_err(impossible)?;
+        self.space.layout.grown(volume, size).map_err(impossible)
+    }
+
+    pub(super) fn add_volume(&mut self, now: Nanos, id: VerbId, volume: VolumeId, size: u64) -> Result<(), VerbError> {
+        let Some(wanted) = self.judge_addition(volume, size)? else {
+            self.finish_verb(now, id);
+            return Ok(());
+        };
         self.space.take_room(&wanted);
         self.make_layout(now, id, wanted)
     }
 
-    pub(super) fn add_volume(&mut self, now: Nanos, id: VerbId, volume: VolumeId, size: u64) -> Result<(), VerbError> {
+    /// The layout with one volume more; `None`: it is there.
+    pub(super) fn judge_addition(&self, volume: VolumeId, size: u64) -> Result<Option<Layout>, VerbError> {
         self.need_primary("a volume is added to a group at its primary")?;
         match self.space.layout.volume_size(volume) {
-            Some(present) if present == size => {
-                self.finish_verb(now, id);
-                return Ok(());
-            }
+            Some(present) if present == size => return Ok(None),
             Some(_) => return Err(impossible(LayoutError::Exists(volume))),
             None => {}
         }
@@ -44,23 +56,41 @@ impl Node {
             let (state, hint) = ("being removed".into(), "wait until its base has left the group".into());
             return Err(VerbError::CopyState { state, hint });
         }
-        let wanted = self.space.layout.added(volume, size).map_err(impossible)?;
-        self.space.take_room(&wanted);
-        self.make_layout(now, id, wanted)
+        self.space.layout.added(volume, size).map_err(impossible).map(Some)
     }
 
     /// Needs no room, so nobody is asked.
     pub(super) fn remove_volume(&mut self, now: Nanos, id: VerbId, volume: VolumeId) -> Result<(), VerbError> {
+        match self.judge_removal(volume)? {
+            Some(wanted) => self.log_layout(now, id, wanted),
+            None => self.finish_verb(now, id),
+        }
+        Ok(())
+    }
+
+    /// The layout with one volume less; `None`: it is not there.
+    pub(super) fn judge_removal(&self, volume: VolumeId) -> Result<Option<Layout>, VerbError> {
         self.need_primary("a volume is removed from its group at its primary")?;
         if !self.space.layout.has(volume) {
-            self.finish_verb(now, id);
-            return Ok(());
+            return Ok(None);
         }
         self.need_no_change()?;
         let wanted = self.space.layout.without(volume).map_err(impossible)?;
         self.need_peer_that_knows(&wanted)?;
-        self.log_layout(now, id, wanted);
-        Ok(())
+        Ok(Some(wanted))
+    }
+
+    /// Both copies can come to have this layout; true when it is another one.
+    pub(super) fn judge_layout(&self, wanted: &Layout) -> Result<bool, VerbError> {
+        if *wanted == self.space.layout {
+            return Ok(false);
+        }
+        self.need_peer_that_knows(wanted)?;
+        let linked = self.link.as_ref().is_some_and(|l| l.hello.is_some());
+        match self.superblock.peer {
+            Some(site) if !linked => Err(VerbError::PeerUnproven { site }),
+            _ => Ok(true),
+        }
     }
 
     fn need_no_change(&self) -> Result<(), VerbError> {
@@ -87,14 +117,11 @@ impl Node {
     }
 
     fn make_layout(&mut self, now: Nanos, id: VerbId, wanted: Layout) -> Result<(), VerbError> {
-        if wanted == self.space.layout {
+        if !self.judge_layout(&wanted)? {
             self.finish_verb(now, id);
             return Ok(());
         }
-        self.need_peer_that_knows(&wanted)?;
-        let linked = self.link.as_ref().is_some_and(|l| l.hello.is_some());
         match self.superblock.peer {
-            Some(site) if !linked => return Err(VerbError::PeerUnproven { site }),
             Some(_) => {
                 let (size, layout) = (wanted.size(), self.said(&wanted));
                 self.wait(now, id, DEADLINE_MS, Pending::Grow { wanted });

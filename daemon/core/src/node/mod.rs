@@ -8,11 +8,14 @@
 mod acks;
 mod advance;
 mod arbitration;
+mod backlog;
 mod changes;
 mod growth;
 mod link;
 mod meta;
 mod open;
+mod oracle;
+mod plan;
 mod promotion;
 mod receive;
 mod regression;
@@ -255,8 +258,7 @@ pub struct Node {
     closing_saved: bool,
     /// Was to be closed when a sealing took the log apart: goes on with that afterwards.
     close_after_cut: Option<VerbId>,
-    written_at: VecDeque<(Lsn, Nanos, u64)>,
-    written_bytes: u64,
+    written: backlog::Written,
     /// Bytes placed in the log that the floor's pace has not heard of yet.
     appended_bytes: u64,
     counters: Counters,

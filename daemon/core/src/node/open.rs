@@ -204,8 +204,7 @@ impl Node {
             reseed_wanted: false,
             closing_saved: false,
             close_after_cut: None,
-            written_at: Default::default(),
-            written_bytes: 0,
+            written: Default::default(),
             appended_bytes: 0,
             counters: Counters::default(),
             superblock: sb,
@@ -353,6 +352,7 @@ impl Node {
             None => Stage::Running,
         };
         self.identify_new_base(now);
+        self.count_recovered(now);
         if self.is_cut() {
             return;
         }

@@ -334,7 +334,6 @@ impl Node {
 
     /// True when the recovery that just ended was a cut.
     pub(super) fn is_cut(&mut self) -> bool {
-        self.written_at.clear();
         self.acks.forget_expected();
         let Some(sealing) = &mut self.sealing else { return false };
         sealing.phase = Phase::Clearing;

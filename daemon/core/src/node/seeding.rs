@@ -319,7 +319,7 @@ impl Node {
         self.committed = at.position.lsn;
         self.required = Lsn::ZERO;
         self.primary_durable_seen = Lsn::ZERO;
-        self.written_at.clear();
+        self.written.clear();
         self.acks.forget_expected();
         self.superblock.floor = at;
         self.superblock.floor_target = at.position.lsn;

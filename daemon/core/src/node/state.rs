@@ -40,14 +40,20 @@ impl Node {
             log_bytes: self.log.segments.slots() as u64 * self.superblock.slot_bytes,
             log_limit_bytes: self.superblock.policy.log_bytes,
             index_ranges: self.index.len() as u64,
-            requests: (self.acks.len() + self.parked.len() + self.held.len() + self.waiting_reads.len()) as u64,
+            requests: self.waiting_requests(),
             protected: why.is_empty(),
             not_protected_because: why,
             forced_history: self.superblock.forced.clone(),
             branches: self.superblock.branches,
+            promotable: self.promotable(now),
             oldest_disk_op_ms: oldest,
             counters: Counters { syncs, ..self.counters },
         }
+    }
+
+    /// Requests that were not answered yet.
+    pub(super) fn waiting_requests(&self) -> u64 {
+        (self.acks.len() + self.parked.len() + self.held.len() + self.waiting_reads.len()) as u64
     }
 
     /// Its role.
@@ -180,20 +186,6 @@ impl Node {
     /// Progress of seeding the peer: bytes looked at in this pass, bytes of the pass, pass.
     pub fn seeding_peer(&self) -> Option<(u64, u64, u32)> {
         self.seeder.as_ref().map(|s| (s.done_bytes.min(s.total_bytes), s.total_bytes, s.pass))
-    }
-
-    /// Bytes and age of what the peer does not have durable.
-    pub(super) fn backlog(&self, now: Nanos) -> (u64, u64) {
-        if self.superblock.peer.is_none() || self.k.primary != Some(self.site) {
-            return (0, 0);
-        }
-        match self.written_at.front() {
-            Some((_, at, before)) => {
-                let bytes = self.written_bytes - before + 1;
-                (bytes + self.log.pending_bytes(), now.since(*at) / 1_000_000)
-            }
-            None => (self.log.pending_bytes(), 0),
-        }
     }
 
     /// Empty when a loss of the primary's site would lose no acknowledged flush (sync), or no more than the target (async).

@@ -1,13 +1,14 @@
 //! Verbs: what an operator asks. Each ends by its deadline at the latest, whatever the peer does.
 
-use crate::config::{Config, Mode, Policy};
+use crate::config::{Config, Policy};
 use crate::event::{Output, VerbId};
 use crate::format::superblock::CopyFlag;
 use crate::group;
 use crate::layout::Layout;
 use crate::node::meta::{AfterK, AfterSuperblock};
-use crate::node::promotion::{Bounds, Loss};
-use crate::node::{Node, Stage};
+use crate::node::oracle::Bounds;
+use crate::node::{Node, Stage, plan};
+use crate::plan::Loss;
 use crate::ship::Message;
 use crate::ship::gate::Gate;
 use crate::ship::sender::Source;
@@ -64,10 +65,7 @@ impl Node {
                 Verb::Close => {}
                 // Who fails over has no time to try again.
                 Verb::Promote { .. } => return self.wait(now, id, DEADLINE_MS, Pending::Recovered(verb)),
-                _ => {
-                    let (state, hint) = ("opening".into(), "try again in a moment".into());
-                    return self.end_verb(id, Err(VerbError::CopyState { state, hint }));
-                }
+                _ => return self.end_verb(id, Err(plan::opening())),
             }
         }
         self.begin_verb(now, id, verb);
@@ -130,7 +128,7 @@ impl Node {
         self.verbs.push(PendingVerb { id, deadline: now.after_ms(ms), kind });
     }
 
-    fn role_error(&self, hint: &str) -> VerbError {
+    pub(super) fn role_error(&self, hint: &str) -> VerbError {
         VerbError::Role { role: self.role_name().into(), hint: hint.into() }
     }
 
@@ -141,27 +139,14 @@ impl Node {
     // ---- demote -------------------------------------------------------------------------------------------------------
 
     fn demote(&mut self, now: Nanos, id: VerbId, force: bool) -> Result<(), VerbError> {
-        match self.role {
-            Role::Secondary | Role::Fenced(_) => {
-                self.finish_verb(now, id);
-                return Ok(());
-            }
-            Role::Primary => {}
-            Role::Suspended(_) if force => {}
-            Role::Suspended(_) => return Err(self.role_error("use --force to fail what is queued")),
-        }
-        if self.change.is_some() || self.is_persisting_k() || self.arbiter.is_deciding() {
-            let (state, hint) = ("changing".into(), "try again in a moment".into());
-            return Err(VerbError::CopyState { state, hint });
-        }
-        if self.failed {
-            let (state, hint) = ("failed".into(), "nothing can be recorded here: open the copy again first".into());
-            return Err(VerbError::CopyState { state, hint });
+        if !self.judge_demotion(force)? {
+            self.finish_verb(now, id);
+            return Ok(());
         }
         if force {
             self.stop_serving();
         }
-        let served = matches!(self.role, Role::Primary | Role::Suspended(SuspendReason::LeaseLost));
+        let served = self.served();
         self.opening = None;
         self.set_role(Role::Suspended(SuspendReason::User));
         self.wait(now, id, DEADLINE_MS, Pending::Demote { served });
@@ -203,12 +188,7 @@ impl Node {
     // ---- policy, peer -------------------------------------------------------------------------------------------------
 
     fn set_policy(&mut self, now: Nanos, id: VerbId, policy: Policy) -> Result<(), VerbError> {
-        if self.k.primary != Some(self.site) {
-            return Err(self.role_error("the policy is changed at the primary"));
-        }
-        if policy.mode != Mode::Async && self.superblock.peer.is_none() {
-            return Err(VerbError::NoPeer(policy.mode));
-        }
+        self.judge_policy(&policy)?;
         self.superblock.policy = policy;
         self.arbiter.flapping.clear();
         if let Some(link) = &mut self.link {
@@ -241,15 +221,9 @@ impl Node {
     }
 
     fn set_peer(&mut self, now: Nanos, id: VerbId, peer: Option<SiteId>) -> Result<(), VerbError> {
-        if peer == self.superblock.peer {
+        if !self.judge_peer(peer)? {
             self.finish_verb(now, id);
             return Ok(());
-        }
-        if self.superblock.peer.is_some_and(|old| self.k.has(old)) {
-            return Err(VerbError::Invalid("the present peer is in S: set mode async first".into()));
-        }
-        if peer == Some(self.site) {
-            return Err(VerbError::Invalid("a site cannot be its own peer".into()));
         }
         if let Some(link) = self.link.take() {
             self.out.push(Output::Close(link.conn, crate::event::CloseReason::Closing));
@@ -264,17 +238,11 @@ impl Node {
 
     /// A human says that the peer is stopped: it leaves S (R4 by R19).
     fn drop_peer(&mut self, now: Nanos, id: VerbId, word: Assertion) -> Result<(), VerbError> {
-        if self.k.primary != Some(self.site) || !self.role.serves() {
-            return Err(self.role_error("only the primary can leave its peer out of S"));
-        }
-        if self.is_persisting_k() {
-            let (state, hint) = ("changing".into(), "try again in a moment".into());
-            return Err(VerbError::CopyState { state, hint });
-        }
-        if let Some(epoch) = self.replaced_by(now) {
+        let judged = self.judge_drop_peer(now);
+        if let Some(epoch) = self.replaced_by(now).filter(|_| self.may_drop_peer().is_ok()) {
             self.fence(now, epoch);
-            return Err(self.role_error("the witness names another primary: this site was replaced"));
         }
+        judged?;
         self.record_assertion(word);
         self.change = None;
         let nonce = self.new_nonce();
@@ -288,27 +256,14 @@ impl Node {
     // ---- the others ---------------------------------------------------------------------------------------------------
 
     fn verify_verb(&mut self, id: VerbId) -> Result<(), VerbError> {
-        self.need_primary("copies are compared at the primary")?;
-        self.begin_verify(id)
+        self.judge_verify()?;
+        self.begin_verify(id);
+        Ok(())
     }
 
     fn reseed(&mut self, now: Nanos, id: VerbId) -> Result<(), VerbError> {
-        let gave_way = self.diverged.is_some() || matches!(self.role, Role::Fenced(_));
-        if self.leads() || (self.k.primary == Some(self.site) && !gave_way) {
-            return Err(self.role_error("only a copy that does not serve can be given up"));
-        }
-        if self.k.sites.len() > 1 && self.k.has(self.site) && self.is_sound() {
-            return Err(VerbError::CopyState {
-                state: "a member of S".into(),
-                hint: "every flush waits for it: leave it out of S first (at the primary: mode async, or drop-peer)"
-                    .into(),
-            });
-        }
-        if self.is_persisting_k() {
-            let (state, hint) = ("changing".into(), "try again in a moment".into());
-            return Err(VerbError::CopyState { state, hint });
-        }
-        let sealable = self.superblock.flag == CopyFlag::Diverged || self.diverged.is_some();
+        self.judge_reseed()?;
+        let sealable = self.has_own_suffix();
         self.reseed_wanted = true;
         if sealable {
             // The suffix is sealed first; where it can be, the copy goes back to the common point instead of starting over.
@@ -329,12 +284,7 @@ impl Node {
     }
 
     fn release(&mut self, now: Nanos, id: VerbId) -> Result<(), VerbError> {
-        self.need_primary("a volume is released at its primary")?;
-        if self.k.sites.len() > 1 || self.superblock.peer.is_some() {
-            return Err(VerbError::Invalid(
-                "the volume still has a peer: set mode async and forget the peer first".into(),
-            ));
-        }
+        self.judge_release()?;
         self.set_role(Role::Suspended(SuspendReason::User));
         self.wait(now, id, DRAIN_DEADLINE_MS, Pending::Release);
         Ok(())
@@ -389,7 +339,7 @@ impl Node {
 
     fn end_waiting_verbs(&mut self) {
         for verb in std::mem::take(&mut self.verbs) {
-            self.end_verb(verb.id, Err(VerbError::Interrupted("the copy is closed".into())));
+            self.end_verb(verb.id, Err(plan::closed()));
         }
     }
 
@@ -445,10 +395,9 @@ impl Node {
                 self.end_verb(verb.id, Err(error));
                 return None;
             }
-            Pending::Drain if let Some(state) = self.floor_stands() => {
+            Pending::Drain if let Err(why) = self.judge_draining() => {
                 self.draining = None;
-                let hint = "its base cannot be brought up to its log".into();
-                self.end_verb(verb.id, Err(VerbError::CopyState { state: state.into(), hint }));
+                self.end_verb(verb.id, Err(why));
                 return None;
             }
             Pending::Drain if self.draining.is_none() => {
@@ -529,6 +478,6 @@ impl Node {
 }
 
 /// A verb that a person's assertion about the other site goes with.
-fn is_by_word(verb: &Verb) -> bool {
+pub(super) fn is_by_word(verb: &Verb) -> bool {
     matches!(verb, Verb::Promote { assert_peer_fenced: Some(_), .. } | Verb::DropPeer(_))
 }

@@ -37,7 +37,8 @@ pub(super) struct Verify {
 }
 
 impl Node {
-    pub(super) fn begin_verify(&mut self, verb: VerbId) -> Result<(), VerbError> {
+    pub(super) fn judge_verify(&self) -> Result<(), VerbError> {
+        self.need_primary("copies are compared at the primary")?;
         let streams = self.link.as_ref().is_some_and(|l| l.sender.source == Source::Stream);
         if !streams || self.seeder.is_some() {
             let (state, hint) = ("not streaming to its peer".into(), "wait until it is in step".into());
@@ -46,6 +47,10 @@ impl Node {
         if self.verify.is_some() {
             return Err(VerbError::Invalid("a comparison is already under way".into()));
         }
+        Ok(())
+    }
+
+    pub(super) fn begin_verify(&mut self, verb: VerbId) {
         self.verify = Some(Verify {
             verb,
             next: 0,
@@ -58,7 +63,6 @@ impl Node {
             next_id: 1,
             differing: Vec::new(),
         });
-        Ok(())
     }
 
     pub(super) fn pump_verify(&mut self, now: Nanos) {

@@ -11,6 +11,7 @@ use tidemark_core::event::{
 use tidemark_core::group::lease::Terms;
 use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
+use tidemark_core::plan::Plan;
 use tidemark_core::ship::{Hello, Message};
 use tidemark_core::status::Status;
 use tidemark_core::types::{
@@ -452,6 +453,11 @@ impl Pair {
     /// What a copy says of itself.
     pub fn status(&self, site: usize) -> Status {
         self.copies[site].node.as_ref().map(|n| n.status(self.now)).expect("the copy is open")
+    }
+
+    /// What a verb would do.
+    pub fn plan(&self, site: usize, verb: &Verb) -> Result<Plan, VerbError> {
+        self.copies[site].node.as_ref().expect("the site is up").plan(self.now, verb)
     }
 
     /// Does all that follows from what was told.

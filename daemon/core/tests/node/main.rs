@@ -6,6 +6,7 @@ mod bench;
 mod full;
 mod groups;
 mod matrix;
+mod oracle;
 mod regress;
 mod reseed;
 mod sealing;

@@ -30,7 +30,7 @@ fn without_witness() -> Terms {
 }
 
 /// How long a person's word waits for what the witness knows; and how old that may be.
-const WORD_MS: u64 = 3_000;
+pub(super) const WORD_MS: u64 = 3_000;
 /// What the witness says against an aim is asked for again after this time at the latest.
 const MAX_REST_NS: u64 = 60_000_000_000;
 
@@ -144,6 +144,11 @@ impl Arbiter {
     pub(super) fn hurry(&mut self) {
         self.now_fit();
         self.ballot.hurry();
+    }
+
+    /// What the witness was last seen to hold against what this copy wants.
+    pub(super) fn unfit(&self) -> Option<Unfit> {
+        self.unfit
     }
 
     /// A K was accepted that is not in force here yet, or one may be accepted any moment.

@@ -43,11 +43,17 @@ impl Node {
         }
     }
 
-    /// Whether a person's word is to wait: the witness may hold a K that is newer than this copy's.
-    pub(in crate::node) fn word_waits(&mut self, now: Nanos) -> bool {
-        let arbiter = &mut self.arbiter;
+    /// The witness may hold a K that is newer than this copy's: a person's word would ask it first.
+    pub(in crate::node) fn word_would_wait(&self, now: Nanos) -> bool {
+        let arbiter = &self.arbiter;
         let is_known = arbiter.held_of_late(now).is_some() && !arbiter.ballot.is_open();
-        let is_unknown = arbiter.terms.is_some() && !is_known;
+        arbiter.terms.is_some() && !is_known
+    }
+
+    /// Whether a person's word is to wait for what the witness holds.
+    pub(in crate::node) fn word_waits(&mut self, now: Nanos) -> bool {
+        let is_unknown = self.word_would_wait(now);
+        let arbiter = &mut self.arbiter;
         if is_unknown && arbiter.word_until.is_none() {
             arbiter.word_until = Some(now.after_ms(WORD_MS));
             arbiter.hurry();
