@@ -97,6 +97,13 @@ impl Group {
         for _ in 0..rng.between(2, 6) {
             plan.push((rng.below(requests), Step::Regroup));
         }
+        // Of what changed right before a site is lost the other one may know nothing.
+        let lost = plan.iter().filter(|(_, step)| matches!(step, Step::Failover { .. })).map(|(at, _)| *at);
+        for at in lost.collect::<Vec<_>>() {
+            for _ in 0..rng.below(3) {
+                plan.push((at.saturating_sub(rng.between(1, 4)), Step::Regroup));
+            }
+        }
         plan.sort_by_key(|(at, _)| *at);
         let begins = Layout::new(runs).ok()?;
         Some(Box::new(Self { rng, begins, leaving: None }))
@@ -164,6 +171,7 @@ impl<C: Copy> World<C> {
             true => Vec::new(),
             false => bases.bytes.keys().copied().filter(|v| known(v) && !base.has(*v)).collect(),
         };
+        let missing = base.volumes().into_iter().find(|volume| !bases.bytes.contains_key(volume));
         bases.made.retain(|(_, volume), _| !gone.contains(volume));
         bases.bytes.retain(|volume, _| !gone.contains(volume));
         for extent in base.extents().iter().filter(|e| !e.is_hole()) {
@@ -179,6 +187,9 @@ impl<C: Copy> World<C> {
         }
         s.disk.compose(base.clone());
         (bases.layout, bases.composed) = (layout, base);
+        if let Some(volume) = missing {
+            self.fail(format!("{}: the base is to be composed of {volume}, whose own was given up", name(site)));
+        }
         note!(self, [60, site], "{} is composed of {:?}", name(site), self.sites[site].bases);
     }
 

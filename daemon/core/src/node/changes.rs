@@ -50,6 +50,9 @@ impl Node {
                 // What only has to be asked is asked at once: nothing else may come to wake this copy.
                 self.pump_again |= self.change.is_some() && !self.is_persisting_k();
             }
+            Some(Change::Expand { asked: false, .. }) if let Some(hello) = self.left_behind() => {
+                self.takes_back_expand(now, &hello);
+            }
             Some(Change::Expand { config, tail, asked: false }) => self.continue_expand(config, tail),
             Some(_) => {}
         }
@@ -134,9 +137,11 @@ impl Node {
 
     /// K lists a peer that never persisted it and was given up meanwhile: it joins again when it was seeded. While it says that it
     /// needs that it refuses every EXPAND, and none can be on its way to its disk: a copy is not given up then.
+    ///
+    /// So does one that the log lost in the moment in which K got it: it was not asked yet.
     pub(super) fn takes_back_expand(&mut self, now: Nanos, hello: &Hello) -> bool {
         let is_expand = matches!(self.change, None | Some(Change::Expand { .. }));
-        if hello.config.has(hello.site) || !is_expand || self.arbiter.is_deciding() {
+        if hello.config.has(hello.site) || !is_expand || self.arbiter.is_deciding() || self.is_persisting_k() {
             return false;
         }
         let nonce = self.new_nonce();
@@ -144,6 +149,12 @@ impl Node {
         self.change = Some(Change::Local);
         self.persist_k(now, config, AfterK::Change);
         true
+    }
+
+    /// The peer has to be seeded before it can be asked anything.
+    fn left_behind(&self) -> Option<Hello> {
+        let link = self.link.as_ref().filter(|l| l.sender.source == Source::Probe)?;
+        link.hello.as_deref().filter(|hello| hello.needs_seed).cloned()
     }
 
     fn boundary_below(&self, lsn: Lsn) -> Option<Boundary> {

@@ -115,7 +115,7 @@ impl Node {
         self.superblock.history = self.history.entries().to_vec();
         let content = self.superblock.encode();
         let (kind, file) = (self.superblock.kind(), FileRef::Superblock);
-        self.space.on_saving(&self.superblock.layout);
+        self.space.on_saving(&self.superblock.layout, self.superblock.floor.position.lsn);
         self.superblock_file.write(now, kind, file, Route::SuperblockWrite, &content, &mut self.out);
     }
 

@@ -22,13 +22,13 @@ impl Node {
         word: Option<Assertion>,
         bounds: Bounds,
     ) -> Result<(), VerbError> {
-        self.arbiter.flapping.clear();
         let judged = self.judge_promotion(now, word.is_some());
         if let Some(epoch) = self.replaced_by_now(now, word.is_some()) {
             self.fence(now, epoch);
         }
         let Judgement { way, loss, .. } = judged?;
         bounds.accept(&loss)?;
+        self.arbiter.flapping.clear();
         match way {
             Way::Serves => self.end_verb(id, Ok(loss.promoted(self.log.end().position.lsn))),
             Way::HandOver { to_stay, both } => self.ask_handover(now, id, to_stay, both),

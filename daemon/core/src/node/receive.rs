@@ -188,7 +188,9 @@ impl Node {
     /// No room can be made for a frame that waits for it.
     pub(super) fn peer_needs_room(&mut self) {
         let next = self.link.as_ref().and_then(|l| l.backlog.front());
-        if matches!(next, Some(Message::Append(_))) && !self.takes_live_frames() {
+        if matches!(next, Some(Message::Append(_) | Message::SeedBegin { .. } | Message::Base(_))) {
+            self.seeded = None;
+            self.alarm("no_base", "a base image of the group cannot be made as large as the primary's volume");
             self.hang_up(Refusal::Storage);
         }
     }

@@ -320,7 +320,7 @@ impl Node {
         let slots = slots.into_iter().map(|s| (s, bytes)).collect();
         self.index = Index::default();
         if !planted(Planted::LayoutKeptByACut) {
-            self.space.layout = self.superblock.layout.clone();
+            self.space.back_to(&self.superblock.layout);
         }
         let (recovery, step) = Recovery::begin(now, start, slots, &mut self.out);
         if let Stage::Closing(id) = self.stage {

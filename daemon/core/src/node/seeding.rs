@@ -29,7 +29,8 @@ impl Node {
 
     /// The peer needs its first content, or lies beyond the reach of the log.
     pub(super) fn want_seeding(&mut self, now: Nanos, hello: &Hello) {
-        if self.role != Role::Primary || !self.tell_k_first(hello) {
+        // A K on its way to the disk may be one that lists the peer.
+        if self.role != Role::Primary || self.is_persisting_k() || !self.tell_k_first(hello) {
             return;
         }
         let epoch = hello.config.epoch;

@@ -7,7 +7,7 @@ use crate::layout::Layout;
 use crate::log::Placed;
 use crate::node::{Node, Stage};
 use crate::planted::{Planted, planted};
-use crate::types::VolumeId;
+use crate::types::{BlockRange, Lsn, VolumeId};
 use crate::volume::index::Place;
 
 /// The space of a copy.
@@ -17,7 +17,10 @@ pub(super) struct Space {
     pub layout: Layout,
     /// That of the superblock which is durable, and of the one that is being written.
     saved: Layout,
-    saving: Layout,
+    saving: (Layout, Lsn),
+    /// What was in force before each record above the floor that removes a volume, oldest first: the floor may come to stand between
+    /// it and the record that added the volume, and the log may be cut there.
+    past: Vec<(Lsn, Layout)>,
     /// Bytes of the base of each volume, also of such as are no part of the group yet.
     pub bases: BTreeMap<VolumeId, u64>,
     /// Room is being made for this.
@@ -29,8 +32,9 @@ pub(super) struct Space {
 impl Space {
     /// That of a superblock as it was found, and as the shell is told first.
     pub fn new(layout: Layout, bases: impl IntoIterator<Item = (VolumeId, u64)>) -> Self {
-        let (saved, saving, told) = (layout.clone(), layout.clone(), (layout.clone(), layout.clone()));
-        Self { layout, saved, saving, bases: bases.into_iter().collect(), growing: None, told }
+        let (saved, saving) = (layout.clone(), (layout.clone(), Lsn::ZERO));
+        let told = (layout.clone(), layout.clone());
+        Self { layout, saved, saving, past: Vec::new(), bases: bases.into_iter().collect(), growing: None, told }
     }
 
     /// Bytes of a volume's base.
@@ -65,22 +69,43 @@ impl Space {
         }
     }
 
-    /// A superblock with this layout is being written.
-    pub fn on_saving(&mut self, layout: &Layout) {
-        self.saving = layout.clone();
+    /// A superblock with this layout is being written, for a base that holds the content at `floor`.
+    pub fn on_saving(&mut self, layout: &Layout, floor: Lsn) {
+        self.saving = (layout.clone(), floor);
     }
 
     /// It is durable.
     pub fn on_saved(&mut self) {
-        self.saved = self.saving.clone();
+        let (layout, floor) = &self.saving;
+        self.saved = layout.clone();
+        self.past.retain(|(lsn, _)| lsn > floor);
     }
 
-    /// What the base is composed of: what is in force, and what was removed as long as the superblock may still be opened with it.
-    pub fn base(&self) -> Layout {
-        match planted(Planted::BaseGivenUpTooEarly) {
-            true => self.layout.clone(),
-            false => self.layout.with_removed_of(&self.saved),
+    /// The log is read anew from the floor on, after it was cut: what the records that are left say is learnt again.
+    pub fn back_to(&mut self, layout: &Layout) {
+        self.layout = layout.clone();
+        self.past.clear();
+    }
+
+    /// A record of the log makes the layout this one; gives the blocks of what it removes.
+    fn on_change(&mut self, lsn: Lsn, layout: Layout) -> Vec<BlockRange> {
+        let removed = layout.removed_since(&self.layout);
+        let before = std::mem::replace(&mut self.layout, layout);
+        if !removed.is_empty() {
+            self.past.push((lsn, before));
         }
+        removed
+    }
+
+    /// What the base is composed of: what is in force, and what was removed as long as a superblock, of now or to come, may be opened
+    /// with it.
+    pub fn base(&self) -> Layout {
+        if planted(Planted::BaseGivenUpTooEarly) {
+            return self.layout.clone();
+        }
+        // From the newest on: where one of them has a volume no older one has another.
+        let older = self.past.iter().rev().map(|(_, layout)| layout).chain([&self.saved]);
+        older.fold(self.layout.clone(), |base, older| base.with_removed_of(older))
     }
 
     fn is_told(&self) -> bool {
@@ -112,11 +137,10 @@ impl Node {
     /// What a frame makes of the layout. What it removes reads as zeros from here on, whatever the log below it says.
     pub(super) fn learn_layout(&mut self, placed: &Placed) {
         let Some(change) = &placed.change else { return };
-        let layout = change.on(&self.space.layout);
-        for range in layout.removed_since(&self.space.layout) {
-            self.index.insert(range, placed.header.last(), Place::Zero);
+        let (lsn, layout) = (placed.header.last(), change.on(&self.space.layout));
+        for range in self.space.on_change(lsn, layout) {
+            self.index.insert(range, lsn, Place::Zero);
         }
-        self.space.layout = layout;
         self.tell_layout();
     }
 }

@@ -261,7 +261,10 @@ impl Copy {
     fn compose(&mut self, layout: &Layout, base: Layout) {
         if layout.extents().len() > 1 {
             self.make_room(layout);
-            self.make_room(&base);
+        }
+        for volume in base.volumes() {
+            let is_there = volume == VOLUME || self.bases.contains_key(&volume);
+            assert!(is_there, "the base of {volume} was given up, and the base is to be composed of it");
         }
         if let Some(before) = self.composed.replace(base.clone()) {
             self.bases.retain(|volume, _| base.has(*volume) || !before.has(*volume));

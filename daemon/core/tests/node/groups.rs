@@ -279,3 +279,29 @@ fn a_removal_reaches_a_peer_that_was_away_and_compares_as_equal() {
         "{end:?}"
     );
 }
+
+#[test]
+fn the_base_of_a_volume_that_came_and_went_above_the_floor_stays_as_long_as_the_floor_may_stop_in_between() {
+    let mut pair = Pair::new();
+    add(&mut pair, A, SECOND);
+    pair.write(A, BEHIND, 3);
+    remove(&mut pair, A, SECOND);
+    pair.pass(1_000);
+    for site in [A, B] {
+        let status = pair.status(site);
+        assert!(!status.layout.has(SECOND) && status.base_layout.has(SECOND), "no superblock knows of the removal");
+    }
+    // The log ends before the removal, as after a failover that cut it: the volume is there again.
+    for site in [A, B] {
+        pair.kill(site);
+        assert!(pair.copies[site].bases.contains_key(&SECOND));
+        pair.start(site);
+        assert!(pair.status(site).base_layout.has(SECOND));
+    }
+    pair.connect();
+    pair.pass(1_000);
+    drain(&mut pair);
+    for site in [A, B] {
+        assert!(!pair.copies[site].bases.contains_key(&SECOND));
+    }
+}
