@@ -80,6 +80,8 @@ impl<C: Copy> World<C> {
             }
             (Err(plan), _) => Some(format!("was foretold to be refused ({plan})")),
             (Ok(_), Err(VerbError::Interrupted(_))) => None,
+            // The plan waits for the witness, which may have said no in the very moment.
+            (Ok(plan), Err(VerbError::Unfit(_))) if !plan.waits.is_empty() => None,
             // What is judged at once was judged by the plan; a peer or a witness that was asked may refuse later.
             (Ok(plan), Err(_)) => (foretold.at == self.now).then(|| format!("was foretold to go on ({plan:?})")),
             (Ok(plan), Ok(ok)) => self.judge_loss(site, plan, ok, &foretold),
