@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tidemark_tests::agents::{Cli, NewVolume, Plan, Refused, Site, TwoSites, VolumeView};
@@ -156,6 +157,98 @@ fn joins(sites: &mut TwoSites) -> Result<()> {
     sites.b.start(&sites.stage)?;
     cli.wait_for("pg", "stream", PATIENCE, VolumeView::is_streaming)?;
     join(&cli, "late", "8Mi")
+}
+
+#[test]
+fn what_an_attempt_to_add_a_volume_left_when_it_was_killed_is_gone_and_the_next_one_holds_what_is_written() -> Result<()>
+{
+    let mut sites = pair("left")?;
+    let played = left(&mut sites);
+    told(&sites, played)
+}
+
+fn left(sites: &mut TwoSites) -> Result<()> {
+    const LEFT: &str = "6c656674-0000-4000-8000-000000000001";
+    let dirs = [&sites.a, &sites.b].map(|site| site.cli().show("pg").map(|view| view.directory()));
+    let stage = &sites.stage;
+    // Both know it, one has its base and opens that.
+    for (number, (site, dir)) in [&mut sites.a, &mut sites.b].into_iter().zip(dirs).enumerate() {
+        let dir = dir?;
+        site.stop()?;
+        let record = dir.join("volume.toml");
+        let text = fs::read_to_string(&record)?;
+        let volume = format!("id = \"{LEFT}\"\nname = \"late\"\ncreated_ms = 1\nfrontend = \"auto\"\npending = true\n");
+        fs::write(&record, format!("{text}\n[[volumes]]\n{volume}"))?;
+        if number == 0 {
+            fs::File::create_new(dir.join(format!("base-{LEFT}.img")))?.set_len(8 << 20)?;
+        }
+        site.start(stage)?;
+    }
+    let cli = sites.a.cli();
+    cli.wait_for("pg", "stream at the primary", PATIENCE, |view| view.is_streaming() && view.role() == "primary")?;
+    join(&cli, "late", "16Mi")?;
+    let view = cli.show("late")?;
+    ensure!(view.number("/sizeBytes") == 16 << 20, "{}", view.summary());
+    ensure!(!view.base_path().to_string_lossy().contains(LEFT), "the identity of the attempt before was used again");
+    let mut late = client(&cli, "late")?;
+    write(&mut late, 1234)?;
+    late.plain(Command::Flush, 0, 0)?;
+    drop(late);
+    cli.json(&["drain", "pg", "--timeout", "60s"])?;
+    for site in [&sites.a, &sites.b] {
+        let bases = bases(&site.cli().show("pg")?.directory())?;
+        ensure!(bases.len() == 2 && !bases.iter().any(|base| base.to_string_lossy().contains(LEFT)), "{bases:?}");
+    }
+    sites.a.kill();
+    sites.a.start(&sites.stage)?;
+    cli.wait_for("pg", "stream at the primary", PATIENCE, |view| view.is_streaming() && view.role() == "primary")?;
+    ensure!(read(&mut client(&cli, "late")?, 1234)? == 1234, "what was drained is not in the base");
+    ensure!(cli.verify("pg")?, "the copies differ");
+    Ok(())
+}
+
+/// The bases of further volumes of a copy.
+fn bases(dir: &Path) -> Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let is_base = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("base-"));
+    Ok(paths.into_iter().filter(is_base).collect())
+}
+
+#[test]
+fn a_volume_whose_addition_was_interrupted_keeps_its_base_until_it_is_known_not_to_join() -> Result<()> {
+    let mut sites = pair("interrupted")?;
+    let played = interrupted(&mut sites);
+    told(&sites, played)
+}
+
+fn interrupted(sites: &mut TwoSites) -> Result<()> {
+    let cli = sites.a.cli();
+    let dir = cli.show("pg")?.directory();
+    // The peer stops answering when the base is there: where it has answered already, the next one is tried.
+    for number in 0..30 {
+        let name = format!("late{number}");
+        let before = bases(&dir)?;
+        let (adding, added) = (sites.a.cli(), name.clone());
+        let adder = std::thread::spawn(move || join(&adding, &added, "8Mi"));
+        let until = Instant::now() + PATIENCE;
+        while bases(&dir)?.len() == before.len() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        sites.b.freeze();
+        let ended = adder.join().map_err(|_| anyhow::anyhow!("the adder panicked"));
+        let after = bases(&dir)?;
+        sites.b.thaw();
+        let Err(why) = ended? else { continue };
+        ensure!(format!("{why:#}").contains("ended before it was done"), "{why:#}");
+        ensure!(after.len() == before.len() + 1, "the base is gone, and its record may come");
+        cli.wait_for("pg", "stream", PATIENCE, VolumeView::is_streaming)?;
+        join(&cli, &name, "8Mi")?;
+        ensure!(bases(&dir)?.len() == before.len() + 1, "what the attempt before left is there still");
+        write(&mut client(&cli, &name)?, 3)?;
+        ensure!(cli.verify("pg")?, "the copies differ");
+        return Ok(());
+    }
+    anyhow::bail!("no addition was interrupted")
 }
 
 #[test]

@@ -23,12 +23,15 @@ impl Agent {
         let peer = new.peer.as_ref().map(|key| self.find_peer(key)).transpose()?;
         let peer = peer.as_ref().map(Peer::known_site).transpose()?;
         let _turn = self.creation_turn(new.group.as_ref().unwrap_or(&new.name)).await;
-        let (here, copy) = {
+        let copy = {
             let state = self.state();
-            let here = state.volumes.values().find(|v| v.name == new.name && !v.pending).map(|v| v.id);
             let copy = state.copies.values().find(|copy| new.group.as_ref() == Some(&copy.name));
-            (here, copy.map(|copy| copy.id))
+            copy.map(|copy| copy.id)
         };
+        if let Some(copy) = copy {
+            self.settle_left(copy, &new.name).await?;
+        }
+        let here = self.state().volumes.values().find(|v| v.name == new.name && !v.pending).map(|v| v.id);
         let Some(id) = here else {
             let id = match copy {
                 Some(copy) => self.add_volume(copy, new, peer).await?,

@@ -28,6 +28,8 @@ use crate::peer::control::{CallError, JoiningVolume, add_volume};
 /// How long the stream to a peer that is heard is waited for, and how often it is looked for.
 const LINKING: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
+/// How long what waits for the log may take to go through it, before what an attempt to add a volume left is removed.
+const SETTLING: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// Adds a volume to a group that is primary here.
@@ -53,12 +55,10 @@ impl Agent {
     }
 
     async fn do_add(&self, copy: VolumeId, new: NewVolume, peer: Option<SiteId>) -> Result<VolumeId, EngineError> {
-        let (group, shard, dir, pool, left) = {
+        let (group, shard, dir, pool) = {
             let state = self.state();
             let known = state.copies.get(&copy).ok_or_else(|| EngineError::NoVolume(copy.to_string()))?;
-            let left =
-                state.volumes.values().find(|entry| entry.copy == copy && entry.pending && entry.name == new.name);
-            (known.name.clone(), known.shard, known.dir.clone(), known.pool.clone(), left.map(|entry| entry.id))
+            (known.name.clone(), known.shard, known.dir.clone(), known.pool.clone())
         };
         let (size, base) = match &new.origin {
             Origin::Empty { size, base } => (*size, base.clone()),
@@ -70,28 +70,61 @@ impl Agent {
         if !differing.is_empty() {
             return Err(EngineError::Exists(format!("the volumes of group {group} share: {}", differing.join(", "))));
         }
-        let id = match left {
-            Some(id) => id,
-            None => VolumeId(random()?),
-        };
+        // Never that of an attempt before: its base may be open, and its record may still come.
+        let id = VolumeId(random()?);
         let layout = status
             .layout
             .added(id, size)
             .map_err(|error| EngineError::Invalid { field: "size", text: error.to_string() })?;
-        if left.is_none() {
-            self.list_joining(copy, id, &new).await?;
-        }
-        let made = self.join(At { volume: id, copy, shard }, &new.name, &dir, base, &layout, &status).await;
-        match made {
-            Ok(()) => {
-                self.take_layout(copy).await;
-                Ok(id)
+        self.list_joining(copy, id, &new).await?;
+        let at = At { volume: id, copy, shard };
+        let made = self.join(at, &new.name, &dir, base, &layout, &status).await;
+        match &made {
+            Err(error) if !may_come(error) => {
+                if let Err(error) = self.abandon(at).await {
+                    tracing::warn!(%id, %error, "what was made for a volume that did not join stays");
+                }
             }
-            Err(error) => {
-                self.abandon(At { volume: id, copy, shard }).await;
-                Err(error)
+            _ => self.take_layout(copy).await,
+        }
+        made.map(|()| id)
+    }
+
+    /// What an attempt before left of a volume of this name that was to join `copy`: from here on it is in the group, or gone.
+    pub(super) async fn settle_left(self: &Arc<Self>, copy: VolumeId, name: &Name) -> Result<(), EngineError> {
+        if self.left_over(copy, name).is_none() {
+            return Ok(());
+        }
+        let (agent, name) = (self.clone(), name.clone());
+        // As in `add_volume`.
+        let settled = self.runtime.spawn(async move {
+            let _turn = agent.changing(copy).await?;
+            match agent.left_over(copy, &name) {
+                Some(left) => agent.do_settle(left, &name).await,
+                None => Ok(()),
+            }
+        });
+        settled.await.map_err(failed)?
+    }
+
+    async fn do_settle(&self, left: At, name: &Name) -> Result<(), EngineError> {
+        let status = self.status_once_linked(left.copy, left.shard).await?;
+        if !status.layout.has(left.volume) {
+            may_change(&status)?;
+            // Its record may still wait for room in the log: not after everything that waits has gone through it.
+            let drained = self.verb_on(left.copy, left.shard, Verb::Drain);
+            match tokio::time::timeout(SETTLING, drained).await {
+                Ok(drained) => drop(drained?),
+                Err(_) => return Err(stays(name, "its record may still wait for room in the log")),
             }
         }
+        self.abandon(left).await.map_err(|error| stays(name, &error.to_string()))
+    }
+
+    fn left_over(&self, copy: VolumeId, name: &Name) -> Option<At> {
+        let state = self.state();
+        let left = state.volumes.values().find(|entry| entry.copy == copy && entry.pending && entry.name == *name);
+        left.and_then(|entry| state.at(entry))
     }
 
     /// The status of a copy, once the stream to its peer is up: right after the group was made that takes a moment. Waits only for a
@@ -172,27 +205,31 @@ impl Agent {
     }
 
     /// A volume that did not join is forgotten, unless it did after all.
-    async fn abandon(&self, at: At) {
-        let joined = self.status_of(at.copy, at.shard).await.map(|status| status.layout.has(at.volume));
-        if joined.unwrap_or(true) {
-            return self.take_layout(at.copy).await;
+    ///
+    /// # Errors
+    /// When nobody knows yet whether it did, or something of it cannot be removed.
+    async fn abandon(&self, at: At) -> Result<(), EngineError> {
+        let status = self.status_of(at.copy, at.shard).await?;
+        if status.layout.has(at.volume) {
+            self.take_layout(at.copy).await;
+            return Ok(());
         }
-        self.forget_volume(at).await;
+        if !matches!(status.copy, CopyState::Current | CopyState::CatchingUp | CopyState::Stale) {
+            return Err(EngineError::Failed("this copy may not know all volumes of its group".into()));
+        }
+        self.forget_volume(at).await
     }
 
     /// The peer is about to add a volume to a group of which it is the primary.
     pub(super) async fn expect_volume(&self, site: Option<SiteId>, joining: JoiningVolume) -> Result<(), EngineError> {
         let JoiningVolume { copy, volume, name } = joining;
         let name = Name::parse(&name).map_err(|_| EngineError::Failed("impossible volume name".into()))?;
-        let (peer_site, known, left) = {
+        let (peer_site, known) = {
             let state = self.state();
             let open = state.copies.get(&copy).filter(|copy| copy.closed.is_none());
             let here = open.ok_or_else(|| EngineError::NoVolume(copy.to_string()))?;
             let known = state.volumes.get(&volume).map(|entry| (entry.copy, entry.name.clone()));
-            let of_name = |entry: &&super::Entry| entry.copy == copy && entry.pending && entry.name == name;
-            let left = state.volumes.values().find(of_name).map(|entry| entry.id);
-            let at = left.map(|volume| At { volume, copy, shard: here.shard });
-            (here.peer_site, known, at)
+            (here.peer_site, known)
         };
         if peer_site.is_none() || site.is_some_and(|site| Some(site) != peer_site) {
             return Err(EngineError::Failed("only the peer of the group may add volumes to it".into()));
@@ -202,9 +239,9 @@ impl Agent {
             Some(_) => return Err(EngineError::Exists("another volume of this identity is here".into())),
             None => {}
         }
-        // What an attempt before this one left.
-        if let Some(left) = left {
-            self.abandon(left).await;
+        // What an attempt before this one left: the primary has seen to it that its record does not come any more.
+        if let Some(left) = self.left_over(copy, &name) {
+            self.abandon(left).await.map_err(|error| stays(&name, &error.to_string()))?;
         }
         self.list(copy, VolumeRecord { pending: true, ..new_record(volume, name, FrontendKind::Auto) }).await
     }
@@ -237,8 +274,15 @@ impl Agent {
                 self.see_leaving(volume).await;
             }
             if !status.base_layout.has(volume) {
-                self.forget_volume(At { volume, copy, shard }).await;
+                self.forget_unless_needed(At { volume, copy, shard }).await;
             }
+        }
+    }
+
+    /// A failure is found again at the next look.
+    async fn forget_unless_needed(&self, at: At) {
+        if let Err(error) = self.forget_volume(at).await {
+            tracing::warn!(id = %at.volume, %error, "a removed volume stays");
         }
     }
 
@@ -289,7 +333,10 @@ impl Agent {
     }
 
     /// Removes a volume's base, which nothing is composed of any more, and what is known of it.
-    async fn forget_volume(&self, at: At) {
+    ///
+    /// # Errors
+    /// When its base is still needed, or something of it cannot be removed.
+    async fn forget_volume(&self, at: At) -> Result<(), EngineError> {
         if let Some(dir) = self.dir_of(at.copy) {
             self.unhide_base(&dir, at.volume);
         }
@@ -297,18 +344,13 @@ impl Agent {
             let removed = shard.volume(at.copy).map(|copy| copy.files().remove_base(at.volume));
             let _ = answer.send(removed); // the asker went away
         });
-        match asked.await {
-            Ok(Some(Ok(true))) => {}
-            Ok(Some(Err(error))) => {
-                return tracing::warn!(id = %at.volume, %error, "the base of a removed volume stays");
-            }
-            // Not open any more, or still composed of it: the next look finds it.
-            _ => return,
-        }
-        if let Err(error) = self.keep(move |catalogue| catalogue.drop_volume(at.copy, at.volume)).await {
-            return tracing::warn!(id = %at.volume, %error, "a removed volume stays in the catalogue");
+        let removed = asked.await.map_err(|_| EngineError::Stopping)?;
+        match removed.ok_or_else(|| EngineError::NoVolume(at.copy.to_string()))?.map_err(failed)? {
+            true => self.keep(move |catalogue| catalogue.drop_volume(at.copy, at.volume)).await?,
+            false => return Err(EngineError::Failed("its base is still part of the group's".into())),
         }
         self.state().volumes.remove(&at.volume);
+        Ok(())
     }
 
     /// Removes one of several volumes from its group, at both sites.
@@ -359,6 +401,17 @@ pub(super) fn may_change(status: &Status) -> Result<(), EngineError> {
 fn unreachable_peer(site: SiteId, why: &str) -> EngineError {
     let text = format!("site {site} is needed: {why}; try again when it is connected");
     EngineError::Refused { reason: "peer-unreachable", text }
+}
+
+/// Whether a volume may join although its addition ended with this: its record may wait in the log.
+fn may_come(error: &EngineError) -> bool {
+    matches!(error, EngineError::Verb(VerbError::Interrupted(_)) | EngineError::Stopping)
+}
+
+/// What an attempt before left is in the way of the next one.
+fn stays(name: &Name, why: &str) -> EngineError {
+    let text = format!("an attempt before to add volume {name} is not settled: {why}; try again later");
+    EngineError::Refused { reason: "left-over", text }
 }
 
 fn adopts_nothing(group: &Name) -> EngineError {

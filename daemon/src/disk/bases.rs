@@ -4,6 +4,9 @@
 //! lies in one of them, in several, or in nobody's: what is rounded up behind a volume, and what a removed one left, reads as
 //! zeros and swallows what is written. A copy of one volume has one span without an end, and costs a comparison.
 //!
+//! A space that cannot be composed is none: whatever asks for a part of it or for its files gets an error, until one can be. A sync
+//! of nothing would be taken for a sync of everything.
+//!
 //! Invariant: spans are ascending and disjoint, and each that names a base lies within it, but for the one without an end.
 
 use std::sync::Arc;
@@ -58,6 +61,8 @@ pub(super) struct Bases {
     bases: Vec<Base>,
     spans: Vec<Span>,
     size: u64,
+    /// Why there is no space: what was last asked for could not be composed.
+    broken: Option<String>,
 }
 
 impl Span {
@@ -76,7 +81,8 @@ impl Piece {
 impl Bases {
     /// These bases; the space is all of the first.
     pub fn of(bases: Vec<Base>) -> Self {
-        let mut bases = Self { bases, spans: vec![Span { start: 0, len: u64::MAX, base: Some(0), at: 0 }], size: 0 };
+        let spans = vec![Span { start: 0, len: u64::MAX, base: Some(0), at: 0 }];
+        let mut bases = Self { bases, spans, size: 0, broken: None };
         bases.measure();
         bases
     }
@@ -84,11 +90,12 @@ impl Bases {
     /// Makes `layout` the space. That of one volume goes on to the end of its base.
     ///
     /// # Errors
-    /// [`Error::NoBase`] where a volume has no base, [`Error::Resize`] where that is smaller than the volume: then nothing is in the
-    /// space, and whatever asks for a part of it fails.
+    /// [`Error::NoBase`] where a volume has no base, [`Error::Resize`] where that is smaller than the volume: then there is no
+    /// space, and whatever asks for a part of it, or for its files, fails.
     pub fn compose(&mut self, layout: &Layout) -> Result<(), Error> {
         let spans = self.spans_of(layout);
         self.spans = spans.as_ref().cloned().unwrap_or_default();
+        self.broken = spans.as_ref().err().map(Error::to_string);
         self.measure();
         spans.map(drop)
     }
@@ -161,9 +168,23 @@ impl Bases {
     }
 
     /// The files of which something is in the space.
-    pub fn in_space(&self) -> impl Iterator<Item = &Arc<DataFile>> {
+    ///
+    /// # Errors
+    /// [`Error::NotComposed`].
+    pub fn in_space(&self) -> Result<impl Iterator<Item = &Arc<DataFile>>, Error> {
+        self.check()?;
         let used = |number: usize| self.spans.iter().any(|span| span.base == Some(number));
-        self.bases.iter().enumerate().filter(move |(number, _)| used(*number)).map(|(_, base)| &base.file)
+        Ok(self.bases.iter().enumerate().filter(move |(number, _)| used(*number)).map(|(_, base)| &base.file))
+    }
+
+    /// True where a part of a volume's base is in the space.
+    pub fn is_in_space(&self, volume: VolumeId) -> bool {
+        let number = self.bases.iter().position(|base| base.volume == volume);
+        number.is_some() && self.spans.iter().any(|span| span.base == number)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.broken.clone().map_or(Ok(()), |why| Err(Error::NotComposed { why }))
     }
 
     /// The file that all of the range lies in and where; none: it has to be taken apart.
@@ -180,8 +201,9 @@ impl Bases {
     /// The pieces of the range, in order.
     ///
     /// # Errors
-    /// [`Error::PastEnd`] when it ends behind the space.
+    /// [`Error::PastEnd`] when it ends behind the space, [`Error::NotComposed`].
     pub fn pieces(&self, range: ByteRange) -> Result<Vec<Piece>, Error> {
+        self.check()?;
         if let Some((file, at)) = self.whole(range) {
             let place = Some((Arc::clone(file), at));
             return Ok(vec![Piece { from: range.offset, len: range.len, place }]);

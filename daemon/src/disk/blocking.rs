@@ -176,9 +176,7 @@ impl Task {
         Ok(match op {
             DiskOp::Prepare { slot, len } => {
                 files.forget_slot(slot);
-                let mut bases = Vec::new();
-                files.each_base(|base| bases.push(Arc::clone(base)));
-                Self::Prepare { home, bases, slot, len }
+                Self::Prepare { home, bases: files.base_files()?, slot, len }
             }
             DiskOp::Remove { slot } => {
                 files.forget_slot(slot);

@@ -11,7 +11,7 @@
 //! others.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use super::Error;
 use super::bases::{Base, Bases};
 use super::data_file::{DataFile, Mode};
 use super::files::{NewBase, not_a_volume};
-use super::home::{self, Home};
+use super::home::{self, Access, Home};
 use super::identity::{describe, probe_base, size_of};
 use crate::crashsafe;
 
@@ -79,7 +79,11 @@ pub(super) fn make_room(home: &Arc<Home>, bases: &mut Bases, layout: &Layout) ->
             }
             bases.add(open_base(home, volume, self::named(home.dir(), volume))?);
         }
+        let joins = !bases.is_in_space(volume);
         if let Some(base) = bases.base(volume) {
+            if joins {
+                check_place(base, &named(home.dir(), volume))?;
+            }
             base.size = grow(base, size)?;
         }
     }
@@ -89,6 +93,7 @@ pub(super) fn make_room(home: &Arc<Home>, bases: &mut Bases, layout: &Layout) ->
 
 /// As [`super::files::lay_ready`].
 pub(super) fn lay_ready(dir: &Path, volume: VolumeId, base: &NewBase) -> Result<(), Error> {
+    check_closed(&named(dir, volume))?;
     remove(dir, volume)?;
     match base {
         NewBase::Image { size } => create_image(&image_of(dir, volume), *size),
@@ -96,6 +101,30 @@ pub(super) fn lay_ready(dir: &Path, volume: VolumeId, base: &NewBase) -> Result<
         NewBase::Images { .. } => unreachable!("one volume has one base"),
     }?;
     crashsafe::sync_dir(dir).map_err(Error::io("sync the directory", dir))
+}
+
+/// What is open as a base is locked: so is the one named there, if anybody has it open.
+fn check_closed(named: &Path) -> Result<(), Error> {
+    match File::open(named) {
+        Ok(file) => home::lock(file, Access::Serve, named).map(drop),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io("open", named)(error)),
+    }
+}
+
+/// Which file or device it is, as long as it is open.
+fn place(of: &fs::Metadata) -> (u64, u64) {
+    if of.file_type().is_block_device() { (of.rdev(), 0) } else { (of.dev(), of.ino()) }
+}
+
+/// What is open as a base is what the next start finds as such.
+fn check_place(base: &Base, named: &Path) -> Result<(), Error> {
+    let open = base.file.file().metadata().map_err(Error::io("look at", base.file.path()))?;
+    match fs::metadata(named) {
+        Ok(there) if place(&there) == place(&open) => Ok(()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("look at", named)(error)),
+        _ => Err(Error::Replaced { path: named.to_owned() }),
+    }
 }
 
 /// Removes the base of a volume, an adopted one's link alone. Not there: success.

@@ -225,7 +225,8 @@ impl VolumeFiles {
     /// must have been enlarged before.
     ///
     /// # Errors
-    /// [`Error::Resize`] when a device is too small, [`Error::InUse`] when one is claimed; else what failed.
+    /// [`Error::Resize`] when a device is too small, [`Error::InUse`] when one is claimed, [`Error::Replaced`] when the base of a volume
+    /// that joins is not what is open; else what failed.
     pub fn make_room(&self, layout: &Layout) -> Result<(), Error> {
         composition::make_room(&self.home, &mut self.bases.borrow_mut(), layout)
     }
@@ -233,7 +234,7 @@ impl VolumeFiles {
     /// Makes `layout` what the base is composed of, from the next operation on.
     ///
     /// # Errors
-    /// When a volume has no base, or too small a one: then every operation on the base fails.
+    /// When a volume has no base, or too small a one: then every operation on the base fails, a sync too, until one is composed.
     pub fn compose(&self, layout: &Layout) -> Result<(), Error> {
         self.bases.borrow_mut().compose(layout)
     }
@@ -269,8 +270,8 @@ impl VolumeFiles {
     }
 
     /// Each file of the base.
-    pub(super) fn each_base(&self, f: impl FnMut(&Arc<DataFile>)) {
-        self.bases.borrow().in_space().for_each(f);
+    pub(super) fn base_files(&self) -> Result<Vec<Arc<DataFile>>, Error> {
+        Ok(self.bases.borrow().in_space()?.cloned().collect())
     }
 
     /// The open file for an operation on anything but the base.
@@ -362,7 +363,7 @@ pub fn base_path_of(dir: &Path, volume: VolumeId) -> PathBuf {
 /// before.
 ///
 /// # Errors
-/// What failed.
+/// [`Error::InUse`] when the one before is open: what is written to it would be gone with it. Else what failed.
 pub fn lay_ready(dir: &Path, volume: VolumeId, base: &NewBase) -> Result<(), Error> {
     composition::lay_ready(dir, volume, base)
 }

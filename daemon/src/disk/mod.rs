@@ -119,6 +119,18 @@ pub enum Error {
         /// The volume.
         volume: VolumeId,
     },
+    /// The bases do not make the space that the core asked for last.
+    #[error("there is no base to work on: {why}")]
+    NotComposed {
+        /// Why they do not.
+        why: String,
+    },
+    /// What is named as the base of a volume that joins is not what is open as its base.
+    #[error("{} was replaced while it was open as a base", path.display())]
+    Replaced {
+        /// Where it is named.
+        path: PathBuf,
+    },
     /// A size that no volume can have.
     #[error("the size of {}, {size} bytes, is zero or not a multiple of 512", path.display())]
     Size {

@@ -336,7 +336,7 @@ impl Ring {
         let mut synced = Vec::with_capacity(set.len());
         for file in set {
             match file {
-                FileRef::Base => files.each_base(|base| synced.push(Arc::clone(base))),
+                FileRef::Base => synced.extend(files.base_files()?),
                 other => synced.push(files.file(*other)?),
             }
         }

@@ -1,5 +1,7 @@
 //! The bases of several volumes as one space.
 
+use std::os::unix::fs::MetadataExt;
+
 use tidemark_core::layout::Layout;
 use tidemark_core::types::ByteRange;
 
@@ -191,5 +193,56 @@ fn a_copy_of_several_volumes_is_made_with_an_image_for_each() {
         assert_eq!(files.bases(), [(A, A_BYTES), (C, 8192)]);
         assert_eq!(files.dir().join("base.img").exists(), own == A);
         assert_eq!(std::fs::metadata(base_path_of(files.dir(), C)).unwrap().len(), 8192);
+    }
+}
+
+#[test]
+fn a_base_that_is_open_is_not_laid_ready_anew_and_one_that_was_replaced_is_not_taken() {
+    let dir = tempdir();
+    let files = one_volume(dir.path());
+    lay_ready(files.dir(), B, &image(B_BYTES)).unwrap();
+    files.make_room(&two()).unwrap();
+    let named = base_path_of(files.dir(), B);
+    let before = std::fs::metadata(&named).unwrap().ino();
+    assert!(matches!(lay_ready(files.dir(), B, &image(B_BYTES)), Err(Error::InUse { .. })));
+    assert_eq!(std::fs::metadata(&named).unwrap().ino(), before);
+    files.make_room(&two()).unwrap();
+    std::fs::rename(&named, dir.path().join("elsewhere")).unwrap();
+    assert!(matches!(files.make_room(&two()), Err(Error::Replaced { .. })), "it is gone");
+    std::fs::write(&named, vec![0; B_BYTES as usize]).unwrap();
+    assert!(matches!(files.make_room(&two()), Err(Error::Replaced { .. })), "it is another one");
+    // Let go of, it can be made anew.
+    assert!(files.remove_base(B).unwrap());
+    lay_ready(files.dir(), B, &image(B_BYTES)).unwrap();
+    files.make_room(&two()).unwrap();
+}
+
+#[test]
+fn of_a_space_that_cannot_be_composed_nothing_succeeds_until_one_can() {
+    let dir = tempdir();
+    let files = two_volumes(dir.path());
+    let mut shard = Shard::new(RingOptions::default());
+    shard.write(&files, FileRef::Base, 0, pattern(1, 4096));
+    let operations = || {
+        [
+            DiskOp::Sync { files: vec![FileRef::Base] },
+            DiskOp::Read { file: FileRef::Base, offset: 0, len: 4096 },
+            DiskOp::Write { file: FileRef::Base, offset: 0, bufs: vec![pattern(2, 4096)], durable: false },
+            DiskOp::Zero { file: FileRef::Base, offset: 0, len: 4096, deallocate: false },
+            DiskOp::Map { range: ByteRange::new(0, 4096) },
+            DiskOp::Prepare { slot: Slot(3), len: 65536 },
+        ]
+    };
+    assert!(matches!(files.compose(&two().added(C, 8192).unwrap()), Err(Error::NoBase { volume: C })));
+    for op in operations() {
+        let told = format!("{op:?}");
+        assert!(shard.run(&files, op).is_err(), "{told}");
+    }
+    assert!(matches!(files.data_ranges(ByteRange::new(0, 4096)), Err(Error::NotComposed { .. })));
+    files.compose(&two()).unwrap();
+    assert_eq!(shard.read(&files, FileRef::Base, 0, 4096), pattern(1, 4096));
+    for op in operations() {
+        let told = format!("{op:?}");
+        assert!(shard.run(&files, op).is_ok(), "{told}");
     }
 }
