@@ -323,6 +323,57 @@ fn remove(sites: &TwoSites) -> Result<()> {
 }
 
 #[test]
+fn a_plan_is_of_the_volume_that_it_names_or_of_the_whole_group_and_changes_nothing() -> Result<()> {
+    let sites = pair("plan")?;
+    let played = plans(&sites);
+    told(&sites, played)
+}
+
+fn plans(sites: &TwoSites) -> Result<()> {
+    let cli = sites.a.cli();
+    let plan = |args: &[&str]| cli.json(&[args, &["--plan"]].concat());
+    let removal = plan(&["volume", "delete", "wal", "--purge"])?;
+    ensure!(removal["steps"].to_string().contains("leaves its group"), "{removal}");
+    let growth = plan(&["volume", "resize", "data", "--size", "96Mi"])?;
+    ensure!(growth["steps"].to_string().contains("bytes in all"), "{growth}");
+    for name in ["pg", "data", "wal"] {
+        let demotion = plan(&["demote", name])?;
+        ensure!(demotion["refusal"].is_null(), "{demotion}");
+    }
+    // What the verb itself refuses, its plan does.
+    for args in [
+        ["volume", "delete", "wal", "--yes"].as_slice(),
+        &["volume", "release", "wal", "--yes"],
+        &["volume", "resize", "wal", "--size", "1Mi"],
+        &["group", "delete", "pg", "--yes"],
+    ] {
+        let reason = refused(plan(args))?;
+        ensure!(reason.contains(&format!("{} {} would be refused", args[0], args[1])), "{args:?}: {reason}");
+        ensure!(cli.json(args).is_err(), "{args:?} was done");
+    }
+    ensure!(refused(plan(&["volume", "resize", "pg", "--size", "96Mi"]))?.contains("name one of data, wal"));
+    // One volume that is attached stands against what is done with all of them, by whatever name.
+    cli.attach("data", "nbd")?;
+    for name in ["pg", "data", "wal"] {
+        let explained = cli.json(&["explain", name])?;
+        for verb in ["demote", "group delete"] {
+            let verbs = explained["verbs"].as_array().context("no verbs")?;
+            let told =
+                verbs.iter().find(|told| told["verb"] == verb).with_context(|| format!("{verb}: {explained}"))?;
+            ensure!(told["refusal"]["code"] == "in-use", "{name}: {told}");
+        }
+        let all = cli.json(&["branch", "list", name])?;
+        ensure!(all["branches"].as_array().is_some_and(Vec::is_empty), "{all}");
+    }
+    ensure!(plan(&["volume", "delete", "wal", "--purge"]).is_ok(), "wal is not attached");
+    for site in [&sites.a, &sites.b] {
+        ensure!(names(site)? == ["data", "wal"], "a plan was carried out");
+    }
+    ensure!(cli.show("data")?.number("/sizeBytes") == DATA_BYTES);
+    Ok(())
+}
+
+#[test]
 fn a_second_volumes_base_that_was_changed_behind_its_back_is_suspect() -> Result<()> {
     let mut sites = pair("suspect")?;
     let played = suspect(&mut sites);

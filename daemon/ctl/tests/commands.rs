@@ -133,11 +133,42 @@ fn a_destructive_verb_without_a_terminal_needs_yes() {
 }
 
 #[test]
+fn a_plan_asks_nothing_changes_nothing_and_ends_with_three_when_it_would_be_refused() {
+    let agent = FakeAgent::answering();
+    for line in [
+        "reseed db --plan",
+        "volume delete db --plan",
+        "group delete db --plan",
+        "promote db --plan",
+        "volume set db --mode async --plan",
+    ] {
+        let done = agent.run(line);
+        assert_eq!(code(&done), 3, "{line}");
+        assert!(stdout(&done).contains("refused: it serves; lifted by: demote it"), "{}", stdout(&done));
+    }
+    assert!(agent.seen().iter().all(|call| call.starts_with("plan ")), "{:?}", agent.seen());
+    let report = json(&stdout(&agent.run("demote db --plan -o json")));
+    assert_eq!(report["refusal"]["liftedBy"], "demote it");
+    assert_eq!(code(&agent.run("volume set db --peer-site b --mode sync --plan")), 2, "one after the other");
+}
+
+#[test]
+fn an_explanation_tells_of_every_verb_whether_it_goes() {
+    let agent = FakeAgent::answering();
+    let text = stdout(&agent.run("explain db"));
+    for part in ["link: down", "drain   goes     it is drained", "reseed  refused  it serves; lifted by: demote it"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let report = json(&stdout(&agent.run("explain db -o json")));
+    assert_eq!(report["verbs"][0]["steps"][0], "it is drained");
+}
+
+#[test]
 fn status_names_sites_and_explains_what_is_not_normal() {
     let agent = FakeAgent::answering();
     let text = stdout(&agent.run("status"));
     let row = text.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(row, "db primary current disconnected sync berlin,munich 2.1 1.5s / 8Ki no");
+    assert_eq!(row, "db primary current disconnected sync berlin,munich 2.1 1.5s / 8Ki no lossy");
     assert!(text.contains("db: protection: not-protected (the link is down)"), "{text}");
     assert!(!text.contains("\x1b["), "colours in a pipe");
 

@@ -5,20 +5,19 @@ use std::sync::Arc;
 
 use tidemark_core::config::Policy;
 use tidemark_core::format::branch::{BranchClass as Class, BranchHead};
-use tidemark_core::status::Status;
 use tidemark_core::types::{SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbOk};
 use tokio::sync::watch;
 
 use super::arbiter::{Arbiter, no_arbiter, no_witness};
-use super::groups::may_change;
+use super::plans::{Removal, may_grow};
 use super::volumes::failed;
 use super::{Agent, At, GroupCopy, Peer, State, fuse, wall_now};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::control::{
-    AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, FrontendKind, NewPeer,
-    NewVolume, PeerInfo, PeerKey, PolicyPatch, PoolInfo, Scope, ShardInfo, Verified, VerifyProgress, VolumeInfo,
-    VolumeKey,
+    AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, Explained, Foretold,
+    FrontendKind, NewPeer, NewVolume, PeerInfo, PeerKey, Planned, PolicyPatch, PoolInfo, Scope, ShardInfo, Verified,
+    VerifyProgress, VolumeInfo, VolumeKey,
 };
 use crate::disk;
 use crate::frontend::kernel_nbd;
@@ -69,15 +68,7 @@ impl Agent {
     async fn do_resize(&self, at: At, size: u64) -> Result<(), EngineError> {
         let _turn = self.changing(at.copy).await?;
         // Before the base grows, which nothing takes back.
-        let status = self.status_of(at.copy, at.shard).await?;
-        let present = status.layout.volume_size(at.volume).unwrap_or(0);
-        if size < present {
-            let text = format!("is {size}: a volume never shrinks, and this one has {present} bytes");
-            return Err(EngineError::Invalid { field: "size", text });
-        }
-        may_change(&status)?;
-        let grown = status.layout.grown(at.volume, size);
-        let grown = grown.map_err(|error| EngineError::Invalid { field: "size", text: error.to_string() })?;
+        let grown = may_grow(at.volume, &self.status_of(at.copy, at.shard).await?, size)?;
         self.make_room(at, grown).await?;
         self.verb_on(at.copy, at.shard, Verb::Resize { volume: at.volume, size }).await?;
         self.resize_frontend(at.volume, size).await
@@ -89,7 +80,7 @@ impl Agent {
     }
 
     async fn do_release(&self, at: At) -> Result<PathBuf, EngineError> {
-        self.refuse_of_several(at.copy, "release gives back the base of a volume that is alone in its group")?;
+        self.may_release(at)?;
         self.detach_volume(at.volume, false).await?;
         self.verb_on(at.copy, at.shard, Verb::Release).await?;
         self.close_volume(at.copy, at.shard).await?;
@@ -130,32 +121,16 @@ impl Agent {
         disposal: Disposal,
         force: bool,
     ) -> Result<Option<PathBuf>, EngineError> {
-        let (volumes, closed) = {
-            let state = self.state();
-            let volumes: Vec<_> =
-                state.volumes_of(at.copy).into_iter().map(|entry| (entry.id, entry.open.is_some())).collect();
-            (volumes, state.copies.get(&at.copy).is_some_and(|copy| copy.closed.is_some()))
+        let is_open = match self.may_delete(at, scope, disposal, force).await? {
+            Removal::OfVolume => return self.remove_volume(at, force).await.map(|()| None),
+            Removal::OfCopy { is_open } => is_open,
         };
-        let of_several = scope == Scope::Volume && volumes.len() > 1;
-        let attached = volumes.iter().any(|(id, attached)| *attached && (!of_several || *id == at.volume));
-        if attached && !force {
-            let text = "the volume is attached: detach it first, or use force".into();
-            return Err(EngineError::Refused { reason: "in-use", text });
-        }
-        if of_several {
-            return match disposal {
-                Disposal::Purge => self.remove_volume(at, force).await.map(|()| None),
-                Disposal::Trash => Err(no_trash_for_one()),
-            };
-        }
-        if !closed && !force {
-            leaves_no_peer_behind(&self.status_of(at.copy, at.shard).await?)?;
-        }
-        for (volume, _) in volumes {
+        let id = at.copy;
+        let volumes: Vec<VolumeId> = self.state().volumes_of(id).into_iter().map(|entry| entry.id).collect();
+        for volume in volumes {
             self.detach_volume(volume, force).await?;
         }
-        let id = at.copy;
-        if !closed {
+        if is_open {
             self.close_volume(id, at.shard).await?;
             self.until_free(id).await;
         }
@@ -305,24 +280,6 @@ fn volumes_where(state: &State, is_one: impl Fn(&GroupCopy) -> bool) -> u32 {
     state.copies.values().filter(|copy| is_one(copy)).map(|copy| state.volumes_of(copy.id).len()).sum::<usize>() as u32
 }
 
-fn no_trash_for_one() -> EngineError {
-    let text = "what one of several volumes last held is in the log of its group, and no file of its own would hold it:                 it is removed for good (--purge)";
-    EngineError::Refused { reason: "group-of-several", text: text.into() }
-}
-
-/// Whether this copy can go without leaving its peer a volume that nobody serves.
-fn leaves_no_peer_behind(status: &Status) -> Result<(), EngineError> {
-    match status.peer {
-        Some(site) if status.config.primary == Some(status.site) => Err(EngineError::Refused {
-            reason: "peer-left-behind",
-            text: format!(
-                "this is the primary and site {site} has a copy that would have none: demote it here and promote it there, or forget the peer (mode async, then no peer site), or use force"
-            ),
-        }),
-        _ => Ok(()),
-    }
-}
-
 /// Runs an async block with the agent and the place of a volume, or (`group`) of the group that it names or is part of.
 macro_rules! on_volume {
     ($self:ident, $key:ident, |$agent:ident, $at:ident| $body:expr) => { on_volume!(@ find, $self, $key, $agent, $at, $body) };
@@ -418,17 +375,33 @@ impl Engine for AgentEngine {
 
     fn verb(&self, volume: VolumeKey, verb: Verb) -> Answer<VerbOk> {
         on_group!(self, volume, |agent, at| {
-            let attached = agent.state().volumes_of(at.copy).iter().any(|v| v.open.is_some());
-            if matches!(verb, Verb::Demote { force: false }) && attached {
-                let text = "a volume of the group is attached: detach it first, or use force".into();
-                return Err(EngineError::Refused { reason: "in-use", text });
-            }
+            agent.may_begin(at.copy, &verb)?;
             agent.verb_on(at.copy, at.shard, verb).await
         })
     }
 
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified> {
         on_group!(self, volume, |agent, at| agent.do_verify(at.copy, at.shard, progress).await)
+    }
+
+    fn plan(&self, volume: VolumeKey, verb: Planned) -> Answer<Foretold> {
+        let agent = self.0.clone();
+        Box::pin(async move {
+            let at = if verb.is_of_volume() { agent.find(&volume) } else { agent.find_group(&volume) }?;
+            Ok(agent.plan_of(at, verb).await)
+        })
+    }
+
+    fn plan_removal(&self, peer: PeerKey) -> Answer<Foretold> {
+        let agent = self.0.clone();
+        Box::pin(async move {
+            agent.find_peer(&peer)?;
+            Ok(agent.plan_peer_removal(&peer))
+        })
+    }
+
+    fn explain(&self, volume: VolumeKey) -> Answer<Explained> {
+        on_group!(self, volume, |agent, at| agent.explained(at).await)
     }
 
     fn branches(&self, volume: VolumeKey) -> Answer<Vec<BranchInfo>> {

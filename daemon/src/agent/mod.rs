@@ -19,6 +19,7 @@ mod nbd;
 mod nbd_device;
 mod open;
 mod peers;
+mod plans;
 mod stop;
 mod volumes;
 

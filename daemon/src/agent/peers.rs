@@ -138,18 +138,24 @@ impl Agent {
     }
 
     pub(super) async fn peer_removed(&self, key: &PeerKey) -> Result<(), EngineError> {
-        let peer = self.find_peer(key)?;
-        let used = self.state().copies.values().any(|copy| peer.site.is_some() && copy.peer_site == peer.site);
-        if used || peer.from_config {
-            let text = format!("peer {} is named by a volume or by the configuration file", peer.name);
-            return Err(EngineError::Refused { reason: "in-use", text });
-        }
+        let peer = self.removable_peer(key)?;
         let name = peer.name.clone();
         self.keep(move |catalogue| catalogue.remove_peer(&name)).await?;
         self.state().peers.remove(&peer.name);
         self.end_beating(&peer);
         self.trust_peers();
         Ok(())
+    }
+
+    /// A peer that nothing names.
+    pub(super) fn removable_peer(&self, key: &PeerKey) -> Result<Peer, EngineError> {
+        let peer = self.find_peer(key)?;
+        let used = self.state().copies.values().any(|copy| peer.site.is_some() && copy.peer_site == peer.site);
+        if used || peer.from_config {
+            let text = format!("peer {} is named by a volume or by the configuration file", peer.name);
+            return Err(EngineError::Refused { reason: "in-use", text });
+        }
+        Ok(peer)
     }
 
     pub(super) fn find_peer(&self, key: &PeerKey) -> Result<Peer, EngineError> {

@@ -23,7 +23,7 @@ fn moment(wall: tidemark_core::types::WallMs) -> i64 {
     i64::try_from(wall.0).unwrap_or(i64::MAX)
 }
 
-fn state(state: StateText) -> Option<wire::State> {
+pub(super) fn state(state: StateText) -> Option<wire::State> {
     let StateText { code, text, reason, normal } = state;
     Some(wire::State { code: code.to_owned(), text, reason, normal })
 }
@@ -136,6 +136,7 @@ fn volume_status(status: &Status) -> wire::VolumeStatus {
         oldest_disk_op_ms: status.oldest_disk_op_ms,
         counters: Some(counters(&status.counters)),
         seeding: seeding(&status.copy),
+        promotable: Some(super::plan::promotable(&status.promotable)),
     }
 }
 

@@ -107,7 +107,7 @@ impl Calls {
 
 /// Changes nothing.
 fn is_question(verb: &str) -> bool {
-    ["Get", "List", "Watch"].iter().any(|prefix| verb.starts_with(prefix))
+    ["Get", "List", "Watch", "Plan", "Explain"].iter().any(|prefix| verb.starts_with(prefix))
 }
 
 /// The gRPC header: at most 8 digits and a unit.

@@ -14,6 +14,7 @@ use tidemark_core::types::{BlockRange, BootId, GroupId, Lsn, NodeId, Position, S
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::watch;
 
+use super::plan::{Explained, Foretold, Planned};
 use super::policy::PolicyPatch;
 use crate::config::{HostPort, Name};
 use crate::witness::Probe;
@@ -53,6 +54,12 @@ pub trait Engine: Send + Sync + 'static {
     fn verb(&self, volume: VolumeKey, verb: Verb) -> Answer<VerbOk>;
     /// Compares both copies; the newest progress is what `progress` holds.
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified>;
+    /// What a verb would do now; the outer error is of the question itself.
+    fn plan(&self, volume: VolumeKey, verb: Planned) -> Answer<Foretold>;
+    /// What forgetting a site would do now.
+    fn plan_removal(&self, peer: PeerKey) -> Answer<Foretold>;
+    /// Why a volume is as it is, and what each verb would do now.
+    fn explain(&self, volume: VolumeKey) -> Answer<Explained>;
     /// Sealed suffixes, by number.
     fn branches(&self, volume: VolumeKey) -> Answer<Vec<BranchInfo>>;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tidemark_core::config::{Config, Mode, Policy};
 use tidemark_core::layout::Layout;
-use tidemark_core::plan::{Loss, Promotable};
+use tidemark_core::plan::{Loss, Plan, Promotable};
 use tidemark_core::status::{CopyState, Counters, LinkState, Role, Status};
 use tidemark_core::types::{
     BlockRange, BootId, Epoch, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Position, SiteId, VolumeId, WallMs,
@@ -15,6 +15,7 @@ use tidemark_core::verb::{Assertion, PromotionClass, Verb, VerbError, VerbOk};
 use tokio::sync::{Notify, watch};
 
 use super::engine::*;
+use super::plan::{Explained, Foretold, Planned};
 use super::policy::PolicyPatch;
 use crate::config::{HostPort, Name};
 use crate::witness::Probe;
@@ -318,6 +319,31 @@ impl Engine for FakeEngine {
             progress.send_replace(VerifyProgress { done: total / 2, total });
             drained.notified().await;
             Ok(Verified { blocks: total, lsn: Lsn(40), differing: vec![BlockRange::new(3, 2)] })
+        })
+    }
+
+    fn plan(&self, volume: VolumeKey, verb: Planned) -> Answer<Foretold> {
+        self.with(&volume, |volume| {
+            Ok(match verb {
+                Planned::Copy(Verb::Demote { force: false }) if volume.attachment.is_some() => {
+                    Err(EngineError::Refused { reason: "in-use", text: "attached".into() })
+                }
+                Planned::Copy(Verb::Reseed) => {
+                    Err(VerbError::Role { role: "primary".into(), hint: "demote it".into() }.into())
+                }
+                _ => Ok(Plan { loss: Some(Loss::NOTHING), ..Plan::of(["it is done"]).waiting("the disk", 5) }),
+            })
+        })
+    }
+
+    fn plan_removal(&self, peer: PeerKey) -> Answer<Foretold> {
+        done(Self::peer_of(&self.state(), &peer).map(|_| Ok(Plan::of(["it is forgotten"]))))
+    }
+
+    fn explain(&self, volume: VolumeKey) -> Answer<Explained> {
+        self.with(&volume, |volume| {
+            let verbs = vec![("demote", Ok(Plan::of(["it stops"]))), ("release", Err(EngineError::Stopping))];
+            Ok(Explained { info: volume.clone(), witness: None, verbs })
         })
     }
 

@@ -15,6 +15,7 @@ pub mod exercise;
 #[cfg(test)]
 pub(crate) mod fake;
 mod invalid;
+mod plan;
 mod policy;
 mod refusal;
 mod request;
@@ -47,6 +48,7 @@ pub use engine::{
     NewVolume, Origin, PeerHealth, PeerInfo, PeerKey, Place, PoolInfo, Scope, ShardInfo, Verified, VerifyProgress,
     VolumeInfo, VolumeKey, WitnessInfo,
 };
+pub use plan::{Explained, Foretold, Planned, explained_verbs};
 pub use policy::PolicyPatch;
 pub use refusal::{FIELD_KEY, REASON_KEY, verb_reason};
 pub use tls::{TlsError, TlsSource};

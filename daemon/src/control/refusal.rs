@@ -35,19 +35,39 @@ fn invalid(field: &'static str, text: String) -> Status {
 /// The status of an engine's error.
 pub(super) fn status(error: EngineError) -> Status {
     let text = error.to_string();
+    let reason = reason_of(&error);
     match error {
-        EngineError::NoVolume(_) => refusal(Code::NotFound, "no-volume", text),
-        EngineError::NoPeer(_) => refusal(Code::NotFound, "no-peer", text),
-        EngineError::NoPool(_) => refusal(Code::NotFound, "no-pool", text),
-        EngineError::Exists(_) => refusal(Code::AlreadyExists, "exists", text),
-        EngineError::Refused { reason, .. } => refusal(Code::FailedPrecondition, reason, text),
         EngineError::Invalid { field, .. } => invalid(field, text),
-        EngineError::Verb(VerbError::Invalid(_)) => refusal(Code::InvalidArgument, "invalid", text),
-        EngineError::Verb(VerbError::Interrupted(_)) => refusal(Code::Aborted, "interrupted", text),
-        EngineError::Verb(verb) => refusal(Code::FailedPrecondition, verb_reason(&verb), text),
-        EngineError::Limit { .. } => refusal(Code::ResourceExhausted, "limit", text),
-        EngineError::Stopping => refusal(Code::Unavailable, "stopping", text),
-        EngineError::Failed(_) => refusal(Code::Internal, "failed", text),
+        other => refusal(code_of(&other), reason, text),
+    }
+}
+
+fn code_of(error: &EngineError) -> Code {
+    match error {
+        EngineError::NoVolume(_) | EngineError::NoPeer(_) | EngineError::NoPool(_) => Code::NotFound,
+        EngineError::Exists(_) => Code::AlreadyExists,
+        EngineError::Invalid { .. } | EngineError::Verb(VerbError::Invalid(_)) => Code::InvalidArgument,
+        EngineError::Verb(VerbError::Interrupted(_)) => Code::Aborted,
+        EngineError::Refused { .. } | EngineError::Verb(_) => Code::FailedPrecondition,
+        EngineError::Limit { .. } => Code::ResourceExhausted,
+        EngineError::Stopping => Code::Unavailable,
+        EngineError::Failed(_) => Code::Internal,
+    }
+}
+
+/// The stable code of an engine's error.
+pub(super) fn reason_of(error: &EngineError) -> &'static str {
+    match error {
+        EngineError::NoVolume(_) => "no-volume",
+        EngineError::NoPeer(_) => "no-peer",
+        EngineError::NoPool(_) => "no-pool",
+        EngineError::Exists(_) => "exists",
+        EngineError::Refused { reason, .. } => reason,
+        EngineError::Invalid { .. } => "invalid",
+        EngineError::Verb(verb) => verb_reason(verb),
+        EngineError::Limit { .. } => "limit",
+        EngineError::Stopping => "stopping",
+        EngineError::Failed(_) => "failed",
     }
 }
 

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::calls::{Call, Calls};
 use super::engine::{Answer, Engine, EngineError, VolumeKey};
 use super::invalid::field;
-use super::{answer, policy, request, streams};
+use super::{answer, plan, policy, request, streams};
 
 /// Of the API; a new one only for changes that an older client would misread.
 const API_VERSION: &str = "v1";
@@ -213,6 +213,20 @@ impl Admin for Service {
         let work = self.engine.verify(key, progress);
         let verify = streams::Verify { calls: self.calls.clone(), call, work, seen, stopping: self.stopping.clone() };
         Ok(Response::new(verify.start(permit)))
+    }
+
+    async fn plan(&self, request: Request<wire::PlanRequest>) -> Reply<wire::VerbPlan> {
+        let (verb, question) = plan::question(request.get_ref())?;
+        let work = match question {
+            plan::Question::Volume(key, planned) => self.engine.plan(key, planned),
+            plan::Question::Peer(key) => self.engine.plan_removal(key),
+        };
+        self.answered(Call::of("Plan", &request), work, |foretold| plan::verb_plan(verb, foretold)).await
+    }
+
+    async fn explain(&self, request: Request<wire::ExplainRequest>) -> Reply<wire::Explanation> {
+        let key = request::volume(&request.get_ref().volume)?;
+        self.answered(Call::of("Explain", &request), self.engine.explain(key), plan::explanation).await
     }
 
     async fn list_branches(&self, request: Request<wire::ListBranchesRequest>) -> Reply<wire::ListBranchesResponse> {

@@ -13,6 +13,7 @@ use tidemark_core::event::{
 };
 use tidemark_core::layout::Layout;
 use tidemark_core::node::Node;
+use tidemark_core::plan::Plan;
 use tidemark_core::ship::Message;
 use tidemark_core::status::Status;
 use tidemark_core::types::{ByteRange, Nanos, SiteId, VolumeId};
@@ -151,6 +152,14 @@ impl Volume {
     /// Its status now.
     pub fn status(&self) -> Status {
         self.node.borrow().status(self.now())
+    }
+
+    /// What a verb would do now.
+    ///
+    /// # Errors
+    /// What the verb itself would answer now.
+    pub fn plan(&self, verb: &Verb) -> Result<Plan, VerbError> {
+        self.node.borrow().plan(self.now(), verb)
     }
 
     /// Progress of a comparison: blocks compared, blocks in all.

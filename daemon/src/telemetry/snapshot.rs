@@ -59,7 +59,7 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-const VOLUME_GAUGES: [Gauged<Status>; 23] = [
+const VOLUME_GAUGES: [Gauged<Status>; 28] = [
     ("arbitrated", "1 when the witness decides who serves", None, |s| f64::from(u8::from(s.config.lease_gen != 0))),
     ("floor_lsn", "Position that the base image holds", None, |s| s.floor.0 as f64),
     ("committed_lsn", "Position durable at every site that counts", None, |s| s.committed.0 as f64),
@@ -77,6 +77,21 @@ const VOLUME_GAUGES: [Gauged<Status>; 23] = [
     ("branches", "Sealed suffixes", None, |s| f64::from(s.branches)),
     ("forced_decisions", "Human decisions in this copy's history", None, |s| s.forced_history.len() as f64),
     ("oldest_disk_op", "Age of the oldest disk operation", Some(Unit::Seconds), |s| seconds(s.oldest_disk_op_ms)),
+    ("promotable", "1 when this copy could be made primary, perhaps by a person's word and with a loss", None, |s| {
+        f64::from(u8::from(s.promotable.loss.is_some()))
+    }),
+    ("promotable_lossless", "1 when making this copy primary would lose no acknowledged flush", None, |s| {
+        f64::from(u8::from(s.promotable.class() == "lossless"))
+    }),
+    ("promotable_loss", "Of a lossy promotion: what is known to be missing here", Some(Unit::Bytes), |s| {
+        s.promotable.loss.map_or(0.0, |loss| loss.bytes as f64)
+    }),
+    ("promotable_age", "Of a lossy promotion: how far this copy is known to lie behind", Some(Unit::Seconds), |s| {
+        s.promotable.loss.map_or(0.0, |loss| seconds(loss.ms))
+    }),
+    ("promotable_needs_word", "1 when making this copy primary takes a person's word", None, |s| {
+        f64::from(u8::from(s.promotable.needs_word))
+    }),
     ("protected", "1 when a loss of this site would lose no acknowledged flush", None, |s| {
         f64::from(u8::from(s.protected))
     }),

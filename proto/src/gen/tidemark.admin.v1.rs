@@ -275,6 +275,44 @@ pub struct VolumeStatus {
     /// Only while the first copy is received or sent.
     #[prost(message, optional, tag = "21")]
     pub seeding: ::core::option::Option<Progress>,
+    /// What a promotion of this copy would be now.
+    #[prost(message, optional, tag = "22")]
+    pub promotable: ::core::option::Option<Promotable>,
+}
+/// What a promotion of a copy would be now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Promotable {
+    /// lossless, lossy, unproven, impossible.
+    #[prost(string, tag = "1")]
+    pub promotion_class: ::prost::alloc::string::String,
+    /// Lossy: bytes of log that the other site was known to have beyond this copy when it was last heard.
+    #[prost(uint64, tag = "2")]
+    pub loss_bytes: u64,
+    /// Lossy: time since then; what was written in that time is not in the bytes.
+    #[prost(uint64, tag = "3")]
+    pub loss_ms: u64,
+    /// It takes a person's word that the other site is stopped: assert_peer_fenced.
+    #[prost(bool, tag = "4")]
+    pub needs_word: bool,
+    /// How long it would wait at most; where a witness arbitrates, for the other site's lease.
+    #[prost(uint64, tag = "5")]
+    pub waits_ms: u64,
+    /// What stands against a promotion that says nothing else.
+    #[prost(message, repeated, tag = "6")]
+    pub blockers: ::prost::alloc::vec::Vec<Refusal>,
+}
+/// Why something is or would be refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Refusal {
+    /// The stable code of the refusal: what the metadata key `tidemark-reason` holds when the verb is called.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// What would lift it; empty where the reason says all there is.
+    #[prost(string, tag = "3")]
+    pub lifted_by: ::prost::alloc::string::String,
 }
 /// A frontend that is open.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -774,6 +812,107 @@ pub struct VerifyResult {
     /// Ranges that differ, at most 64.
     #[prost(message, repeated, tag = "4")]
     pub differing: ::prost::alloc::vec::Vec<ByteRange>,
+}
+/// One verb, with the arguments that it would be called with.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanRequest {
+    #[prost(
+        oneof = "plan_request::Verb",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+    )]
+    pub verb: ::core::option::Option<plan_request::Verb>,
+}
+/// Nested message and enum types in `PlanRequest`.
+pub mod plan_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Verb {
+        #[prost(message, tag = "1")]
+        Promote(super::PromoteRequest),
+        #[prost(message, tag = "2")]
+        Demote(super::DemoteRequest),
+        #[prost(message, tag = "3")]
+        DropPeer(super::DropPeerRequest),
+        #[prost(message, tag = "4")]
+        SetPolicy(super::SetPolicyRequest),
+        #[prost(message, tag = "5")]
+        SetPeer(super::SetPeerRequest),
+        #[prost(message, tag = "6")]
+        Reseed(super::ReseedRequest),
+        #[prost(message, tag = "7")]
+        Release(super::ReleaseVolumeRequest),
+        #[prost(message, tag = "8")]
+        Delete(super::DeleteVolumeRequest),
+        #[prost(message, tag = "9")]
+        Resize(super::ResizeVolumeRequest),
+        #[prost(message, tag = "10")]
+        AbortIo(super::AbortIoRequest),
+        #[prost(message, tag = "11")]
+        Drain(super::DrainRequest),
+        #[prost(message, tag = "12")]
+        Verify(super::VerifyRequest),
+        #[prost(message, tag = "13")]
+        RemovePeer(super::RemovePeerRequest),
+    }
+}
+/// What a verb would do now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VerbPlan {
+    /// The verb, as the CLI calls it.
+    #[prost(string, tag = "1")]
+    pub verb: ::prost::alloc::string::String,
+    /// What would happen, in order; empty when it is refused.
+    #[prost(string, repeated, tag = "2")]
+    pub steps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// lossless, lossy, unproven: of a promotion; empty otherwise.
+    #[prost(string, tag = "3")]
+    pub promotion_class: ::prost::alloc::string::String,
+    /// Lossy: as in Promotable.
+    #[prost(uint64, tag = "4")]
+    pub loss_bytes: u64,
+    /// Lossy: as in Promotable.
+    #[prost(uint64, tag = "5")]
+    pub loss_ms: u64,
+    /// What it would wait for, in order.
+    #[prost(message, repeated, tag = "6")]
+    pub waits: ::prost::alloc::vec::Vec<Wait>,
+    /// Why it would be refused; absent when it would go.
+    #[prost(message, optional, tag = "7")]
+    pub refusal: ::core::option::Option<Refusal>,
+}
+/// Something that a verb would wait for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Wait {
+    /// For what.
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
+    /// For how long at most; then the verb ends with a reason.
+    #[prost(uint64, tag = "2")]
+    pub at_most_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRequest {
+    /// Name or id.
+    #[prost(string, tag = "1")]
+    pub volume: ::prost::alloc::string::String,
+}
+/// Why a volume is as it is at one site.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Explanation {
+    /// The volume with its status: role, copy, link, K, S, promotable.
+    #[prost(message, optional, tag = "1")]
+    pub volume: ::core::option::Option<Volume>,
+    /// Who decides when the sites do not see each other: none (a person), witness.
+    #[prost(message, optional, tag = "2")]
+    pub arbiter: ::core::option::Option<State>,
+    /// How long the agent may still serve on its lease at the witness; absent without one.
+    #[prost(uint64, optional, tag = "3")]
+    pub lease_left_ms: ::core::option::Option<u64>,
+    /// What keeps it from being normal, each with what would change that. Empty when nothing does.
+    #[prost(string, repeated, tag = "4")]
+    pub waits_for: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What each verb would do now.
+    #[prost(message, repeated, tag = "5")]
+    pub verbs: ::prost::alloc::vec::Vec<VerbPlan>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListBranchesRequest {
@@ -1747,6 +1886,50 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Verify"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What a verb would do now, told without doing it, by the checks with which the verb itself begins.
+        pub async fn plan(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanRequest>,
+        ) -> std::result::Result<tonic::Response<super::VerbPlan>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.admin.v1.Admin/Plan",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Plan"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Why a volume is as it is here: who decides, what it waits for, and what each verb would do now.
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::Explanation>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.admin.v1.Admin/Explain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Sealed suffixes of a volume.
         pub async fn list_branches(
             &mut self,
@@ -2014,6 +2197,16 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::VerifyRequest>,
         ) -> std::result::Result<tonic::Response<Self::VerifyStream>, tonic::Status>;
+        /// What a verb would do now, told without doing it, by the checks with which the verb itself begins.
+        async fn plan(
+            &self,
+            request: tonic::Request<super::PlanRequest>,
+        ) -> std::result::Result<tonic::Response<super::VerbPlan>, tonic::Status>;
+        /// Why a volume is as it is here: who decides, what it waits for, and what each verb would do now.
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::Explanation>, tonic::Status>;
         /// Sealed suffixes of a volume.
         async fn list_branches(
             &self,
@@ -3043,6 +3236,92 @@ pub mod admin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.admin.v1.Admin/Plan" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::PlanRequest>
+                    for PlanSvc<T> {
+                        type Response = super::VerbPlan;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::plan(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.admin.v1.Admin/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ExplainRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::Explanation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -10,7 +10,8 @@ use serde_json::Value;
 pub struct VolumeView(pub Value);
 
 impl VolumeView {
-    fn text(&self, pointer: &str) -> &str {
+    /// A text by its path; empty when it is not there.
+    pub fn text(&self, pointer: &str) -> &str {
         self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 

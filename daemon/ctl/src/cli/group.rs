@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::volume::Yes;
+use super::volume::{Foretell, Yes};
 
 /// List and show groups, remove this site's copy of one. Volumes join by `tidemark volume create --group`.
 #[derive(Subcommand, Debug)]
@@ -15,7 +15,7 @@ pub enum Group {
     /// Remove this site's copy of a group, with all its volumes
     ///
     /// As `tidemark volume delete` does for a volume that is alone in its group.
-    #[command(after_long_help = "Examples:\n  tidemark group delete pg --yes")]
+    #[command(after_long_help = "Examples:\n  tidemark group delete pg --plan\n  tidemark group delete pg --yes")]
     Delete(Delete),
 }
 
@@ -42,4 +42,7 @@ pub struct Delete {
     /// The answer.
     #[command(flatten)]
     pub yes: Yes,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
 }

@@ -1,5 +1,6 @@
 //! What can be typed: the types that clap fills. No behaviour here.
 
+pub mod branch;
 pub mod group;
 pub mod log;
 pub mod pki;
@@ -30,7 +31,7 @@ Exit codes:
   0  done
   1  failed
   2  the command line is wrong
-  3  refused: the state does not allow it, and the message says what would
+  3  refused: the state does not allow it, and the message says what would; with --plan: it would be refused
   4  there is no such volume, peer or file of that name
   5  the agent cannot be reached or did not answer within --timeout
 
@@ -98,6 +99,12 @@ pub enum Command {
         after_long_help = "Examples:\n  tidemark status\n  tidemark status db --watch\n  tidemark status -o json"
     )]
     Status(verbs::Status),
+    /// Explain why a volume is as it is here
+    ///
+    /// Role, S, who decides, what it waits for, and what each verb would do now: why it would be refused, and what would lift that. Of a
+    /// volume of several in a group, or of the group: what is true of all of them.
+    #[command(after_long_help = "Examples:\n  tidemark explain db\n  tidemark explain db -o yaml")]
+    Explain(volume::Named),
     /// Make this site's copy of a volume's group primary, with all its volumes
     ///
     /// Refused when that could lose data or have two primaries; the message says what would allow it. When the other site
@@ -108,7 +115,7 @@ pub enum Command {
     /// site has stopped. That takes as long as the other site's lease, at the default of 10s up to 22s; with a longer lease raise
     /// --timeout. A promotion that was not awaited goes on, and the same command again waits for it.
     #[command(
-        after_long_help = "Examples:\n  tidemark promote db\n  tidemark promote db --assert-peer-fenced --reason 'site a is powered off'\n  tidemark promote logs --max-loss-seconds 60 --assert-peer-fenced --reason 'site a burnt down'"
+        after_long_help = "Examples:\n  tidemark promote db --plan\n  tidemark promote db\n  tidemark promote db --assert-peer-fenced --reason 'site a is powered off'\n  tidemark promote logs --max-loss-seconds 60 --assert-peer-fenced --reason 'site a burnt down'"
     )]
     Promote(verbs::Promote),
     /// Stop serving the group of a volume here: drain, sync, become secondary
@@ -137,6 +144,9 @@ pub enum Command {
     /// length of the whole comparison.
     #[command(after_long_help = "Examples:\n  tidemark verify db")]
     Verify(volume::Named),
+    /// List, show and export what lost against a newer history and was kept
+    #[command(subcommand)]
+    Branch(branch::Branch),
     /// Make other sites known, list and forget them
     #[command(subcommand)]
     Peer(verbs::Peer),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::volume::{Named, Yes};
+use super::volume::{Foretell, Named, Yes};
 use crate::units;
 
 /// `promote`.
@@ -32,6 +32,9 @@ pub struct Promote {
     /// Accept that nothing can be proven about the loss
     #[arg(long)]
     pub allow_unproven: bool,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
 }
 
 /// `demote`.
@@ -43,6 +46,9 @@ pub struct Demote {
     /// Fail queued I/O instead of refusing while devices are attached
     #[arg(long)]
     pub force: bool,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
 }
 
 /// `drop-peer`.
@@ -60,6 +66,9 @@ pub struct DropPeer {
     /// The answer.
     #[command(flatten)]
     pub yes: Yes,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
 }
 
 /// `status`.
@@ -94,7 +103,7 @@ pub enum Peer {
     Show(PeerNamed),
     /// Forget a site; refused while a volume names it
     #[command(visible_alias = "rm")]
-    Remove(PeerNamed),
+    Remove(PeerRemove),
 }
 
 /// `peer add`.
@@ -120,6 +129,17 @@ pub struct PeerNamed {
     /// Name or site id of the peer
     #[arg(value_name = "PEER")]
     pub peer: String,
+}
+
+/// `peer remove`.
+#[derive(Args, Clone, Debug)]
+pub struct PeerRemove {
+    /// The peer.
+    #[command(flatten)]
+    pub named: PeerNamed,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
 }
 
 /// `witness`.

@@ -98,6 +98,17 @@ pub struct Confirmed {
     /// The answer.
     #[command(flatten)]
     pub yes: Yes,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
+}
+
+/// Only the plan is wanted.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Foretell {
+    /// Print what would happen, with what it would lose and wait for, and change nothing; exits 3 when it would be refused
+    #[arg(long)]
+    pub plan: bool,
 }
 
 /// The answer to the question that a destructive verb asks.
@@ -183,6 +194,9 @@ pub struct Resize {
     /// New size, a multiple of 512 bytes
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     pub size: u64,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
 }
 
 /// `volume delete`.
@@ -200,6 +214,9 @@ pub struct Delete {
     /// The answer.
     #[command(flatten)]
     pub yes: Yes,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
 }
 
 /// `volume set`.
@@ -217,4 +234,7 @@ pub struct Set {
     /// What changes.
     #[command(flatten)]
     pub policy: Policy,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
 }

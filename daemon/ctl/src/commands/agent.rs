@@ -46,7 +46,7 @@ pub(super) async fn peer(command: Peer, client: &mut Client, printer: &Printer) 
         Peer::Add(args) => printer.print(&add(args, client).await?),
         Peer::List => printer.print(&list(client).await?),
         Peer::Show(named) => printer.print(&show(&named.peer, client).await?),
-        Peer::Remove(named) => printer.print(&remove(named.peer, client).await?),
+        Peer::Remove(named) => printer.print(&remove(named.named.peer, client).await?),
     }
 }
 

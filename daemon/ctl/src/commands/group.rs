@@ -30,13 +30,17 @@ async fn show(Named { group }: Named, client: &mut Client) -> Result<group::Grou
     Ok(group::Group::of(others.chain([one.clone()]).collect()))
 }
 
-async fn delete(args: Delete, client: &mut Client) -> Result<Deleted, Failure> {
+pub(super) fn deletion(args: Delete) -> pb::DeleteVolumeRequest {
     let disposal = if args.purge { pb::Disposal::Purge } else { pb::Disposal::Trash };
-    let request = pb::DeleteVolumeRequest {
+    pb::DeleteVolumeRequest {
         volume: args.named.group,
         disposal: disposal.into(),
         force: args.force,
         whole_group: true,
-    };
+    }
+}
+
+async fn delete(args: Delete, client: &mut Client) -> Result<Deleted, Failure> {
+    let request = deletion(args);
     Ok(client.call(request, async |admin, request| admin.delete_volume(request).await).await?.into())
 }

@@ -1,11 +1,13 @@
 //! The commands: each turns its arguments into calls and the answers into one report.
 
 mod agent;
+mod branch;
 mod confirm;
 mod docs;
 mod group;
 mod log;
 mod pki;
+mod plan;
 mod status;
 mod verbs;
 mod verify;
@@ -32,6 +34,9 @@ pub fn run(cli: Cli, printer: &Printer) -> Result<(), Failure> {
 
 /// The commands that ask an agent.
 async fn online(command: Command, global: &Global, printer: &Printer) -> Result<(), Failure> {
+    if plan::is_wanted(&command) {
+        return plan::run(command, &mut Client::connect(global).await?, printer).await;
+    }
     if let Some(question) = confirm::question(&command) {
         confirm::ask(&question)?;
     }
@@ -39,8 +44,10 @@ async fn online(command: Command, global: &Global, printer: &Printer) -> Result<
     match command {
         Command::Volume(command) => volume::run(command, client, printer).await,
         Command::Group(command) => group::run(command, client, printer).await,
+        Command::Explain(args) => plan::explain(args, client, printer).await,
         Command::Status(args) => status::run(args, client, printer).await,
         Command::Verify(args) => verify::run(args, client, printer).await,
+        Command::Branch(command) => branch::run(command, client, printer).await,
         Command::Peer(command) => agent::peer(command, client, printer).await,
         Command::Witness(command) => agent::witness(command, client, printer).await,
         Command::Agent(command) => agent::agent(command, client, printer).await,

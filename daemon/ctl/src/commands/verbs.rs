@@ -32,8 +32,8 @@ pub(super) async fn run(command: Command, client: &mut Client, printer: &Printer
     printer.print(&Volume::from(volume))
 }
 
-async fn promote(args: Promote, is_for_people: bool, client: &mut Client) -> Result<Promotion, Failure> {
-    let request = pb::PromoteRequest {
+pub(super) fn promotion(args: Promote) -> pb::PromoteRequest {
+    pb::PromoteRequest {
         volume: args.named.volume,
         assert_peer_fenced: args.assert_peer_fenced,
         reason: args.reason.unwrap_or_default(),
@@ -41,7 +41,11 @@ async fn promote(args: Promote, is_for_people: bool, client: &mut Client) -> Res
         max_loss_bytes: args.max_loss_bytes,
         max_loss_seconds: args.max_loss_seconds,
         allow_unproven: args.allow_unproven,
-    };
+    }
+}
+
+async fn promote(args: Promote, is_for_people: bool, client: &mut Client) -> Result<Promotion, Failure> {
+    let request = promotion(args);
     let notice = is_for_people.then(|| tokio::spawn(say_that_it_waits()));
     let promoted = client.call(request, async |admin, request| admin.promote(request).await).await;
     if let Some(notice) = notice {
@@ -61,10 +65,14 @@ async fn demote(args: Demote, client: &mut Client) -> Result<pb::Volume, Failure
     client.call(request, async |admin, request| admin.demote(request).await).await
 }
 
-async fn drop_peer(args: DropPeer, client: &mut Client) -> Result<pb::Volume, Failure> {
+pub(super) fn parting(args: DropPeer) -> pb::DropPeerRequest {
     let who = args.who.unwrap_or_else(caller);
     let assertion = pb::Assertion { who, why: args.reason, at_ms: 0 };
-    let request = pb::DropPeerRequest { volume: args.named.volume, assertion: Some(assertion) };
+    pb::DropPeerRequest { volume: args.named.volume, assertion: Some(assertion) }
+}
+
+async fn drop_peer(args: DropPeer, client: &mut Client) -> Result<pb::Volume, Failure> {
+    let request = parting(args);
     client.call(request, async |admin, request| admin.drop_peer(request).await).await
 }
 

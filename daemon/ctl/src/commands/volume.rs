@@ -85,14 +85,18 @@ async fn release(Named { volume }: Named, client: &mut Client) -> Result<Release
     Ok(client.call(request, async |admin, request| admin.release_volume(request).await).await?.into())
 }
 
-async fn delete(args: Delete, client: &mut Client) -> Result<Deleted, Failure> {
+pub(super) fn deletion(args: Delete) -> pb::DeleteVolumeRequest {
     let disposal = if args.purge { pb::Disposal::Purge } else { pb::Disposal::Trash };
-    let request = pb::DeleteVolumeRequest {
+    pb::DeleteVolumeRequest {
         volume: args.named.volume,
         disposal: disposal.into(),
         force: args.force,
         whole_group: false,
-    };
+    }
+}
+
+async fn delete(args: Delete, client: &mut Client) -> Result<Deleted, Failure> {
+    let request = deletion(args);
     Ok(client.call(request, async |admin, request| admin.delete_volume(request).await).await?.into())
 }
 
@@ -123,7 +127,7 @@ async fn set_peer(volume: String, peer_site: String, client: &mut Client) -> Res
     client.call(request, async |admin, request| admin.set_peer(request).await).await
 }
 
-async fn branches(Named { volume }: Named, client: &mut Client) -> Result<BranchList, Failure> {
+pub(super) async fn branches(Named { volume }: Named, client: &mut Client) -> Result<BranchList, Failure> {
     let request = pb::ListBranchesRequest { volume };
     let response = client.call(request, async |admin, request| admin.list_branches(request).await).await?;
     Ok(BranchList { branches: response.branches.into_iter().map(Into::into).collect() })

@@ -3,8 +3,9 @@
 //! What the log holds is judged by the agent's own recovery, fed with reads of the files: what it says here is what an
 //! agent will find at its next start. Everything else of the directory is decoded and checked file by file.
 
-mod branch;
+pub mod branch;
 pub mod copy;
+pub mod export;
 pub mod replay;
 pub mod verify;
 

@@ -4,9 +4,11 @@
 //! kebab-case words, absent values left out.
 
 pub mod agent;
+pub mod branch;
 pub mod group;
 pub mod log;
 pub mod outcome;
+pub mod plan;
 pub mod policy;
 pub mod status;
 pub mod volume;

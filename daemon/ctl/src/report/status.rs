@@ -3,6 +3,7 @@
 use serde::Serialize;
 use tidemark_proto::admin as pb;
 
+use super::plan::Promotable;
 use super::volume::Volume;
 use super::{Position, State, explained, mirror, mode, moment};
 use crate::output::{Paint, Report, Table, Tone};
@@ -96,6 +97,7 @@ pub struct Status {
     pub counters: Counters,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seeding: Option<Progress>,
+    pub promotable: Promotable,
 }
 
 impl From<pb::VolumeStatus> for Status {
@@ -122,6 +124,7 @@ impl From<pb::VolumeStatus> for Status {
             oldest_disk_op_ms: status.oldest_disk_op_ms,
             counters: status.counters.unwrap_or_default().into(),
             seeding: status.seeding.map(Into::into),
+            promotable: status.promotable.unwrap_or_default().into(),
         }
     }
 }
@@ -151,6 +154,8 @@ impl Status {
     /// `name: value` pairs for people; `name_of` names a site.
     pub fn fields(&self, name_of: impl Fn(&str) -> String) -> Vec<(&'static str, String)> {
         let mut pairs: Vec<_> = self.aspects().iter().map(|(name, state)| (*name, explained(state))).collect();
+        pairs.push(("promotable", self.promotable.text()));
+        pairs.extend(self.promotable.blockers.iter().map(|blocker| ("not without", blocker.text())));
         pairs.extend(self.seeding.as_ref().map(|progress| ("seeding", progress.text())));
         pairs.extend(self.config_fields(name_of));
         pairs.extend(self.position_fields());
@@ -161,7 +166,7 @@ impl Status {
         pairs
     }
 
-    fn config_fields(&self, name_of: impl Fn(&str) -> String) -> Vec<(&'static str, String)> {
+    pub(super) fn config_fields(&self, name_of: impl Fn(&str) -> String) -> Vec<(&'static str, String)> {
         let config = &self.config;
         vec![
             ("epoch", config.epoch.text()),
@@ -259,11 +264,22 @@ impl StatusReport {
         known.unwrap_or_else(|| id.get(..8).unwrap_or(id))
     }
 
-    fn row(&self, volume: &Volume) -> [String; 9] {
+    fn row(&self, volume: &Volume) -> [String; 10] {
         let dash = || "-".to_owned();
         let Some(status) = &volume.status else {
             let not_open = "not open".to_owned();
-            return [volume.name.clone(), not_open, dash(), dash(), dash(), dash(), dash(), dash(), "no".to_owned()];
+            return [
+                volume.name.clone(),
+                not_open,
+                dash(),
+                dash(),
+                dash(),
+                dash(),
+                dash(),
+                dash(),
+                "no".to_owned(),
+                dash(),
+            ];
         };
         [
             volume.name.clone(),
@@ -275,6 +291,7 @@ impl StatusReport {
             status.config.epoch.text(),
             format!("{} / {}", units::span_ms(status.rpo_ms), units::bytes(status.backlog_bytes)),
             super::yes_no(status.is_protected()),
+            status.promotable.promotion_class.clone(),
         ]
     }
 
@@ -300,7 +317,7 @@ impl StatusReport {
 
 impl Report for StatusReport {
     fn table(&self, paint: Paint) -> String {
-        let header = ["VOLUME", "ROLE", "COPY", "LINK", "MODE", "S", "EPOCH", "RPO", "PROTECTED"];
+        let header = ["VOLUME", "ROLE", "COPY", "LINK", "MODE", "S", "EPOCH", "RPO", "PROTECTED", "PROMOTABLE"];
         let mut table = Table::new(&header);
         for volume in &self.volumes {
             table.row(volume.tone(), self.row(volume));

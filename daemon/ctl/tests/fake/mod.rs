@@ -93,6 +93,8 @@ fake_admin! {
     abort_io(AbortIoRequest) -> Volume = volume();
     reseed(ReseedRequest) -> Volume = volume();
     drain(DrainRequest) -> Volume = volume();
+    plan(PlanRequest) -> VerbPlan = plan();
+    explain(ExplainRequest) -> Explanation = explanation();
     list_branches(ListBranchesRequest) -> ListBranchesResponse = ListBranchesResponse::default();
     add_peer(AddPeerRequest) -> Peer = peer();
     remove_peer(RemovePeerRequest) -> RemovePeerResponse = RemovePeerResponse {};
@@ -104,6 +106,22 @@ fake_admin! {
 pub const SITE_A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 /// Id of its peer.
 pub const SITE_B: &str = "bbbbbbbb-0000-4000-8000-000000000002";
+
+fn plan() -> VerbPlan {
+    let refusal = Refusal { code: "role".into(), reason: "it serves".into(), lifted_by: "demote it".into() };
+    VerbPlan { verb: "reseed".into(), refusal: Some(refusal), ..VerbPlan::default() }
+}
+
+fn explanation() -> Explanation {
+    let goes = VerbPlan { verb: "drain".into(), steps: vec!["it is drained".into()], ..VerbPlan::default() };
+    Explanation {
+        volume: Some(volume()),
+        arbiter: state("none", ""),
+        waits_for: vec!["link: down".into()],
+        verbs: vec![goes, plan()],
+        ..Explanation::default()
+    }
+}
 
 fn witness() -> WitnessCheck {
     let (backend, place) = ("etcd".into(), "w1.example:2379".into());
@@ -147,6 +165,7 @@ fn status() -> VolumeStatus {
         config: Some(GroupConfig { epoch, sites, mode: Mode::Sync.into(), ..GroupConfig::default() }),
         backlog_bytes: 8192,
         rpo_ms: 1500,
+        promotable: Some(Promotable { promotion_class: "lossy".into(), ..Promotable::default() }),
         ..VolumeStatus::default()
     }
 }
