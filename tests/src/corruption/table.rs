@@ -174,7 +174,7 @@ fn base(slots: &[Slot], add: &mut impl FnMut(&str, Damage, Expected)) -> Result<
     let at = block * BLOCK as u64 + 1024;
     add("base written to near its head", Damage::Scribble { file: file(), at, len: 1024 }, suspect);
     add("base zeroed", Damage::Zero { file: file(), at: 0, len: SIZE }, suspect);
-    add("base cut short", Damage::Truncate { file: file(), len: SIZE / 2 }, Refused("the base image has"));
+    add("base cut short", Damage::Truncate { file: file(), len: SIZE / 2 }, Refused("the base image of volume"));
     add("base removed", Damage::Remove { file: file() }, Refused("the base image is missing"));
     Ok(())
 }
