@@ -2,7 +2,7 @@
 
 use tidemark_core::plan::{Plan, Promotable};
 use tidemark_core::status::{Role, Status};
-use tidemark_core::verb::{PromotionClass, Verb, VerbError};
+use tidemark_core::verb::{Assertion, PromotionClass, Verb, VerbError};
 use tidemark_proto::admin as wire;
 use tidemark_proto::admin::plan_request::Verb as Asked;
 
@@ -116,21 +116,20 @@ fn deletion_of(scope: Scope) -> &'static str {
 /// The verbs that an explanation tells about, without any argument that accepts or forces something, and promotion by a person's
 /// word beside the bare one. `scope`: what the removal of this site's copy removes.
 pub fn explained_verbs(scope: Scope) -> Vec<(&'static str, Planned)> {
+    let word = || Assertion { who: String::new(), why: String::new(), at: service::now() };
     let promote = |by_word: bool| {
-        let word = tidemark_core::verb::Assertion { who: String::new(), why: String::new(), at: service::now() };
         Planned::Copy(Verb::Promote {
-            assert_peer_fenced: by_word.then_some(word),
+            assert_peer_fenced: by_word.then(word),
             max_loss_bytes: None,
             max_loss_seconds: None,
             allow_unproven: false,
         })
     };
-    let word = tidemark_core::verb::Assertion { who: String::new(), why: String::new(), at: service::now() };
     vec![
         ("promote", promote(false)),
         ("promote --assert-peer-fenced", promote(true)),
         ("demote", Planned::Copy(Verb::Demote { force: false })),
-        ("drop-peer", Planned::Copy(Verb::DropPeer(word))),
+        ("drop-peer", Planned::Copy(Verb::DropPeer(word()))),
         ("reseed", Planned::Copy(Verb::Reseed)),
         ("verify", Planned::Copy(Verb::Verify)),
         ("drain", Planned::Copy(Verb::Drain)),

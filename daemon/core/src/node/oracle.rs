@@ -4,6 +4,7 @@
 use crate::config::Mode;
 use crate::format::superblock::CopyFlag;
 use crate::group::arbitrated::Unfit;
+use crate::node::plan::{changing, closed, opening};
 use crate::node::verbs::DEADLINE_MS;
 use crate::node::{Node, Stage};
 use crate::plan::{Loss, Plan, Promotable};
@@ -83,20 +84,24 @@ impl Node {
 
     fn judge_if_open(&self, now: Nanos, by_word: bool) -> Result<Judgement, VerbError> {
         match self.stage {
-            Stage::Closed => Err(super::plan::closed()),
-            _ if self.is_recovering() => Err(super::plan::opening()),
+            Stage::Closed => Err(closed()),
+            _ if self.is_recovering() => Err(opening()),
             _ => self.judge_promotion(now, by_word),
         }
     }
 
     fn promotion_waits_ms(&self, now: Nanos, way: Way, by_word: bool) -> u64 {
-        let opens = match way {
-            Way::Serves => return 0,
+        let asks = by_word && way != Way::Serves && self.word_would_wait(now);
+        self.deadline_ms(way) + if asks { super::arbitration::WORD_MS } else { 0 }
+    }
+
+    /// How long a promotion waits at most to be carried out.
+    pub(super) fn deadline_ms(&self, way: Way) -> u64 {
+        match way {
+            Way::Serves => 0,
             Way::TakeOver => DEADLINE_MS + self.arbiter.wait_ms(),
             _ => DEADLINE_MS,
-        };
-        let asks = if by_word && self.word_would_wait(now) { super::arbitration::WORD_MS } else { 0 };
-        opens + asks
+        }
     }
 
     /// The plan of a promotion with these bounds.
@@ -106,15 +111,13 @@ impl Node {
         let mut plan = Plan::of(self.steps_of(judged.way));
         plan.loss = Some(judged.loss);
         plan.steps.extend(judged.doubt.map(|why| format!("is refused unless the witness changed its mind: {why}")));
-        Ok(match judged.way {
-            Way::Serves => plan,
-            Way::TakeOver => {
-                let at_most_ms = DEADLINE_MS + self.arbiter.wait_ms();
-                plan.waiting("the end of the other site's lease, and the witness", at_most_ms)
-            }
-            Way::HandOver { .. } => plan.waiting("the peer, which hands over", DEADLINE_MS),
-            _ => plan.waiting("the log, and where S has a peer for that, to be settled", DEADLINE_MS),
-        })
+        let what = match judged.way {
+            Way::Serves => return Ok(plan),
+            Way::TakeOver => "the end of the other site's lease, and the witness",
+            Way::HandOver { .. } => "the peer, which hands over",
+            _ => "the log, and where S has a peer for that, to be settled",
+        };
+        Ok(plan.waiting(what, self.deadline_ms(judged.way)))
     }
 
     fn steps_of(&self, way: Way) -> Vec<String> {
@@ -257,7 +260,7 @@ impl Node {
         let deciding = self.arbiter.is_deciding() && !by_word && !joins && self.k.primary.is_some();
         let pending = self.promotion_pending() && !(joins && self.takes_over_by_verb());
         if self.is_persisting_k() || self.sealing.is_some() || pending || deciding {
-            return refuse("changing", "try again in a moment");
+            return Err(changing());
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ impl Node {
             Way::HandOver { to_stay, both } => self.ask_handover(now, id, to_stay, both),
             Way::TakeOver => {
                 self.arbiter.hurry();
-                self.wait(now, id, DEADLINE_MS + self.arbiter.wait_ms(), Pending::TakeOver);
+                self.wait(now, id, self.deadline_ms(way), Pending::TakeOver);
             }
             Way::Resume { forces: false } => {
                 self.begin_opening();
