@@ -188,10 +188,8 @@ impl Agent {
                     _ => Err(EngineError::Failed("an answer of another kind".into())),
                 },
                 () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {
-                    let asked = self.shard(shard).ask(move |shard, answer| {
-                        let _ = answer.send(shard.volume(id).and_then(|v| v.verify_status())); // the asker went away
-                    });
-                    if let Ok(Some((done, total))) = asked.await {
+                    let found = self.on_copy(id, shard, |copy| copy.verify_status()).await;
+                    if let Ok(Some((done, total))) = found {
                         progress.send_replace(VerifyProgress { done, total });
                     }
                 }

@@ -183,12 +183,7 @@ impl Agent {
 
     /// Has the bases here hold `layout`.
     pub(super) async fn make_room(&self, at: At, layout: Layout) -> Result<(), EngineError> {
-        let asked = self.shard(at.shard).ask(move |shard, answer| {
-            let made = shard.volume(at.copy).map(|copy| copy.files().make_room(&layout).map_err(|e| e.to_string()));
-            let _ = answer.send(made); // the asker went away
-        });
-        let made = asked.await.map_err(|_| EngineError::Stopping)?;
-        made.ok_or_else(|| EngineError::NoVolume(at.copy.to_string()))?.map_err(EngineError::Failed)
+        self.on_copy(at.copy, at.shard, move |copy| copy.files().make_room(&layout)).await?.map_err(failed)
     }
 
     /// Tells the peer's agent the name of a volume that is about to join.
@@ -340,12 +335,8 @@ impl Agent {
         if let Some(dir) = self.dir_of(at.copy) {
             self.unhide_base(&dir, at.volume);
         }
-        let asked = self.shard(at.shard).ask(move |shard, answer| {
-            let removed = shard.volume(at.copy).map(|copy| copy.files().remove_base(at.volume));
-            let _ = answer.send(removed); // the asker went away
-        });
-        let removed = asked.await.map_err(|_| EngineError::Stopping)?;
-        match removed.ok_or_else(|| EngineError::NoVolume(at.copy.to_string()))?.map_err(failed)? {
+        let removed = self.on_copy(at.copy, at.shard, move |copy| copy.files().remove_base(at.volume)).await?;
+        match removed.map_err(failed)? {
             true => self.keep(move |catalogue| catalogue.drop_volume(at.copy, at.volume)).await?,
             false => return Err(EngineError::Failed("its base is still part of the group's".into())),
         }

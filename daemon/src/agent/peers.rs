@@ -281,12 +281,9 @@ impl Agent {
             let names = volumes.map(|entry| (entry.id, entry.name.to_string())).collect();
             (state.copies.get(&id).map(|copy| copy.name.to_string()), names)
         };
-        let asked = self.shard(shard).ask(move |shard, answer| {
-            let replica = shard.volume(id).and_then(|v| replica_of(v.files(), &v.status()));
-            let _ = answer.send(replica); // the asker went away
-        });
+        let replica = self.on_copy(id, shard, |copy| replica_of(copy.files(), &copy.status())).await;
         let gone = || CallError::Refused("the volume is not open".into());
-        let replica = asked.await.map_err(|_| gone())?.ok_or_else(gone)?;
+        let replica = replica.ok().flatten().ok_or_else(gone)?;
         let replica = NewReplica { name: name.unwrap_or_default(), names, ..replica };
         create_replica(address, &self.transport, &replica).await
     }

@@ -20,7 +20,7 @@ use crate::control::{EngineError, FrontendKind};
 use crate::disk::{FileOptions, NewBase, NewFiles, NewLog, VolumeFiles, files};
 use crate::lock::lock;
 use crate::peer::control::NewReplica;
-use crate::shard::OpenVolume;
+use crate::shard::{OpenVolume, Volume};
 
 /// Bytes of a log slot of a new volume.
 pub const SLOT_BYTES: u64 = 32 << 20;
@@ -196,10 +196,20 @@ impl Agent {
         Ok(())
     }
 
-    /// The status of an open volume.
+    /// The status of an open copy.
     pub(super) async fn status_of(&self, id: VolumeId, shard: u16) -> Result<Status, EngineError> {
+        self.on_copy(id, shard, |copy| copy.status()).await
+    }
+
+    /// What `f` gives, called on the shard of an open copy.
+    pub(super) async fn on_copy<T: Send + 'static>(
+        &self,
+        id: VolumeId,
+        shard: u16,
+        f: impl FnOnce(&Volume) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
         let asked = self.shard(shard).ask(move |shard, answer| {
-            let _ = answer.send(shard.volume(id).map(|v| v.status())); // the asker went away
+            let _ = answer.send(shard.volume(id).map(|copy| f(&copy))); // the asker went away
         });
         asked.await.map_err(|_| EngineError::Stopping)?.ok_or_else(|| EngineError::NoVolume(id.to_string()))
     }
