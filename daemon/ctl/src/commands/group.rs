@@ -8,13 +8,12 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Printer;
 use crate::report::group::{self, GroupList};
-use crate::report::volume::Deleted;
 
 pub(super) async fn run(command: Group, client: &mut Client, printer: &Printer) -> Result<(), Failure> {
     match command {
         Group::List => printer.print(&list(client).await?),
         Group::Show(args) => printer.print(&show(args, client).await?),
-        Group::Delete(args) => printer.print(&delete(args, client).await?),
+        Group::Delete(args) => printer.print(&volume::delete(deletion(args), client).await?),
     }
 }
 
@@ -38,9 +37,4 @@ pub(super) fn deletion(args: Delete) -> pb::DeleteVolumeRequest {
         force: args.force,
         whole_group: true,
     }
-}
-
-async fn delete(args: Delete, client: &mut Client) -> Result<Deleted, Failure> {
-    let request = deletion(args);
-    Ok(client.call(request, async |admin, request| admin.delete_volume(request).await).await?.into())
 }

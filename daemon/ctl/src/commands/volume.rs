@@ -22,7 +22,7 @@ pub(super) async fn run(command: Volume, client: &mut Client, printer: &Printer)
         Volume::Detach(args) => printer.print(&detach(args, client).await?),
         Volume::Resize(args) => printer.print(&resize(args, client).await?),
         Volume::Release(args) => printer.print(&release(args.named, client).await?),
-        Volume::Delete(args) => printer.print(&delete(args, client).await?),
+        Volume::Delete(args) => printer.print(&delete(deletion(args), client).await?),
         Volume::Set(args) => printer.print(&set(args, client).await?),
         Volume::Verify(args) => verify::run(args, client, printer).await,
         Volume::Branches(args) => printer.print(&branches(args, client).await?),
@@ -95,8 +95,8 @@ pub(super) fn deletion(args: Delete) -> pb::DeleteVolumeRequest {
     }
 }
 
-async fn delete(args: Delete, client: &mut Client) -> Result<Deleted, Failure> {
-    let request = deletion(args);
+/// Of a volume, or of a whole group.
+pub(super) async fn delete(request: pb::DeleteVolumeRequest, client: &mut Client) -> Result<Deleted, Failure> {
     Ok(client.call(request, async |admin, request| admin.delete_volume(request).await).await?.into())
 }
 
