@@ -77,22 +77,27 @@ fn told<T>(sites: &TwoSites, result: Result<T>) -> Result<T> {
     result.with_context(|| sites.logs())
 }
 
+/// A dies with nine writes acknowledged; B takes over by itself, has them and takes a tenth; A comes back, and both are whole.
+fn lose_a_and_get_it_back(sites: &mut TwoSites) -> Result<Nbd> {
+    sites.a.kill();
+    let taken = wait_for_role(&sites.b, "primary");
+    told(sites, taken)?;
+    let mut nbd = client(&sites.b.cli())?;
+    check(&mut nbd, 9)?;
+    write(&mut nbd, 10)?;
+    sites.a.start(&sites.stage)?;
+    let whole = wait_until_whole(&sites.b);
+    told(sites, whole)?;
+    Ok(nbd)
+}
+
 #[test]
 fn a_site_that_is_killed_is_replaced_without_a_word_and_comes_back_as_the_follower() -> Result<()> {
     let mut sites = sites("auto", Some(WITNESS))?;
     create(&sites, "true")?;
     let mut nbd = client(&sites.a.cli())?;
     (1..=9).try_for_each(|number| write(&mut nbd, number))?;
-    sites.a.kill();
-
-    let taken = wait_for_role(&sites.b, "primary");
-    told(&sites, taken)?;
-    let mut nbd = client(&sites.b.cli())?;
-    check(&mut nbd, 9)?;
-    write(&mut nbd, 10)?;
-    sites.a.start(&sites.stage)?;
-    let whole = wait_until_whole(&sites.b);
-    told(&sites, whole)?;
+    let nbd = lose_a_and_get_it_back(&mut sites)?;
     let follower = sites.a.cli().show(NAME)?;
     ensure!(follower.role() == "secondary" && follower.copy() == "current", "{}", follower.summary());
     ensure!(sites.b.cli().verify(NAME)?, "the copies differ");
@@ -113,15 +118,7 @@ fn a_site_that_is_killed_is_replaced_by_the_word_of_an_object_store() -> Result<
     let shown = sites.a.cli().json(&["witness", "show"])?;
     ensure!(shown["backend"] == "s3" && shown["place"].to_string().contains("cells at 127.0.0.1"), "{shown}");
     (1..=9).try_for_each(|number| write(&mut client(&sites.a.cli())?, number))?;
-    sites.a.kill();
-    let taken = wait_for_role(&sites.b, "primary");
-    told(&sites, taken)?;
-    let mut nbd = client(&sites.b.cli())?;
-    check(&mut nbd, 9)?;
-    write(&mut nbd, 10)?;
-    sites.a.start(&sites.stage)?;
-    let whole = wait_until_whole(&sites.b);
-    told(&sites, whole)?;
+    lose_a_and_get_it_back(&mut sites)?;
     ensure!(sites.a.cli().show(NAME)?.role() == "secondary", "A follows");
     Ok(())
 }

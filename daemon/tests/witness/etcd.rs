@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -15,10 +15,10 @@ use tidemark_core::types::NodeId;
 use crate::certificates::Pki;
 use crate::history::History;
 use crate::network::Network;
+use crate::program::{PATIENCE, Program};
 use crate::{Backend, over};
 
 const CELL: Cell = Cell::Probe(NodeId([5; 16]));
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One member of its own.
 pub struct Server {
@@ -26,7 +26,7 @@ pub struct Server {
     client: u16,
     peer: u16,
     pki: Option<Pki>,
-    child: Option<Child>,
+    program: Program,
 }
 
 /// A member that answers: one that listens may still be electing itself.
@@ -43,7 +43,7 @@ pub fn free_port() -> u16 {
 impl Server {
     fn new(pki: Option<Pki>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Self { dir, client: free_port(), peer: free_port(), pki, child: None };
+        let mut server = Self { dir, client: free_port(), peer: free_port(), pki, program: Program::default() };
         server.run();
         server
     }
@@ -65,26 +65,7 @@ impl Server {
             command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&pki.files.ca);
             command.arg("--cert-file").arg(&pki.files.cert).arg("--key-file").arg(&pki.files.key);
         }
-        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let spawned = command.stdout(Stdio::null()).stderr(log).spawn();
-        self.child = Some(spawned.unwrap_or_else(|error| panic!("cannot run etcd (package etcd-server): {error}")));
-        self.until_it_listens();
-    }
-
-    fn until_it_listens(&mut self) {
-        let began = Instant::now();
-        while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.client)).is_err() {
-            let log = || fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            assert!(began.elapsed() < PATIENCE, "etcd does not listen: {}", log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill(); // it may have ended
-            let _ = child.wait();
-        }
+        self.program.run(command, "package etcd-server", &self.dir.path().join("log"), self.client);
     }
 
     fn address(&self) -> HostPort {
@@ -98,12 +79,6 @@ impl Server {
 
     fn over(&self, endpoints: Vec<HostPort>) -> Box<dyn Store> {
         Box::new(Etcd::new(&self.config(endpoints)).unwrap())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
@@ -129,20 +104,20 @@ impl Backend for Server {
     }
 
     fn save(&mut self) {
-        self.stop();
+        self.program.stop();
         copy(&self.data(), &self.dir.path().join("saved"));
         self.run();
     }
 
     fn restore(&mut self) {
-        self.stop();
+        self.program.stop();
         fs::remove_dir_all(self.data()).unwrap();
         copy(&self.dir.path().join("saved"), &self.data());
         self.run();
     }
 
     fn wipe(&mut self) {
-        self.stop();
+        self.program.stop();
         fs::remove_dir_all(self.data()).unwrap();
         self.run();
     }
@@ -210,7 +185,7 @@ async fn a_server_that_is_away_is_unavailable_and_comes_back() {
     let mut server = start().await;
     let witness = server.witness();
     witness.probe(NodeId([5; 16])).await.unwrap();
-    server.stop();
+    server.program.stop();
     let away = witness.read(CELL).await;
     assert!(matches!(away, Err(WitnessError::Unavailable(_))), "{away:?}");
     server.run();

@@ -6,6 +6,7 @@ mod etcd;
 mod file;
 mod history;
 mod network;
+mod program;
 mod promises;
 #[cfg(feature = "s3")]
 mod s3;

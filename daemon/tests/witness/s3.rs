@@ -1,9 +1,8 @@
 //! A witness in a real object store: versitygw over a directory, started here.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -17,11 +16,11 @@ use crate::certificates::Pki;
 use crate::etcd::free_port;
 use crate::history::History;
 use crate::network::Network;
+use crate::program::{PATIENCE, Program};
 use crate::untrue::{Fault, untrue};
 use crate::{Backend, over};
 
 const CELL: Cell = Cell::Lease(NodeId([5; 16]));
-const PATIENCE: Duration = Duration::from_secs(60);
 const KEY: &str = "agent";
 const SECRET: &str = "the-secret-of-the-agent";
 const BUCKET: &str = "cells";
@@ -31,7 +30,7 @@ pub struct Server {
     dir: TempDir,
     pub port: u16,
     pki: Option<Pki>,
-    child: Option<Child>,
+    program: Program,
 }
 
 pub async fn start() -> Server {
@@ -41,7 +40,7 @@ pub async fn start() -> Server {
 impl Server {
     fn new(pki: Option<Pki>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Self { dir, port: free_port(), pki, child: None };
+        let mut server = Self { dir, port: free_port(), pki, program: Program::default() };
         fs::create_dir_all(server.objects()).unwrap();
         fs::write(server.credentials(), credentials(SECRET)).unwrap();
         server.run();
@@ -71,22 +70,8 @@ impl Server {
         if let Some(pki) = &self.pki {
             command.arg("--cert").arg(&pki.files.cert).arg("--key").arg(&pki.files.key);
         }
-        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let spawned = command.arg("posix").arg(self.buckets()).stdout(Stdio::null()).stderr(log).spawn();
-        self.child = Some(spawned.unwrap_or_else(|error| panic!("cannot run versitygw (hack/setup): {error}")));
-        let began = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            let log = || fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            assert!(began.elapsed() < PATIENCE, "versitygw does not listen: {}", log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill(); // it may have ended
-            let _ = child.wait();
-        }
+        command.arg("posix").arg(self.buckets());
+        self.program.run(command, "hack/setup", &self.dir.path().join("log"), self.port);
     }
 
     /// A client's way to it through `port`.
@@ -101,12 +86,6 @@ impl Server {
             ca: self.pki.as_ref().map(|pki| pki.files.ca.clone()),
             path_style: true,
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
@@ -170,7 +149,7 @@ async fn a_server_that_is_away_is_unavailable_and_comes_back() {
     let mut server = start().await;
     let witness = server.witness();
     witness.probe(NodeId([5; 16])).await.unwrap();
-    server.stop();
+    server.program.stop();
     let away = witness.read(CELL).await;
     assert!(matches!(away, Err(WitnessError::Unavailable(_))), "{away:?}");
     server.run();

@@ -6,7 +6,7 @@ use tidemark_core::ship::AdoptStep;
 use tidemark_core::types::Boundary;
 
 use super::messages::touched;
-use super::state::{Agent, Proposal, Question, Renewal, State, WAIT, Watch};
+use super::state::{Agent, Proposal, State, WAIT, Watch};
 use super::{Leases, Number};
 use crate::k::{K, Site, node, nonce, other, site_id};
 use crate::mutation::Mutation;
@@ -22,20 +22,7 @@ impl Leases {
         let mut after = *state;
         after.restarts = state.restarts.checked_sub(1)?;
         let k = state.agents[site][number].k;
-        after.agents[site][number] = Agent {
-            k,
-            open: false,
-            waits: state.agents[site][number].waits,
-            restarted: true,
-            grant: 0,
-            renewed: WAIT,
-            renewal: Renewal::Idle,
-            echoed: WAIT,
-            sub: 0,
-            question: Question::Idle,
-            heard: 0,
-            asks: None,
-        };
+        after.agents[site][number] = Agent { waits: state.agents[site][number].waits, ..Agent::started(k) };
         if number == 0 {
             (after.watches[site].still, after.watches[site].changed, after.watches[site].revoked) =
                 (None, false, false);

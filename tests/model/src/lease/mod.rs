@@ -10,7 +10,7 @@ mod state;
 
 pub use state::State;
 
-use state::{Agent, MOST, Question, Renewal, SPAN, WAIT, Watch};
+use state::{Agent, MOST, SPAN, WAIT, Watch};
 use stateright::{Model, Property};
 
 use crate::k::{K, Site, other};
@@ -207,20 +207,7 @@ impl Model for Leases {
 
     fn init_states(&self) -> Vec<State> {
         let k = K { lease_gen: 1, ..K::first(true, true) };
-        let agent = Agent {
-            k,
-            open: false,
-            waits: false,
-            restarted: false,
-            grant: 1,
-            renewed: WAIT,
-            renewal: Renewal::Idle,
-            echoed: WAIT,
-            sub: 0,
-            question: Question::Idle,
-            heard: 0,
-            asks: None,
-        };
+        let agent = Agent { restarted: false, grant: 1, ..Agent::started(k) };
         let watch = Watch { target: (0, 1), still: None, changed: false, gone: false, revoked: false };
         let mut agents = [[agent; MOST]; 2];
         for number in self.numbers(0) {

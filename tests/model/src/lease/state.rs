@@ -85,6 +85,26 @@ pub struct Agent {
     pub asks: Option<Proposal>,
 }
 
+impl Agent {
+    /// One that has just started with this K, and knows nothing of anybody.
+    pub fn started(k: K) -> Self {
+        Self {
+            k,
+            open: false,
+            waits: false,
+            restarted: true,
+            grant: 0,
+            renewed: WAIT,
+            renewal: Renewal::Idle,
+            echoed: WAIT,
+            sub: 0,
+            question: Question::Idle,
+            heard: 0,
+            asks: None,
+        }
+    }
+}
+
 /// Everything.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct State {
