@@ -72,6 +72,9 @@ impl Agent {
             let text = "a volume of the group is attached: detach it first, or use force".into();
             return Err(EngineError::Refused { reason: "in-use", text });
         }
+        if matches!(verb, Verb::Reseed) {
+            self.refuse_while_viewed(copy)?;
+        }
         Ok(())
     }
 

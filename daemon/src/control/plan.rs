@@ -165,7 +165,7 @@ pub(super) fn verb_plan(verb: &str, foretold: Foretold) -> wire::VerbPlan {
     }
 }
 
-fn engine_refusal(why: &EngineError) -> wire::Refusal {
+pub(super) fn engine_refusal(why: &EngineError) -> wire::Refusal {
     match why {
         EngineError::Verb(error) => verb_refusal(error),
         other => {

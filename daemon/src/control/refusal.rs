@@ -44,7 +44,9 @@ pub(super) fn status(error: EngineError) -> Status {
 
 fn code_of(error: &EngineError) -> Code {
     match error {
-        EngineError::NoVolume(_) | EngineError::NoPeer(_) | EngineError::NoPool(_) => Code::NotFound,
+        EngineError::NoVolume(_) | EngineError::NoPeer(_) | EngineError::NoPool(_) | EngineError::NoBranch { .. } => {
+            Code::NotFound
+        }
         EngineError::Exists(_) => Code::AlreadyExists,
         EngineError::Invalid { .. } | EngineError::Verb(VerbError::Invalid(_)) => Code::InvalidArgument,
         EngineError::Verb(VerbError::Interrupted(_)) => Code::Aborted,
@@ -61,6 +63,7 @@ pub(super) fn reason_of(error: &EngineError) -> &'static str {
         EngineError::NoVolume(_) => "no-volume",
         EngineError::NoPeer(_) => "no-peer",
         EngineError::NoPool(_) => "no-pool",
+        EngineError::NoBranch { .. } => "no-branch",
         EngineError::Exists(_) => "exists",
         EngineError::Refused { reason, .. } => reason,
         EngineError::Invalid { .. } => "invalid",

@@ -6,6 +6,7 @@ use tidemark_core::types::{SECTOR, SiteId, VolumeId, WallMs};
 use tidemark_core::verb::{Assertion, Verb};
 use tidemark_proto::admin as wire;
 
+use super::branches::Seen;
 use super::engine::{Disposal, NewPeer, NewVolume, Origin, PeerKey, Scope, VolumeKey};
 use super::invalid::{Invalid, field};
 use super::policy::{self, Wishes};
@@ -32,6 +33,15 @@ pub(super) fn volumes(texts: &[String]) -> Result<Vec<VolumeKey>, Invalid> {
         return Err(field("volumes", format!("allowed are at most {MAX_WATCHED}")));
     }
     texts.iter().map(|text| volume(text)).collect()
+}
+
+/// What a view of a volume shows.
+pub(super) fn seen(number: Option<u32>) -> Result<Seen, Invalid> {
+    match number {
+        Some(0) => Err(field("number", "branches are numbered from 1; none means what the copy holds now")),
+        Some(number) => Ok(Seen::Branch(number)),
+        None => Ok(Seen::Present),
+    }
 }
 
 pub(super) fn peer(text: &str) -> Result<PeerKey, Invalid> {

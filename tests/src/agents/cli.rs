@@ -125,6 +125,15 @@ impl Cli {
         self.json(&["volume", "detach", volume]).map(drop)
     }
 
+    /// `branch open`: of a branch, or without a number of what the copy holds now, over NBD.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn open_branch(&self, volume: &str, number: Option<&str>) -> Result<Attachment> {
+        let args = [&["branch", "open", volume, "--frontend", "nbd"], number.as_slice()].concat();
+        Attachment::read(&self.json(&args)?)
+    }
+
     /// `promote`, when nothing has to be asserted.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ mod space;
 mod state;
 mod verbs;
 mod verify;
+mod views;
 mod volume_reads;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -55,6 +56,7 @@ use crate::volume::index::Index;
 use crate::volume::order::Order;
 
 pub use open::OpenError;
+pub use views::{Held, MAX_VIEWS};
 
 /// Bytes of recent frames kept in memory per volume by default, for shipping and for reads of what was just written.
 pub const TAIL_BYTES: u64 = 64 << 20;
@@ -211,6 +213,9 @@ pub struct Node {
     /// When an advance last began that took all there was: what is above the floor came later.
     floor_took_all_at: Nanos,
     draining: Option<Lsn>,
+    /// As the superblock says that is durable: the floor does not pass it.
+    branch_at: Option<Lsn>,
+    holds: Vec<views::Hold>,
     committed: Lsn,
     required: Lsn,
     damage: Option<String>,
@@ -284,6 +289,9 @@ impl Node {
             Input::Verb(id, verb) => self.on_verb(now, id, verb),
             Input::Witness(id, answer) => self.on_witness(now, id, answer),
             Input::Lease(grant) => self.on_lease(grant),
+            Input::Hold(id, at) => self.on_hold(id, at),
+            Input::LetGo(id) => self.on_let_go(id),
+            Input::KeepBranches(at) => self.on_keep_branches(now, at),
             Input::Tick => {}
         }
     }
@@ -297,6 +305,7 @@ impl Node {
                 let error = VerbError::Interrupted("the copy is closed".into());
                 self.out.push(Output::Verb(id, Err(error)));
             }
+            Input::Hold(id, _) => self.out.push(Output::Held(id, Err(plan::closed()))),
             _ => {}
         }
     }
@@ -325,6 +334,7 @@ impl Node {
         }
         if self.failed {
             // Nothing more is written here: what the files hold may not even be known, when it is recovery that failed.
+            self.end_views("the copy has failed");
             self.pump_verbs(now);
             return self.pump_closing(now);
         }
@@ -342,6 +352,7 @@ impl Node {
         self.pump_seeding(now);
         self.pump_sealing(now);
         self.pump_verify(now);
+        self.pump_views();
         self.pump_floor(now);
         self.pump_verbs(now);
         self.pump_closing(now);

@@ -338,6 +338,7 @@ impl Node {
     }
 
     fn end_waiting_verbs(&mut self) {
+        self.end_views("the copy is closed");
         for verb in std::mem::take(&mut self.verbs) {
             self.end_verb(verb.id, Err(plan::closed()));
         }

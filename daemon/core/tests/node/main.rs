@@ -13,4 +13,5 @@ mod sealing;
 mod seeding;
 mod shipping;
 mod verbs;
+mod views;
 mod witness;

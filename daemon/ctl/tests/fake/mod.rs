@@ -96,6 +96,8 @@ fake_admin! {
     plan(PlanRequest) -> VerbPlan = plan();
     explain(ExplainRequest) -> Explanation = explanation();
     list_branches(ListBranchesRequest) -> ListBranchesResponse = ListBranchesResponse::default();
+    open_branch(OpenBranchRequest) -> OpenBranchResponse = OpenBranchResponse { attachment: attached().attachment };
+    close_branch(CloseBranchRequest) -> CloseBranchResponse = CloseBranchResponse {};
     add_peer(AddPeerRequest) -> Peer = peer();
     remove_peer(RemovePeerRequest) -> RemovePeerResponse = RemovePeerResponse {};
     check_witness(CheckWitnessRequest) -> WitnessCheck = witness();
