@@ -15,5 +15,4 @@ mod lock;
 pub mod peer;
 pub mod shard;
 pub mod telemetry;
-pub mod view;
 pub mod witness;

@@ -171,8 +171,6 @@ impl Copy {
                     | Output::Verb(..)
                     | Output::Ask(..)
                     | Output::Layout { .. }
-                    | Output::Held(..)
-                    | Output::HoldEnded(_)
                     | Output::Event(_),
                 ) => {}
             }
