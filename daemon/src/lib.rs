@@ -15,4 +15,5 @@ mod lock;
 pub mod peer;
 pub mod shard;
 pub mod telemetry;
+pub mod view;
 pub mod witness;

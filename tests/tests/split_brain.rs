@@ -74,10 +74,22 @@ fn split_and_heal(sites: &TwoSites) -> Result<()> {
         ensure!(cli.json(&["branch", "list", NAME])?["branches"].as_array().is_some_and(Vec::is_empty), "sealed early");
     }
 
+    // Both branches can be looked at where they are, and B's also when it does not serve any more.
+    let seen = |cli: &Cli| -> Result<(u8, u8, u8)> {
+        let mut view = Nbd::connect(&cli.open_branch(NAME, None)?.nbd_socket()?, &format!("{NAME}@present"), PATIENCE)?;
+        Ok((read(&mut view, 1)?, read(&mut view, 2)?, read(&mut view, 3)?))
+    };
+    ensure!((seen(&a)?, seen(&b)?) == ((1, 0, 3), (1, 2, 0)), "what each of them has is not what is seen");
+    b.json(&["branch", "close", NAME])?;
+
     // A is named the winner, by giving B up.
     drop(at_b);
     b.detach(NAME)?;
     b.demote(NAME, &["--force"])?;
+    ensure!(seen(&b)? == (1, 2, 0), "what B has is not what is seen");
+    let kept = b.json(&["reseed", NAME, "--yes"]).expect_err("it is being looked at");
+    ensure!(kept.to_string().contains("branch close"), "{kept}");
+    b.json(&["branch", "close", NAME])?;
     let plan = b.json(&["reseed", NAME, "--plan"])?;
     ensure!(plan["refusal"].is_null(), "{plan}");
     ensure!(is_split(&b.show(NAME)?), "a plan changes nothing");

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crate::format::witness::{Cell, Content};
 use crate::group::witness::{Found, Revision};
 use crate::layout::Layout;
+use crate::node::Held;
 use crate::ship::Message;
-use crate::types::{ByteRange, Nanos, SiteId};
+use crate::types::{Boundary, ByteRange, Lsn, Nanos, SiteId};
 use crate::verb::{Verb, VerbError, VerbOk};
 
 /// Names a frontend request until its reply; unique per node while outstanding. Chosen by the shell.
@@ -27,20 +28,17 @@ pub struct DiskToken(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub u64);
 
-/// Names a verb until its answer. Chosen by the shell; the two highest are the core's own.
+/// Names a verb until its answer. Chosen by the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VerbId(pub u64);
-
-impl VerbId {
-    /// What the peer asks for: it is answered.
-    pub(crate) const PEER: Self = Self(u64::MAX);
-    /// What a switchover asks for that was in vain.
-    pub(crate) const BACK: Self = Self(u64::MAX - 1);
-}
 
 /// Names a question to the witness until its answer; unique per node while outstanding. Chosen by the core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AskId(pub u64);
+
+/// Names a view until it ends; unique per node while it lasts. Chosen by the shell.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct HoldId(pub u64);
 
 /// A log slot: one preallocated segment file, reused in turn. `slot-{:06}.seg` on disk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -282,6 +280,15 @@ pub enum Input {
     Witness(AskId, WitnessAnswer),
     /// The agent's lease was granted, renewed or (`None`) lost. Told again whenever it changed.
     Lease(Option<Grant>),
+    /// Somebody wants to see what this copy holds, or (where it is given) held at the boundary at which a sealed suffix begins.
+    /// Answered by exactly one [`Output::Held`]; what it is made of stays as it is until [`Output::HoldEnded`] or
+    /// [`Input::LetGo`].
+    Hold(HoldId, Option<Boundary>),
+    /// A view that was asked for is not needed any more.
+    LetGo(HoldId),
+    /// The sealed suffixes that are kept begin at this record or later (`None`: there are none): the base need not wait for those
+    /// that were before.
+    KeepBranches(Option<Lsn>),
     /// `poll_timeout()` has come, or the shell wants the core to look at the clock.
     Tick,
 }
@@ -311,6 +318,10 @@ pub enum Output {
         /// opening so are all that are not named: [`DiskOp::Grow`] asks again for those that are needed.
         base: Layout,
     },
+    /// The answer to [`Input::Hold`].
+    Held(HoldId, Result<Box<Held>, VerbError>),
+    /// A view has ended. In order with [`Output::Disk`]: what is read for it from here on, or is still being read, may be anything.
+    HoldEnded(HoldId),
     /// Something a person should see: a line in the log, a metric.
     Event(Event),
 }

@@ -18,4 +18,5 @@ pub mod status;
 pub mod timeline;
 pub mod types;
 pub mod verb;
+pub mod view;
 pub mod volume;

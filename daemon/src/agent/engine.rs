@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidemark_core::config::Policy;
-use tidemark_core::format::branch::{BranchClass as Class, BranchHead};
 use tidemark_core::types::{SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbOk};
 use tokio::sync::watch;
@@ -15,9 +14,9 @@ use super::volumes::failed;
 use super::{Agent, At, GroupCopy, Peer, State, fuse, wall_now};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::control::{
-    AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, Explained, Foretold,
-    FrontendKind, NewPeer, NewVolume, PeerInfo, PeerKey, Planned, PolicyPatch, PoolInfo, Scope, ShardInfo, Switchover,
-    Verified, VerifyProgress, VolumeInfo, VolumeKey,
+    AgentInfo, Answer, Attachment, Branches, Disposal, Engine, EngineError, Explained, Foretold, FrontendKind, NewPeer,
+    NewVolume, PeerInfo, PeerKey, Planned, PolicyPatch, PoolInfo, Scope, Seen, ShardInfo, Verified, VerifyProgress,
+    VolumeInfo, VolumeKey,
 };
 use crate::disk;
 use crate::frontend::kernel_nbd;
@@ -197,35 +196,6 @@ impl Agent {
         }
     }
 
-    fn branches_of(&self, id: VolumeId) -> Result<Vec<BranchInfo>, EngineError> {
-        let dir = self.dir_of(id).map(|dir| dir.join("branch"));
-        let dir = dir.ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
-        let mut out = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(failed)?.flatten() {
-            let path = entry.path();
-            let bytes = std::fs::read(&path).map_err(failed)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let number = name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            if let Ok(head) = BranchHead::decode(&bytes) {
-                out.push(BranchInfo {
-                    number,
-                    class: match head.class {
-                        Class::Unacked => BranchClass::Unacked,
-                        Class::Acked => BranchClass::Acked,
-                        Class::Unknown => BranchClass::Unknown,
-                    },
-                    fork: head.from.position,
-                    end: head.tail.position,
-                    bytes: head.bytes,
-                    sealed: head.sealed_at,
-                    path,
-                });
-            }
-        }
-        out.sort_by_key(|b| b.number);
-        Ok(out)
-    }
-
     fn pools(&self) -> Vec<PoolInfo> {
         let state = self.state();
         let info = |pool: &crate::config::PoolConfig| {
@@ -378,10 +348,6 @@ impl Engine for AgentEngine {
         })
     }
 
-    fn switchover(&self, volume: VolumeKey, switchover: Switchover) -> Answer<VerbOk> {
-        on_group!(self, volume, |agent, at| agent.do_switchover(at, &switchover).await)
-    }
-
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified> {
         on_group!(self, volume, |agent, at| agent.do_verify(at.copy, at.shard, progress).await)
     }
@@ -406,8 +372,16 @@ impl Engine for AgentEngine {
         on_group!(self, volume, |agent, at| agent.explained(at).await)
     }
 
-    fn branches(&self, volume: VolumeKey) -> Answer<Vec<BranchInfo>> {
-        on_group!(self, volume, |agent, at| agent.branches_of(at.copy))
+    fn branches(&self, volume: VolumeKey) -> Answer<Branches> {
+        on_group!(self, volume, |agent, at| agent.branches_of(at).await)
+    }
+
+    fn open_view(&self, volume: VolumeKey, seen: Seen, frontend: FrontendKind) -> Answer<Attachment> {
+        on_volume!(self, volume, |agent, at| agent.open_view(at, seen, frontend).await)
+    }
+
+    fn close_view(&self, volume: VolumeKey, seen: Seen, force: bool) -> Answer<()> {
+        on_volume!(self, volume, |agent, at| agent.close_view(at.volume, seen, force).await)
     }
 
     fn add_peer(&self, peer: NewPeer) -> Answer<PeerInfo> {

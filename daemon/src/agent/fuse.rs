@@ -11,6 +11,7 @@ use crate::control::{EngineError, FrontendKind, Place};
 pub(super) use crate::frontend::fuse_loop::{Abort, FuseLoop};
 use crate::frontend::fuse_loop::{AttachParams, Cleanup, Remote, RemoteCompletion, cleanup_stale};
 use crate::shard::ShardHandle;
+use crate::view::ViewRemote;
 
 /// What `auto` means when neither the request nor the volume says more.
 pub(super) const AUTO: FrontendKind = FrontendKind::Fuse;
@@ -58,10 +59,25 @@ impl Remote for ToShard {
 impl Agent {
     /// Serves a volume as a block device.
     pub(super) async fn open_fuse(&self, at: At, name: &str, size: u64) -> Result<Open, EngineError> {
-        let remote = Box::new(ToShard { shard: self.shard(at.shard).clone(), at });
+        self.attach_fuse(name, size, false, Box::new(ToShard { shard: self.shard(at.shard).clone(), at })).await
+    }
+
+    /// Serves a volume of a view as a block device that cannot be written to.
+    pub(super) async fn open_fuse_view(&self, name: &str, size: u64, view: ViewRemote) -> Result<Open, EngineError> {
+        self.attach_fuse(name, size, true, Box::new(view)).await
+    }
+
+    async fn attach_fuse(
+        &self,
+        name: &str,
+        size: u64,
+        read_only: bool,
+        remote: Box<dyn Remote>,
+    ) -> Result<Open, EngineError> {
         let params = AttachParams {
             volume: name.to_owned(),
             size,
+            read_only,
             run_dir: self.config.run_dir.clone(),
             dev_dir: self.config.fuse.dir.clone(),
             remote,

@@ -4,6 +4,7 @@
 mod acquaintance;
 mod arbiter;
 mod attach;
+mod branches;
 mod creation;
 mod empty_base;
 mod engine;
@@ -21,7 +22,7 @@ mod open;
 mod peers;
 mod plans;
 mod stop;
-mod switchover;
+mod views;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ use tokio::task::AbortHandle;
 
 use crate::catalogue::{Bases, Catalogue, CatalogueError};
 use crate::config::{Config, HostPort, Name};
-use crate::control::{EngineError, FrontendKind};
+use crate::control::{EngineError, FrontendKind, Seen};
 use crate::frontend::nbd::NbdMetrics;
 use crate::lock::lock;
 use crate::peer::{Heartbeats, PeerIdentity, Pulse, Refusals, Tls, Transport};
@@ -44,6 +45,7 @@ use crate::telemetry::DiskMetrics;
 pub(crate) use fuse::clear_stale;
 use lease::Keeper;
 use open::{Door, Open};
+use views::OpenView;
 
 pub use arbiter::Arbiter;
 pub use engine::AgentEngine;
@@ -118,6 +120,8 @@ struct State {
     creating: BTreeMap<Name, Weak<tokio::sync::Mutex<()>>>,
     /// The task that beats with each peer.
     beating: BTreeMap<Name, AbortHandle>,
+    /// Open views, by the volume and what they show of it.
+    views: BTreeMap<(VolumeId, Seen), OpenView>,
     stopping: bool,
 }
 
@@ -159,6 +163,8 @@ pub struct Agent {
     catalogue: Arc<Mutex<Catalogue>>,
     bases: Bases,
     state: Mutex<State>,
+    /// Held by who opens or closes a view.
+    viewing: tokio::sync::Mutex<()>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -237,6 +243,7 @@ impl Agent {
             bases: Bases::below(&config.run_dir),
             heartbeats: Heartbeats { pulse, board: Arc::default() },
             state: Mutex::default(),
+            viewing: tokio::sync::Mutex::default(),
             runtime,
             config,
         });

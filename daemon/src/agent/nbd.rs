@@ -4,6 +4,7 @@
 //! shard of that volume; from then on it is served like one of the unix socket, and ends with the attachment.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use super::{Agent, At, Door, Entry, Open};
 use crate::config::Security;
 use crate::control::{EngineError, Place};
+use crate::frontend::BlockTarget;
 use crate::frontend::nbd::{
     self, Export, ExportInfo, ExportResolver, HandOver, Options, SingleExport, TcpSecurity, serve_handed_over,
 };
@@ -22,12 +24,25 @@ use crate::shard::Shard;
 impl Agent {
     /// Serves a volume on its unix socket.
     pub(super) async fn open_nbd(&self, at: At, name: &str, size: u64) -> Result<Open, EngineError> {
+        let (path, export) =
+            self.serve_export(at.shard, name, size, move |shard| shard.target(at.copy, at.volume)).await?;
+        let uri = format!("nbd+unix:///{name}?socket={}", path.display());
+        Ok(Open::new(Place::Nbd { uri, tcp_uri: self.nbd_tcp_uri(name) }, Door::Nbd(export)))
+    }
+
+    /// Serves what `target` gives on a unix socket of this name, until the export is dropped.
+    pub(super) async fn serve_export(
+        &self,
+        shard: u16,
+        name: &str,
+        size: u64,
+        target: impl FnOnce(&Rc<Shard>) -> Option<Rc<dyn BlockTarget>> + Send + 'static,
+    ) -> Result<(PathBuf, watch::Sender<u64>), EngineError> {
         let path = self.config.nbd.unix_dir.join(format!("{name}.sock"));
         let (export, attached) = watch::channel(size);
         let (socket, name_there, counts) = (path.clone(), name.to_owned(), self.nbd_counts());
-        let opened = self.shard(at.shard).ask::<Result<(), String>>(move |shard, answer| {
-            let target = shard.target(at.copy, at.volume);
-            let result = target.ok_or_else(|| "the volume is not open".to_owned()).and_then(|volume| {
+        let opened = self.shard(shard).ask::<Result<(), String>>(move |shard, answer| {
+            let result = target(shard).ok_or_else(|| "the volume is not open".to_owned()).and_then(|volume| {
                 let listener = nbd::bind_unix(&socket).map_err(|error| error.to_string())?;
                 let exports = Rc::new(SingleExport::new(name_there, volume));
                 let serve = nbd::serve_unix(listener, exports, counts.on(shard));
@@ -40,8 +55,7 @@ impl Agent {
             let _ = answer.send(result); // the asker went away
         });
         opened.await.map_err(|_| EngineError::Stopping)?.map_err(EngineError::Failed)?;
-        let uri = format!("nbd+unix:///{name}?socket={}", path.display());
-        Ok(Open::new(Place::Nbd { uri, tcp_uri: self.nbd_tcp_uri(name) }, Door::Nbd(export)))
+        Ok((path, export))
     }
 
     fn nbd_tcp_uri(&self, name: &str) -> Option<String> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Agent, At, Open};
 use crate::control::{EngineError, FrontendKind};
+use crate::view::ViewRemote;
 
 const NOT_BUILT: &str = "this agent is built without the FUSE frontend";
 
@@ -43,6 +44,10 @@ impl Abort {
 
 impl Agent {
     pub(super) async fn open_fuse(&self, _at: At, _name: &str, _size: u64) -> Result<Open, EngineError> {
+        Err(EngineError::Refused { reason: "frontend-unavailable", text: NOT_BUILT.into() })
+    }
+
+    pub(super) async fn open_fuse_view(&self, _name: &str, _size: u64, _view: ViewRemote) -> Result<Open, EngineError> {
         Err(EngineError::Refused { reason: "frontend-unavailable", text: NOT_BUILT.into() })
     }
 }

@@ -294,6 +294,7 @@ impl Agent {
 
     /// Closes a volume: everything written is durable, its files are free. The entry stays.
     pub(super) async fn close_volume(&self, id: VolumeId, shard: u16) -> Result<(), EngineError> {
+        self.close_views(id).await;
         let (gone, is_gone) = oneshot::channel();
         let known = self.shard(shard).ask(move |shard, answer| {
             let volume = shard.volume(id);

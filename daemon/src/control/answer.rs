@@ -8,9 +8,10 @@ use tidemark_core::types::{Epoch, Position};
 use tidemark_core::verb::{Assertion, PromotionClass, VerbOk};
 use tidemark_proto::admin as wire;
 
+use super::branches::{BranchInfo, Branches};
 use super::engine::{
-    AgentInfo, Attachment, BranchClass, BranchInfo, FrontendKind, PeerInfo, Place, PoolInfo, ShardInfo, Verified,
-    VerifyProgress, VolumeInfo, WitnessInfo,
+    AgentInfo, Attachment, FrontendKind, PeerInfo, Place, PoolInfo, ShardInfo, Verified, VerifyProgress, VolumeInfo,
+    WitnessInfo,
 };
 use super::state::{self, StateText};
 use crate::witness::Probe;
@@ -229,20 +230,12 @@ pub(super) fn promoted(outcome: VerbOk, volume: wire::Volume) -> wire::PromoteRe
             lost_ms,
             volume,
         },
-        VerbOk::Done(_) | VerbOk::Verified { .. } | VerbOk::SwitchedOver { .. } => wire::PromoteResponse {
+        VerbOk::Done(_) | VerbOk::Verified { .. } => wire::PromoteResponse {
             promotion_class: wire::PromotionClass::Lossless as i32,
             volume,
             ..Default::default()
         },
     }
-}
-
-pub(super) fn switched(outcome: &VerbOk, volume: wire::Volume) -> wire::SwitchoverResponse {
-    let (site, pause_ms) = match outcome {
-        VerbOk::SwitchedOver { site, pause_ms } => (site.to_string(), *pause_ms),
-        _ => Default::default(),
-    };
-    wire::SwitchoverResponse { primary_site_id: site, pause_ms, volume: Some(volume) }
 }
 
 fn promotion_class(class: PromotionClass) -> wire::PromotionClass {
@@ -272,20 +265,24 @@ pub(super) fn verified(verified: Verified) -> wire::VerifyResponse {
     wire::VerifyResponse { event: Some(wire::verify_response::Event::Result(result)) }
 }
 
-pub(super) fn branch(branch: BranchInfo) -> wire::Branch {
-    let class = match branch.class {
-        BranchClass::Unacked => "unacked",
-        BranchClass::Acked => "acked",
-        BranchClass::Unknown => "unknown",
-    };
+pub(super) fn branches(branches: Branches) -> wire::ListBranchesResponse {
+    wire::ListBranchesResponse {
+        branches: branches.branches.into_iter().map(branch).collect(),
+        present: branches.present.map(attachment),
+    }
+}
+
+fn branch(branch: BranchInfo) -> wire::Branch {
     wire::Branch {
         number: branch.number,
-        branch_class: class.to_owned(),
+        branch_class: branch.class.as_str().to_owned(),
         fork: Some(position(branch.fork)),
         end: Some(position(branch.end)),
         bytes: branch.bytes,
         sealed_ms: moment(branch.sealed),
         path: path(&branch.path),
+        closed: branch.closed.as_ref().map(super::plan::engine_refusal),
+        attachment: branch.attachment.map(attachment),
     }
 }
 

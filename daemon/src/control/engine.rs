@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use tidemark_core::config::Policy;
 use tidemark_core::status::Status;
-use tidemark_core::types::{BlockRange, BootId, GroupId, Lsn, NodeId, Position, SiteId, VolumeId, WallMs};
+use tidemark_core::types::{BlockRange, BootId, GroupId, Lsn, NodeId, SiteId, VolumeId, WallMs};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::sync::watch;
 
+use super::branches::{Branches, Seen};
 use super::plan::{Explained, Foretold, Planned};
 use super::policy::PolicyPatch;
 use crate::config::{HostPort, Name};
@@ -52,8 +53,6 @@ pub trait Engine: Send + Sync + 'static {
     fn set_peer(&self, volume: VolumeKey, peer: Option<PeerKey>) -> Answer<()>;
     /// A verb of the copy itself: promote, demote, drop the peer, abort I/O, reseed, drain.
     fn verb(&self, volume: VolumeKey, verb: Verb) -> Answer<VerbOk>;
-    /// Hands the role of the primary over to another site.
-    fn switchover(&self, volume: VolumeKey, switchover: Switchover) -> Answer<VerbOk>;
     /// Compares both copies; the newest progress is what `progress` holds.
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified>;
     /// What a verb would do now; the outer error is of the question itself.
@@ -62,8 +61,12 @@ pub trait Engine: Send + Sync + 'static {
     fn plan_removal(&self, peer: PeerKey) -> Answer<Foretold>;
     /// Why a volume is as it is, and what each verb would do now.
     fn explain(&self, volume: VolumeKey) -> Answer<Explained>;
-    /// Sealed suffixes, by number.
-    fn branches(&self, volume: VolumeKey) -> Answer<Vec<BranchInfo>>;
+    /// Sealed suffixes, and what is open of a volume.
+    fn branches(&self, volume: VolumeKey) -> Answer<Branches>;
+    /// Opens a view of a volume, read-only. Open already: answers with what is there.
+    fn open_view(&self, volume: VolumeKey, seen: Seen, frontend: FrontendKind) -> Answer<Attachment>;
+    /// Closes a view. Not open: success. In use: refused unless `force`.
+    fn close_view(&self, volume: VolumeKey, seen: Seen, force: bool) -> Answer<()>;
 
     /// Makes a site known, or changes its address or authority.
     fn add_peer(&self, peer: NewPeer) -> Answer<PeerInfo>;
@@ -88,6 +91,12 @@ pub enum EngineError {
     /// No such pool.
     #[error("there is no pool {0} here")]
     NoPool(String),
+    /// No such branch.
+    #[error("there is no branch {number} of it here")]
+    NoBranch {
+        /// Its number.
+        number: u32,
+    },
     /// The name or the place is taken by something else.
     #[error("{0}")]
     Exists(String),
@@ -224,17 +233,6 @@ pub enum Origin {
     },
 }
 
-/// To which site, and what becomes of what is attached here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Switchover {
-    /// The site that is to be the primary: the peer, or this one.
-    pub to: PeerKey,
-    /// The group's volumes are detached first, unless one is in use.
-    pub detach: bool,
-    /// Queued I/O fails, and devices end.
-    pub force: bool,
-}
-
 /// How much is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -352,36 +350,6 @@ pub struct Verified {
     pub lsn: Lsn,
     /// What differs, at most 64 ranges.
     pub differing: Vec<BlockRange>,
-}
-
-/// A sealed suffix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BranchInfo {
-    /// Its number.
-    pub number: u32,
-    /// What is known of the acknowledgement of its records.
-    pub class: BranchClass,
-    /// Last record that the newer history shares.
-    pub fork: Position,
-    /// Its last record.
-    pub end: Position,
-    /// Bytes of its file.
-    pub bytes: u64,
-    /// Moment of sealing.
-    pub sealed: WallMs,
-    /// Its file.
-    pub path: PathBuf,
-}
-
-/// What is known of the acknowledgement of a branch's records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BranchClass {
-    /// None was acknowledged.
-    Unacked,
-    /// Some were.
-    Acked,
-    /// Nobody knows.
-    Unknown,
 }
 
 /// A site to be made known.

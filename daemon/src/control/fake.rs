@@ -14,6 +14,7 @@ use tidemark_core::types::{
 use tidemark_core::verb::{Assertion, PromotionClass, Verb, VerbError, VerbOk};
 use tokio::sync::{Notify, watch};
 
+use super::branches::{BranchClass, BranchInfo, Branches, Seen};
 use super::engine::*;
 use super::plan::{Explained, Foretold, Planned};
 use super::policy::PolicyPatch;
@@ -312,18 +313,6 @@ impl Engine for FakeEngine {
         })
     }
 
-    fn switchover(&self, volume: VolumeKey, switchover: Switchover) -> Answer<VerbOk> {
-        self.with(&volume, |volume| {
-            let status = volume.status.as_mut().map_err(|why| EngineError::Failed(why.clone()))?;
-            if switchover.to != PeerKey::Site(PEER) {
-                let (why, hint) = ("it is not connected".into(), "restore the link".into());
-                return Err(VerbError::PeerUnfit { site: SITE, why, hint }.into());
-            }
-            (status.role, status.config.primary) = (Role::Secondary, Some(PEER));
-            Ok(VerbOk::SwitchedOver { site: PEER, pause_ms: 321 })
-        })
-    }
-
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified> {
         let (found, drained) = (self.volume(volume), self.drained.clone());
         Box::pin(async move {
@@ -359,9 +348,9 @@ impl Engine for FakeEngine {
         })
     }
 
-    fn branches(&self, volume: VolumeKey) -> Answer<Vec<BranchInfo>> {
+    fn branches(&self, volume: VolumeKey) -> Answer<Branches> {
         self.with(&volume, |volume| {
-            Ok(vec![BranchInfo {
+            let branches = vec![BranchInfo {
                 number: 1,
                 class: BranchClass::Unacked,
                 fork: Position::default(),
@@ -369,8 +358,25 @@ impl Engine for FakeEngine {
                 bytes: 100,
                 sealed: WallMs(7),
                 path: volume.directory.join("branch/branch-0001"),
-            }])
+                closed: Some(EngineError::Stopping),
+                attachment: None,
+            }];
+            Ok(Branches { branches, present: None })
         })
+    }
+
+    fn open_view(&self, volume: VolumeKey, seen: Seen, _: FrontendKind) -> Answer<Attachment> {
+        self.with(&volume, |volume| match seen {
+            Seen::Branch(number) if number > 1 => Err(EngineError::NoBranch { number }),
+            _ => {
+                let uri = format!("nbd+unix:///{}@{seen}", volume.name);
+                Ok(Attachment { place: Place::Nbd { uri, tcp_uri: None }, connections: 0 })
+            }
+        })
+    }
+
+    fn close_view(&self, volume: VolumeKey, _: Seen, _: bool) -> Answer<()> {
+        self.with(&volume, |_| Ok(()))
     }
 
     fn add_peer(&self, peer: NewPeer) -> Answer<PeerInfo> {

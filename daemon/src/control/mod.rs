@@ -7,6 +7,7 @@
 //! sends costs more than one bounded message, one bounded connection and one bounded handshake.
 
 mod answer;
+mod branches;
 mod caller;
 mod calls;
 mod connection;
@@ -43,10 +44,10 @@ use tonic::transport::server::{Connected, Router};
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 
+pub use branches::{BranchClass, BranchInfo, Branches, Seen};
 pub use engine::{
-    AgentInfo, Answer, Attachment, BranchClass, BranchInfo, Disposal, Engine, EngineError, FrontendKind, NewPeer,
-    NewVolume, Origin, PeerHealth, PeerInfo, PeerKey, Place, PoolInfo, Scope, ShardInfo, Switchover, Verified,
-    VerifyProgress, VolumeInfo, VolumeKey, WitnessInfo,
+    AgentInfo, Answer, Attachment, Disposal, Engine, EngineError, FrontendKind, NewPeer, NewVolume, Origin, PeerHealth,
+    PeerInfo, PeerKey, Place, PoolInfo, Scope, ShardInfo, Verified, VerifyProgress, VolumeInfo, VolumeKey, WitnessInfo,
 };
 pub use plan::{Explained, Foretold, Planned, explained_verbs};
 pub use policy::PolicyPatch;

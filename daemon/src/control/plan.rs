@@ -2,12 +2,11 @@
 
 use tidemark_core::plan::{Plan, Promotable};
 use tidemark_core::status::{Role, Status};
-use tidemark_core::types::SiteId;
 use tidemark_core::verb::{Assertion, PromotionClass, Verb, VerbError};
 use tidemark_proto::admin as wire;
 use tidemark_proto::admin::plan_request::Verb as Asked;
 
-use super::engine::{Disposal, EngineError, PeerKey, Scope, Switchover, VolumeInfo, VolumeKey, WitnessInfo};
+use super::engine::{Disposal, EngineError, PeerKey, Scope, VolumeInfo, VolumeKey, WitnessInfo};
 use super::invalid::{Invalid, field};
 use super::policy::{self, PolicyPatch};
 use super::state::{self, StateText};
@@ -21,8 +20,6 @@ pub type Foretold = Result<Plan, EngineError>;
 pub enum Planned {
     /// A verb of the copy itself.
     Copy(Verb),
-    /// A switchover.
-    Switchover(Switchover),
     /// A change of policy.
     Policy(PolicyPatch),
     /// Another peer, or none.
@@ -53,7 +50,7 @@ impl Planned {
             Self::Delete { scope, .. } => *scope == Scope::Volume,
             // Of the fields this one is the volume's.
             Self::Policy(patch) => patch.frontend.is_some(),
-            Self::Copy(_) | Self::Peer(_) | Self::Switchover(_) => false,
+            Self::Copy(_) | Self::Peer(_) => false,
         }
     }
 }
@@ -84,7 +81,6 @@ pub(super) fn question(request: &wire::PlanRequest) -> Result<(&'static str, Que
     Ok(match asked {
         Asked::Promote(r) => ("promote", of(&r.volume, Planned::Copy(request::promote(r, now)?))?),
         Asked::Demote(r) => ("demote", of(&r.volume, Planned::Copy(Verb::Demote { force: r.force }))?),
-        Asked::Switchover(r) => ("switchover", of(&r.volume, Planned::Switchover(request::switchover(r)?))?),
         Asked::DropPeer(r) => ("drop-peer", of(&r.volume, Planned::Copy(request::drop_peer(r, now)?))?),
         Asked::SetPolicy(r) => {
             let wanted = r.policy.as_ref().ok_or_else(|| field("policy", "names no field to change"))?;
@@ -118,8 +114,8 @@ fn deletion_of(scope: Scope) -> &'static str {
 }
 
 /// The verbs that an explanation tells about, without any argument that accepts or forces something, and promotion by a person's
-/// word beside the bare one. `scope`: what the removal of this site's copy removes; `peer`: the other site, where there is one.
-pub fn explained_verbs(scope: Scope, peer: Option<SiteId>) -> Vec<(&'static str, Planned)> {
+/// word beside the bare one. `scope`: what the removal of this site's copy removes.
+pub fn explained_verbs(scope: Scope) -> Vec<(&'static str, Planned)> {
     let word = || Assertion { who: String::new(), why: String::new(), at: service::now() };
     let promote = |by_word: bool| {
         Planned::Copy(Verb::Promote {
@@ -129,9 +125,7 @@ pub fn explained_verbs(scope: Scope, peer: Option<SiteId>) -> Vec<(&'static str,
             allow_unproven: false,
         })
     };
-    let switchover = |to| Planned::Switchover(Switchover { to: PeerKey::Site(to), detach: false, force: false });
-    let switchover = peer.map(|peer| ("switchover", switchover(peer)));
-    let verbs = vec![
+    vec![
         ("promote", promote(false)),
         ("promote --assert-peer-fenced", promote(true)),
         ("demote", Planned::Copy(Verb::Demote { force: false })),
@@ -143,8 +137,7 @@ pub fn explained_verbs(scope: Scope, peer: Option<SiteId>) -> Vec<(&'static str,
         ("volume set --peer-site=", Planned::Peer(None)),
         ("volume release", Planned::Release),
         (deletion_of(scope), Planned::Delete { scope, disposal: Disposal::Trash, force: false }),
-    ];
-    verbs.into_iter().chain(switchover).collect()
+    ]
 }
 
 // ---- answers ----------------------------------------------------------------------------------------------------------------
@@ -172,7 +165,7 @@ pub(super) fn verb_plan(verb: &str, foretold: Foretold) -> wire::VerbPlan {
     }
 }
 
-fn engine_refusal(why: &EngineError) -> wire::Refusal {
+pub(super) fn engine_refusal(why: &EngineError) -> wire::Refusal {
     match why {
         EngineError::Verb(error) => verb_refusal(error),
         other => {

@@ -44,7 +44,9 @@ pub(super) fn status(error: EngineError) -> Status {
 
 fn code_of(error: &EngineError) -> Code {
     match error {
-        EngineError::NoVolume(_) | EngineError::NoPeer(_) | EngineError::NoPool(_) => Code::NotFound,
+        EngineError::NoVolume(_) | EngineError::NoPeer(_) | EngineError::NoPool(_) | EngineError::NoBranch { .. } => {
+            Code::NotFound
+        }
         EngineError::Exists(_) => Code::AlreadyExists,
         EngineError::Invalid { .. } | EngineError::Verb(VerbError::Invalid(_)) => Code::InvalidArgument,
         EngineError::Verb(VerbError::Interrupted(_)) => Code::Aborted,
@@ -61,6 +63,7 @@ pub(super) fn reason_of(error: &EngineError) -> &'static str {
         EngineError::NoVolume(_) => "no-volume",
         EngineError::NoPeer(_) => "no-peer",
         EngineError::NoPool(_) => "no-pool",
+        EngineError::NoBranch { .. } => "no-branch",
         EngineError::Exists(_) => "exists",
         EngineError::Refused { reason, .. } => reason,
         EngineError::Invalid { .. } => "invalid",
@@ -76,7 +79,6 @@ pub fn verb_reason(error: &VerbError) -> &'static str {
     match error {
         VerbError::PeerIsPrimary { .. } => "peer-is-primary",
         VerbError::PeerUnproven { .. } => "peer-unproven",
-        VerbError::PeerUnfit { .. } => "peer-unfit",
         VerbError::LossTooLarge { .. } => "loss-too-large",
         VerbError::Unproven => "unproven",
         VerbError::Unfit(_) => "unfit",
@@ -95,7 +97,7 @@ pub(super) fn reason(status: &Status) -> &'static str {
 }
 
 /// Every reason of this module; an engine's own refusals count as `other` unless they are here, which bounds the metric.
-const REASONS: [&str; 37] = [
+const REASONS: [&str; 36] = [
     "invalid",
     "no-volume",
     "no-peer",
@@ -109,7 +111,6 @@ const REASONS: [&str; 37] = [
     "permission",
     "peer-is-primary",
     "peer-unproven",
-    "peer-unfit",
     "loss-too-large",
     "unproven",
     "unfit",
@@ -148,7 +149,6 @@ mod tests {
         let errors = [
             VerbError::PeerIsPrimary { site, epoch: Epoch::default() },
             VerbError::PeerUnproven { site },
-            VerbError::PeerUnfit { site, why: text(), hint: text() },
             VerbError::LossTooLarge { bytes: 1, ms: 1 },
             VerbError::Unproven,
             VerbError::Unfit(Unfit::LeftOut),

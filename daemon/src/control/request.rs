@@ -6,7 +6,8 @@ use tidemark_core::types::{SECTOR, SiteId, VolumeId, WallMs};
 use tidemark_core::verb::{Assertion, Verb};
 use tidemark_proto::admin as wire;
 
-use super::engine::{Disposal, NewPeer, NewVolume, Origin, PeerKey, Scope, Switchover, VolumeKey};
+use super::branches::Seen;
+use super::engine::{Disposal, NewPeer, NewVolume, Origin, PeerKey, Scope, VolumeKey};
 use super::invalid::{Invalid, field};
 use super::policy::{self, Wishes};
 use crate::config::{HostPort, Name};
@@ -32,6 +33,15 @@ pub(super) fn volumes(texts: &[String]) -> Result<Vec<VolumeKey>, Invalid> {
         return Err(field("volumes", format!("allowed are at most {MAX_WATCHED}")));
     }
     texts.iter().map(|text| volume(text)).collect()
+}
+
+/// What a view of a volume shows.
+pub(super) fn seen(number: Option<u32>) -> Result<Seen, Invalid> {
+    match number {
+        Some(0) => Err(field("number", "branches are numbered from 1; none means what the copy holds now")),
+        Some(number) => Ok(Seen::Branch(number)),
+        None => Ok(Seen::Present),
+    }
 }
 
 pub(super) fn peer(text: &str) -> Result<PeerKey, Invalid> {
@@ -120,11 +130,6 @@ pub(super) fn promote(request: &wire::PromoteRequest, now: WallMs) -> Result<Ver
     })
 }
 
-pub(super) fn switchover(request: &wire::SwitchoverRequest) -> Result<Switchover, Invalid> {
-    let to = PeerKey::parse(&request.to).ok_or_else(|| field("to", "is neither a site's name nor an id"))?;
-    Ok(Switchover { to, detach: request.detach, force: request.force })
-}
-
 pub(super) fn drop_peer(request: &wire::DropPeerRequest, now: WallMs) -> Result<Verb, Invalid> {
     let given = request.assertion.as_ref().ok_or_else(|| field("assertion", "needs who and why"))?;
     assertion(&given.who, &given.why, now).map(Verb::DropPeer)
@@ -210,17 +215,6 @@ mod tests {
         };
         assert_eq!(assertion, Assertion { who: "ann".into(), why: "fire".into(), at: WallMs(7) });
         assert_eq!(drop_peer(&wire::DropPeerRequest::default(), WallMs(7)).unwrap_err().field, "assertion");
-    }
-
-    #[test]
-    fn a_switchover_names_a_site() {
-        let request = wire::SwitchoverRequest { to: "b".into(), detach: true, ..Default::default() };
-        let wanted = Switchover { to: PeerKey::parse("b").unwrap(), detach: true, force: false };
-        assert_eq!(switchover(&request), Ok(wanted));
-        for to in ["", "/b"] {
-            let request = wire::SwitchoverRequest { to: to.into(), ..Default::default() };
-            assert_eq!(switchover(&request).unwrap_err().field, "to", "{to:?}");
-        }
     }
 
     #[test]

@@ -188,15 +188,6 @@ impl Admin for Service {
         self.verb(Call::of("Demote", &request), &request.get_ref().volume, verb).await
     }
 
-    async fn switchover(&self, request: Request<wire::SwitchoverRequest>) -> Reply<wire::SwitchoverResponse> {
-        let key = request::volume(&request.get_ref().volume)?;
-        let switchover = request::switchover(request.get_ref())?;
-        let (engine, work) = (self.engine.clone(), self.engine.switchover(key.clone(), switchover));
-        let both = async move { Ok((work.await?, engine.volume(key).await?)) };
-        let word = |(switched, volume)| answer::switched(&switched, answer::volume(volume));
-        self.answered(Call::of("Switchover", &request), both, word).await
-    }
-
     async fn drop_peer(&self, request: Request<wire::DropPeerRequest>) -> Reply<wire::Volume> {
         let verb = request::drop_peer(request.get_ref(), now())?;
         self.verb(Call::of("DropPeer", &request), &request.get_ref().volume, verb).await
@@ -240,10 +231,22 @@ impl Admin for Service {
 
     async fn list_branches(&self, request: Request<wire::ListBranchesRequest>) -> Reply<wire::ListBranchesResponse> {
         let key = request::volume(&request.get_ref().volume)?;
-        let word = |branches: Vec<_>| wire::ListBranchesResponse {
-            branches: branches.into_iter().map(answer::branch).collect(),
-        };
-        self.answered(Call::of("ListBranches", &request), self.engine.branches(key), word).await
+        self.answered(Call::of("ListBranches", &request), self.engine.branches(key), answer::branches).await
+    }
+
+    async fn open_branch(&self, request: Request<wire::OpenBranchRequest>) -> Reply<wire::OpenBranchResponse> {
+        let wire::OpenBranchRequest { volume, number, frontend } = request.get_ref();
+        let (key, seen) = (request::volume(volume)?, request::seen(*number)?);
+        let work = self.engine.open_view(key, seen, policy::frontend(*frontend)?);
+        let word = |opened| wire::OpenBranchResponse { attachment: Some(answer::attachment(opened)) };
+        self.answered(Call::of("OpenBranch", &request), work, word).await
+    }
+
+    async fn close_branch(&self, request: Request<wire::CloseBranchRequest>) -> Reply<wire::CloseBranchResponse> {
+        let wire::CloseBranchRequest { volume, number, force } = request.get_ref();
+        let (key, seen) = (request::volume(volume)?, request::seen(*number)?);
+        let work = self.engine.close_view(key, seen, *force);
+        self.answered(Call::of("CloseBranch", &request), work, |()| wire::CloseBranchResponse {}).await
     }
 
     async fn add_peer(&self, request: Request<wire::AddPeerRequest>) -> Reply<wire::Peer> {

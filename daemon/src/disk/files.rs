@@ -349,6 +349,11 @@ pub fn is_free(dir: &Path) -> bool {
     !matches!(Home::lock_dir(dir, Access::Serve), Err(Error::InUse { .. }))
 }
 
+/// Where a file of the copy in `dir` is.
+pub fn path_in(dir: &Path, file: FileRef) -> PathBuf {
+    home::path_in(dir, file)
+}
+
 /// Where the base of the volume is that the copy in `dir` is named after: its own image, or what its link says.
 pub fn base_path(dir: &Path) -> PathBuf {
     link_target(home::base_in(dir))

@@ -92,14 +92,7 @@ impl Home {
 
     /// Where a file is; the base is at its image or behind its link.
     pub fn path(&self, file: FileRef) -> PathBuf {
-        match file {
-            FileRef::Log(Slot(slot)) => self.log_dir().join(format!("slot-{slot:06}.seg")),
-            FileRef::Footer(Slot(slot)) => self.log_dir().join(format!("footer-{slot:06}")),
-            FileRef::Superblock => self.dir.join(SUPERBLOCK),
-            FileRef::Config => self.dir.join(CONFIG),
-            FileRef::Base => base_in(&self.dir),
-            FileRef::Branch(branch) => self.branch_dir().join(format!("branch-{branch:04}")),
-        }
+        path_in(&self.dir, file)
     }
 
     pub fn log_dir(&self) -> PathBuf {
@@ -108,6 +101,18 @@ impl Home {
 
     pub fn branch_dir(&self) -> PathBuf {
         self.dir.join(BRANCH)
+    }
+}
+
+/// Where a file of the copy in `dir` is; the base is at its image or behind its link.
+pub(super) fn path_in(dir: &Path, file: FileRef) -> PathBuf {
+    match file {
+        FileRef::Log(Slot(slot)) => dir.join(LOG).join(format!("slot-{slot:06}.seg")),
+        FileRef::Footer(Slot(slot)) => dir.join(LOG).join(format!("footer-{slot:06}")),
+        FileRef::Superblock => dir.join(SUPERBLOCK),
+        FileRef::Config => dir.join(CONFIG),
+        FileRef::Base => base_in(dir),
+        FileRef::Branch(branch) => dir.join(BRANCH).join(format!("branch-{branch:04}")),
     }
 }
 

@@ -5,6 +5,7 @@
 //! kernel once. Connections only hand requests in; the driver runs when they have handed in all that was ready, which is what
 //! makes group commit. Where waits have been short it looks for the next fact a little before it sleeps (`patience`).
 
+mod holds;
 mod patience;
 mod target;
 mod volume;

@@ -4,24 +4,26 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tidemark_core::config::AckOn;
 use tidemark_core::event::{
-    AskId, CloseReason, ConnId, DiskResult, DiskToken, Event, Grant, Input, Output, Question, Request, RequestError,
-    RequestId, VerbId, WitnessAnswer,
+    AskId, CloseReason, ConnId, DiskResult, DiskToken, Event, Grant, HoldId, Input, Output, Question, Request,
+    RequestError, RequestId, VerbId, WitnessAnswer,
 };
 use tidemark_core::layout::Layout;
 use tidemark_core::node::Node;
 use tidemark_core::plan::Plan;
 use tidemark_core::ship::Message;
 use tidemark_core::status::Status;
-use tidemark_core::types::{ByteRange, Nanos, SiteId, VolumeId};
+use tidemark_core::types::{Boundary, ByteRange, Lsn, Nanos, SiteId, VolumeId};
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::Shard;
+use super::holds::{HeldAnswer, Holds};
 use super::target::{self, Parts, Target};
 use crate::disk::{Pool, VolumeFiles, VolumeKey};
 use crate::frontend::{Allocation, BlockTarget, Completion, Geometry};
@@ -69,6 +71,7 @@ pub struct Volume {
     streams: RefCell<BTreeMap<ConnId, (Outbound, Rc<Notify>)>>,
     /// A stream to the peer is being opened.
     dialing: Cell<bool>,
+    holds: RefCell<Holds>,
     closed: RefCell<Option<oneshot::Sender<()>>>,
     next_id: Cell<u64>,
     gone: Cell<bool>,
@@ -96,6 +99,7 @@ impl Shard {
             verbs: RefCell::default(),
             streams: RefCell::default(),
             dialing: Cell::new(false),
+            holds: RefCell::default(),
             closed: RefCell::default(),
             next_id: Cell::new(1),
             gone: Cell::new(false),
@@ -197,6 +201,33 @@ impl Volume {
         self.tell(Input::Verb(id, verb));
     }
 
+    /// Asks for a view of what this copy holds, or held where a sealed suffix begins. `ended` is set when it ends.
+    pub fn hold(&self, at: Option<Boundary>, ended: Arc<AtomicBool>, answer: HeldAnswer) -> HoldId {
+        let id = HoldId(self.next());
+        self.holds.borrow_mut().insert(id, ended, answer);
+        self.tell(Input::Hold(id, at));
+        id
+    }
+
+    /// Nobody needs that view any more.
+    pub fn let_go_of(&self, id: HoldId) {
+        self.holds.borrow_mut().let_go(id);
+        self.tell(Input::LetGo(id));
+    }
+
+    /// The sealed suffixes that are left begin at this record or later.
+    pub fn keep_branches(&self, at: Option<Lsn>) {
+        self.tell(Input::KeepBranches(at));
+    }
+
+    /// Whether the suffix that begins there could be opened, or what this copy holds.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_view(&self, at: Option<Boundary>) -> Result<(), VerbError> {
+        self.node.borrow().judge_view(at).map(drop)
+    }
+
     /// Serves a stream to the peer's copy until either end closes it; `site` is the peer that the stream belongs to. To be
     /// spawned on the shard.
     pub async fn serve_peer(self: Rc<Self>, stream: PeerStream, site: SiteId) {
@@ -277,6 +308,7 @@ impl Volume {
         for (_, done) in std::mem::take(&mut *self.requests.borrow_mut()) {
             done(Err(RequestError::NotServing));
         }
+        self.holds.borrow_mut().end_all();
         if let Some(closed) = self.closed.borrow_mut().take() {
             let _ = closed.send(()); // nobody waits any more: fine
         }
@@ -316,6 +348,12 @@ impl Volume {
             }
             Output::Ask(id, question) => self.ask(id, question, shard),
             Output::Event(event) => (self.events)(&event),
+            Output::Held(id, held) => {
+                if !self.holds.borrow_mut().on_held(id, held) {
+                    self.tell(Input::LetGo(id));
+                }
+            }
+            Output::HoldEnded(id) => self.holds.borrow_mut().on_ended(id),
             Output::Layout { layout, base } => self.lay_out(layout, &base),
         }
     }

@@ -738,33 +738,6 @@ pub struct DemoteRequest {
     pub force: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SwitchoverRequest {
-    /// Name or id.
-    #[prost(string, tag = "1")]
-    pub volume: ::prost::alloc::string::String,
-    /// Name or id of the site that is to be the primary.
-    #[prost(string, tag = "2")]
-    pub to: ::prost::alloc::string::String,
-    /// Detach the group's volumes first; refused while one is in use.
-    #[prost(bool, tag = "3")]
-    pub detach: bool,
-    /// Fail queued I/O, and end devices that are attached, instead of refusing.
-    #[prost(bool, tag = "4")]
-    pub force: bool,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct SwitchoverResponse {
-    /// The site that is the primary.
-    #[prost(string, tag = "1")]
-    pub primary_site_id: ::prost::alloc::string::String,
-    /// For how long nobody served, as this site saw it; 0 when that site was the primary already.
-    #[prost(uint64, tag = "2")]
-    pub pause_ms: u64,
-    /// The volume here afterwards.
-    #[prost(message, optional, tag = "3")]
-    pub volume: ::core::option::Option<Volume>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DropPeerRequest {
     /// Name or id.
     #[prost(string, tag = "1")]
@@ -845,7 +818,7 @@ pub struct VerifyResult {
 pub struct PlanRequest {
     #[prost(
         oneof = "plan_request::Verb",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
     )]
     pub verb: ::core::option::Option<plan_request::Verb>,
 }
@@ -879,8 +852,6 @@ pub mod plan_request {
         Verify(super::VerifyRequest),
         #[prost(message, tag = "13")]
         RemovePeer(super::RemovePeerRequest),
-        #[prost(message, tag = "14")]
-        Switchover(super::SwitchoverRequest),
     }
 }
 /// What a verb would do now.
@@ -954,6 +925,9 @@ pub struct ListBranchesResponse {
     /// By number.
     #[prost(message, repeated, tag = "1")]
     pub branches: ::prost::alloc::vec::Vec<Branch>,
+    /// The open view of what the copy holds, if any.
+    #[prost(message, optional, tag = "2")]
+    pub present: ::core::option::Option<Attachment>,
 }
 /// A sealed suffix.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -979,7 +953,45 @@ pub struct Branch {
     /// Its file.
     #[prost(string, tag = "7")]
     pub path: ::prost::alloc::string::String,
+    /// Why it cannot be opened; absent: it can.
+    #[prost(message, optional, tag = "8")]
+    pub closed: ::core::option::Option<Refusal>,
+    /// Its open view, if any.
+    #[prost(message, optional, tag = "9")]
+    pub attachment: ::core::option::Option<Attachment>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenBranchRequest {
+    /// Name or id of one volume.
+    #[prost(string, tag = "1")]
+    pub volume: ::prost::alloc::string::String,
+    /// Number of the branch; absent: what the copy holds now.
+    #[prost(uint32, optional, tag = "2")]
+    pub number: ::core::option::Option<u32>,
+    /// NBD or FUSE; UNSPECIFIED and AUTO take FUSE where the host has it, else NBD.
+    #[prost(enumeration = "Frontend", tag = "3")]
+    pub frontend: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenBranchResponse {
+    /// What was opened.
+    #[prost(message, optional, tag = "1")]
+    pub attachment: ::core::option::Option<Attachment>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseBranchRequest {
+    /// Name or id of one volume.
+    #[prost(string, tag = "1")]
+    pub volume: ::prost::alloc::string::String,
+    /// As it was opened.
+    #[prost(uint32, optional, tag = "2")]
+    pub number: ::core::option::Option<u32>,
+    /// Close while in use; open requests fail.
+    #[prost(bool, tag = "3")]
+    pub force: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseBranchResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddPeerRequest {
     /// As for volumes.
@@ -1802,32 +1814,6 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Demote"));
             self.inner.unary(req, path, codec).await
         }
-        /// Hands the role of the primary over to the other site, which then serves: demotes this copy and promotes that one, or leaves
-        /// things as they were. Asked at the primary.
-        pub async fn switchover(
-            &mut self,
-            request: impl tonic::IntoRequest<super::SwitchoverRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::SwitchoverResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = crate::codec::StreamCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/tidemark.admin.v1.Admin/Switchover",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Switchover"));
-            self.inner.unary(req, path, codec).await
-        }
         /// Leaves the peer out of S by a recorded human decision.
         pub async fn drop_peer(
             &mut self,
@@ -1985,7 +1971,7 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Explain"));
             self.inner.unary(req, path, codec).await
         }
-        /// Sealed suffixes of a volume.
+        /// Sealed suffixes of a volume, and which views of it are open.
         pub async fn list_branches(
             &mut self,
             request: impl tonic::IntoRequest<super::ListBranchesRequest>,
@@ -2008,6 +1994,57 @@ pub mod admin_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "ListBranches"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Opens a read-only view of a volume: as a sealed suffix left it, or as this copy holds it now, whatever its role. Open already:
+        /// returns what is there. Refused where it could not be shown whole; the text says what can be had.
+        pub async fn open_branch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OpenBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OpenBranchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.admin.v1.Admin/OpenBranch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "OpenBranch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Closes such a view. Refused while it is in use unless `force`.
+        pub async fn close_branch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CloseBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CloseBranchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.admin.v1.Admin/CloseBranch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "CloseBranch"));
             self.inner.unary(req, path, codec).await
         }
         /// Makes another site known. The same request again changes its address or CA.
@@ -2221,15 +2258,6 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::DemoteRequest>,
         ) -> std::result::Result<tonic::Response<super::Volume>, tonic::Status>;
-        /// Hands the role of the primary over to the other site, which then serves: demotes this copy and promotes that one, or leaves
-        /// things as they were. Asked at the primary.
-        async fn switchover(
-            &self,
-            request: tonic::Request<super::SwitchoverRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::SwitchoverResponse>,
-            tonic::Status,
-        >;
         /// Leaves the peer out of S by a recorded human decision.
         async fn drop_peer(
             &self,
@@ -2271,12 +2299,29 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::ExplainRequest>,
         ) -> std::result::Result<tonic::Response<super::Explanation>, tonic::Status>;
-        /// Sealed suffixes of a volume.
+        /// Sealed suffixes of a volume, and which views of it are open.
         async fn list_branches(
             &self,
             request: tonic::Request<super::ListBranchesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListBranchesResponse>,
+            tonic::Status,
+        >;
+        /// Opens a read-only view of a volume: as a sealed suffix left it, or as this copy holds it now, whatever its role. Open already:
+        /// returns what is there. Refused where it could not be shown whole; the text says what can be had.
+        async fn open_branch(
+            &self,
+            request: tonic::Request<super::OpenBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OpenBranchResponse>,
+            tonic::Status,
+        >;
+        /// Closes such a view. Refused while it is in use unless `force`.
+        async fn close_branch(
+            &self,
+            request: tonic::Request<super::CloseBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CloseBranchResponse>,
             tonic::Status,
         >;
         /// Makes another site known. The same request again changes its address or CA.
@@ -3086,49 +3131,6 @@ pub mod admin_server {
                     };
                     Box::pin(fut)
                 }
-                "/tidemark.admin.v1.Admin/Switchover" => {
-                    #[allow(non_camel_case_types)]
-                    struct SwitchoverSvc<T: Admin>(pub Arc<T>);
-                    impl<T: Admin> tonic::server::UnaryService<super::SwitchoverRequest>
-                    for SwitchoverSvc<T> {
-                        type Response = super::SwitchoverResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::SwitchoverRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Admin>::switchover(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = SwitchoverSvc(inner);
-                        let codec = crate::codec::StreamCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
                 "/tidemark.admin.v1.Admin/DropPeer" => {
                     #[allow(non_camel_case_types)]
                     struct DropPeerSvc<T: Admin>(pub Arc<T>);
@@ -3463,6 +3465,92 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListBranchesSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.admin.v1.Admin/OpenBranch" => {
+                    #[allow(non_camel_case_types)]
+                    struct OpenBranchSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::OpenBranchRequest>
+                    for OpenBranchSvc<T> {
+                        type Response = super::OpenBranchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OpenBranchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::open_branch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OpenBranchSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.admin.v1.Admin/CloseBranch" => {
+                    #[allow(non_camel_case_types)]
+                    struct CloseBranchSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::CloseBranchRequest>
+                    for CloseBranchSvc<T> {
+                        type Response = super::CloseBranchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CloseBranchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::close_branch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CloseBranchSvc(inner);
                         let codec = crate::codec::StreamCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

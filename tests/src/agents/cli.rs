@@ -125,6 +125,15 @@ impl Cli {
         self.json(&["volume", "detach", volume]).map(drop)
     }
 
+    /// `branch open`: of a branch, or without a number of what the copy holds now, over NBD.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn open_branch(&self, volume: &str, number: Option<&str>) -> Result<Attachment> {
+        let args = [&["branch", "open", volume, "--frontend", "nbd"], number.as_slice()].concat();
+        Attachment::read(&self.json(&args)?)
+    }
+
     /// `promote`, when nothing has to be asserted.
     ///
     /// # Errors
@@ -139,14 +148,6 @@ impl Cli {
     /// As [`Cli::json`].
     pub fn demote(&self, volume: &str, options: &[&str]) -> Result<Value> {
         self.json_when_settled(&[&["demote", volume], options].concat())
-    }
-
-    /// `switchover` to a site, with `options` such as `--detach`.
-    ///
-    /// # Errors
-    /// As [`Cli::json`].
-    pub fn switchover(&self, volume: &str, to: &str, options: &[&str]) -> Result<Value> {
-        self.json_when_settled(&[&["switchover", volume, "--to", to], options].concat())
     }
 
     /// As [`Cli::json`]; a copy that is just changing its configuration is asked again, as it says.

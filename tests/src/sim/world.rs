@@ -473,6 +473,7 @@ impl<C: Copy> World<C> {
             Output::Ask(id, question) => self.ask_witness(site, Asker::Copy(id), question),
             Output::Layout { layout, base } => self.compose(site, layout, base),
             Output::Event(event) => self.saw(site, event),
+            Output::Held(..) | Output::HoldEnded(_) => {} // nobody looks at copies here
         }
     }
 

@@ -115,6 +115,9 @@ pub struct Superblock {
     pub cut: Option<Cut>,
     /// Sealed suffixes so far (files `branch-N`).
     pub branches: u32,
+    /// The floor stays at or below this, where sealed suffixes begin that can be opened; none: no suffix can (any more). What no
+    /// longer stands here was given up before the base was written beyond it.
+    pub branch_at: Option<Lsn>,
     /// Policy.
     pub policy: Policy,
     /// Human decisions.
@@ -240,7 +243,8 @@ impl Superblock {
         w.u64(cut.sequence);
         let is_one = self.layout.is_one(self.volume);
         w.u8(u8::from(!is_one));
-        w.zeros(19);
+        w.u64(self.branch_at.map_or(0, |at| at.0 + 1));
+        w.zeros(11);
         self.encode_lists(&mut w);
         if !is_one {
             self.layout.encode(&mut w);
@@ -299,7 +303,8 @@ impl Superblock {
         let fenced = Epoch { major: r.u32()?, minor: r.u32()? };
         let cut = Cut { at: r.position()?, sequence: r.u64()? };
         let has_layout = r.u8()? & 1 != 0;
-        r.skip(19)?;
+        let branch_at = r.u64()?.checked_sub(1).map(Lsn);
+        r.skip(11)?;
         let (history, forced, samples) = decode_lists(&mut r)?;
         let layout = if has_layout { Layout::decode(&mut r)? } else { Layout::one(volume, size) };
         Ok(Self {
@@ -324,6 +329,7 @@ impl Superblock {
             fenced,
             cut: (cut.sequence != 0).then_some(cut),
             branches,
+            branch_at,
             policy,
             forced,
             samples,
@@ -381,6 +387,7 @@ mod tests {
             fenced: Epoch { major: 3, minor: 1 },
             cut: Some(Cut { at: Position { lsn: Lsn(8), ..Position::default() }, sequence: 4 }),
             branches: 2,
+            branch_at: None,
             policy: Policy::default(),
             forced: vec![Assertion { who: "op".into(), why: "site burnt down".into(), at: WallMs(5) }],
             samples: vec![Sample { offset: 4096, len: 4096, hash: [1; 16] }],
@@ -390,6 +397,8 @@ mod tests {
     #[test]
     fn a_superblock_survives_its_encoding() {
         assert_eq!(Superblock::decode(&superblock().encode()).unwrap(), superblock());
+        let with_branch = Superblock { branch_at: Some(Lsn::ZERO), ..superblock() };
+        assert_eq!(Superblock::decode(&with_branch.encode()).unwrap(), with_branch);
     }
 
     #[test]

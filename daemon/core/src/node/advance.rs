@@ -20,6 +20,12 @@ impl Node {
         if planted(Planted::FloorAboveCommitted) {
             return self.log.appended();
         }
+        let limit = self.floor_limit_without_branches();
+        self.branch_at.map_or(limit, |kept| limit.min(kept))
+    }
+
+    /// The same, were there no sealed suffixes to be opened.
+    pub(super) fn floor_limit_without_branches(&self) -> Lsn {
         self.committed.min(self.log.durable())
     }
 
@@ -86,13 +92,16 @@ impl Node {
             return;
         }
         // What a drain asks for may end inside a frame: the floor stops at frames, so it may go further.
-        if let Some(to) = self.floor.reachable(&self.log.segments, self.floor_limit()) {
-            self.floor_starts += 1;
-            if self.log.segments.boundary_below(self.floor_limit()) == Some(to) {
-                self.floor_took_all_at = now;
-            }
-            self.floor.begin(now, to, &self.log.segments, &mut self.out);
+        let to = self.floor.reachable(&self.log.segments, self.floor_limit());
+        if self.views_hold_floor(fill, to) {
+            return;
         }
+        let Some(to) = to else { return self.give_branches_up(now, fill) };
+        self.floor_starts += 1;
+        if self.log.segments.boundary_below(self.floor_limit()) == Some(to) {
+            self.floor_took_all_at = now;
+        }
+        self.floor.begin(now, to, &self.log.segments, &mut self.out);
     }
 
     /// The base yields to the log as long as there is room and nobody waits for it.

@@ -71,6 +71,7 @@ pub(super) enum AfterSuperblock {
     SeedDone,
     Cut,
     Policy(VerbId),
+    BranchAt,
     Verb(VerbId),
     Closed,
 }
@@ -148,6 +149,7 @@ impl Node {
             AfterSuperblock::SeedBegun => self.on_seed_begun(now),
             AfterSuperblock::SeedDone => self.on_seed_done(now),
             AfterSuperblock::Cut => self.on_cut_saved(now),
+            AfterSuperblock::BranchAt => self.on_branch_at_saved(),
             AfterSuperblock::Policy(id) => self.on_policy_saved(now, id),
             AfterSuperblock::Verb(id) => self.finish_waiting(now, id),
             AfterSuperblock::Closed => self.on_closed(now),

@@ -10,7 +10,6 @@ mod advance;
 mod arbitration;
 mod backlog;
 mod changes;
-mod demotion;
 mod growth;
 mod link;
 mod meta;
@@ -28,9 +27,9 @@ mod seedings;
 mod sending;
 mod space;
 mod state;
-mod switchover;
 mod verbs;
 mod verify;
+mod views;
 mod volume_reads;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -57,6 +56,7 @@ use crate::volume::index::Index;
 use crate::volume::order::Order;
 
 pub use open::OpenError;
+pub use views::{Held, MAX_VIEWS};
 
 /// Bytes of recent frames kept in memory per volume by default, for shipping and for reads of what was just written.
 pub const TAIL_BYTES: u64 = 64 << 20;
@@ -213,6 +213,9 @@ pub struct Node {
     /// When an advance last began that took all there was: what is above the floor came later.
     floor_took_all_at: Nanos,
     draining: Option<Lsn>,
+    /// As the superblock says that is durable: the floor does not pass it.
+    branch_at: Option<Lsn>,
+    holds: Vec<views::Hold>,
     committed: Lsn,
     required: Lsn,
     damage: Option<String>,
@@ -253,8 +256,6 @@ pub struct Node {
     sealed_upto: Option<Boundary>,
     verify: Option<verify::Verify>,
     verbs: Vec<verbs::PendingVerb>,
-    /// The switchover that one of them is.
-    handing: Option<switchover::Handing>,
     /// An operator gave this copy up. Not remembered over a restart: nothing is lost by that, the copy is then again what its files
     /// say (diverged, suspect), keeps what it has and is given up again; a mark that outlived its seeding or its sealing would
     /// throw away what came later.
@@ -288,6 +289,9 @@ impl Node {
             Input::Verb(id, verb) => self.on_verb(now, id, verb),
             Input::Witness(id, answer) => self.on_witness(now, id, answer),
             Input::Lease(grant) => self.on_lease(grant),
+            Input::Hold(id, at) => self.on_hold(id, at),
+            Input::LetGo(id) => self.on_let_go(id),
+            Input::KeepBranches(at) => self.on_keep_branches(now, at),
             Input::Tick => {}
         }
     }
@@ -301,6 +305,7 @@ impl Node {
                 let error = VerbError::Interrupted("the copy is closed".into());
                 self.out.push(Output::Verb(id, Err(error)));
             }
+            Input::Hold(id, _) => self.out.push(Output::Held(id, Err(plan::closed()))),
             _ => {}
         }
     }
@@ -329,6 +334,7 @@ impl Node {
         }
         if self.failed {
             // Nothing more is written here: what the files hold may not even be known, when it is recovery that failed.
+            self.end_views("the copy has failed");
             self.pump_verbs(now);
             return self.pump_closing(now);
         }
@@ -346,6 +352,7 @@ impl Node {
         self.pump_seeding(now);
         self.pump_sealing(now);
         self.pump_verify(now);
+        self.pump_views();
         self.pump_floor(now);
         self.pump_verbs(now);
         self.pump_closing(now);
@@ -372,7 +379,6 @@ impl Node {
             self.floor.timeout(),
             self.seeding_timeout(),
             self.arbiter_timeout(),
-            self.handing_timeout(),
         ];
         times.into_iter().flatten().filter(|at| *at > self.looked_at).min()
     }

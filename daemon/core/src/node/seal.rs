@@ -183,6 +183,8 @@ impl Node {
             // What stays is durable before the cut is: an earlier cut ends where the segment that followed it begins.
             Phase::Quiet if quiet && (durable >= sealing.from.position.lsn || sealing.then == Then::Seed) => {
                 sealing.phase = Phase::Reading;
+                let from = sealing.from.position.lsn;
+                self.end_views_beyond(from, "what an open view shows is sealed in a branch, and leaves the log");
                 self.read_suffix(now);
             }
             Phase::Clearing if cleared => {
@@ -282,14 +284,16 @@ impl Node {
             return self.read_suffix(now);
         }
         sealing.phase = Phase::Saving;
-        self.superblock.cut = Some(Cut { at: sealing.from.position, sequence: self.log.segments.next_sequence() });
+        let at = sealing.from.position;
+        self.superblock.cut = Some(Cut { at, sequence: self.log.segments.next_sequence() });
         if self.superblock.flag == CopyFlag::Diverged {
             self.superblock.flag = CopyFlag::Complete;
         }
         self.diverged = None;
         self.reseed_wanted = false;
-        self.required = self.required.min(sealing.from.position.lsn);
-        self.log.forget_durable_above(sealing.from.position.lsn);
+        self.required = self.required.min(at.lsn);
+        self.log.forget_durable_above(at.lsn);
+        self.keep_branch_at(at.lsn);
         self.after_superblock(now, AfterSuperblock::Cut);
     }
 

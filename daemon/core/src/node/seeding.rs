@@ -268,6 +268,7 @@ impl Node {
         }
         self.seeded = Some(Seeded::new(resync, pass, last, total_bytes, pass > 1 && !last));
         if pass == 1 {
+            self.end_views("the copy is seeded anew");
             self.forget_copy(resync);
             self.after_superblock(now, AfterSuperblock::SeedBegun);
         } else if last {
@@ -327,6 +328,7 @@ impl Node {
         self.superblock.samples.clear();
         self.superblock.visible_at = Lsn::ZERO;
         self.superblock.cut = None;
+        (self.branch_at, self.superblock.branch_at) = (None, None);
         self.history = History::new(match at.position.lsn {
             Lsn::ZERO => Vec::new(),
             lsn => vec![ChainEntry {

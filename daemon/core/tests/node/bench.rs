@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidemark_core::config::{Mode, Policy};
 use tidemark_core::event::{
-    ConnId, DiskDone, DiskError, DiskOp, DiskResult, DiskToken, Event, FileRef, Input, Output, Request, RequestError,
-    RequestId, Slot, VerbId,
+    ConnId, DiskDone, DiskError, DiskOp, DiskResult, DiskToken, Event, FileRef, HoldId, Input, Output, Request,
+    RequestError, RequestId, Slot, VerbId,
 };
 use tidemark_core::group::lease::Terms;
 use tidemark_core::layout::Layout;
-use tidemark_core::node::{CreateKind, CreateParams, Node, OpenParams};
+use tidemark_core::node::{CreateKind, CreateParams, Held, Node, OpenParams};
 use tidemark_core::plan::Plan;
 use tidemark_core::ship::{Hello, Message};
 use tidemark_core::status::Status;
@@ -77,6 +77,10 @@ pub struct Copy {
     pub refused: Vec<RequestId>,
     /// Its last greeting.
     pub said: Option<Box<Hello>>,
+    /// Answers to who asked for a view, and views that ended.
+    pub held: Vec<(HoldId, Result<Box<Held>, VerbError>)>,
+    /// Views that ended, and what the base held then.
+    pub ended_views: Vec<(HoldId, Vec<u8>)>,
 }
 
 /// Two sites and the stream between them.
@@ -140,6 +144,8 @@ impl Copy {
             fills_new_bases_with: 0,
             refused: Vec::new(),
             said: None,
+            held: Vec::new(),
+            ended_views: Vec::new(),
         }
     }
 
@@ -511,6 +517,11 @@ impl Pair {
                 self.tell(site, Input::Witness(id, answer));
             }
             Output::Layout { layout, base } => self.copies[site].compose(&layout, base),
+            Output::Held(id, held) => self.copies[site].held.push((id, held)),
+            Output::HoldEnded(id) => {
+                let base = self.copies[site].base().to_vec();
+                self.copies[site].ended_views.push((id, base));
+            }
             Output::Event(_) => {}
         }
         true

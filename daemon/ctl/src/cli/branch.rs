@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::policy::Frontend;
 use super::volume::Named;
 
 /// What lost against a newer history and was kept.
@@ -12,6 +13,25 @@ pub enum Branch {
     /// List the sealed branches of a volume's group
     #[command(visible_alias = "ls")]
     List(Named),
+    /// Open a branch, or what this copy holds now, read-only
+    ///
+    /// The volume as the branch left it: what this copy held where the histories part, and all of the branch above. Without a number,
+    /// what the copy holds at this moment, whatever its role: of a copy that diverged, what it would lose. The copy goes on
+    /// meanwhile. Prints the stable path of a device, or an NBD address.
+    ///
+    /// Refused where it cannot be shown whole: the base was brought beyond the point where the branch begins (the log ran short, or was
+    /// drained), or was replaced (`reseed` where that took the copy anew). `branch export` still gives what the branch changed. An open
+    /// view ends, and reads fail, when the log needs its room or the copy is drained or seeded.
+    ///
+    /// A file system in it was not unmounted: mount it without replaying its journal (ext4: -o ro,noload; XFS: -o ro,norecovery).
+    #[command(
+        after_long_help = "Examples:\n  tidemark branch open db 1\n  tidemark branch open db --frontend nbd -o json"
+    )]
+    Open(Open),
+    /// Close what `branch open` opened
+    ///
+    /// Refused while it is in use, unless --force is given: open requests then fail.
+    Close(Close),
     /// Show one branch: what it is, and which ranges it changed
     ///
     /// Reads the branch's file, with everything in it checked: run it on the agent's host, as a user who may read the pool. Ranges of a group
@@ -36,6 +56,39 @@ pub struct Numbered {
     /// Number of the branch
     #[arg(value_name = "N")]
     pub number: u32,
+}
+
+/// What a view shows.
+#[derive(Args, Clone, Debug)]
+pub struct Seen {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// Number of the branch; without it, what the copy holds now
+    #[arg(value_name = "N")]
+    pub number: Option<u32>,
+}
+
+/// `branch open`.
+#[derive(Args, Debug)]
+pub struct Open {
+    /// What.
+    #[command(flatten)]
+    pub seen: Seen,
+    /// nbd or fuse; by default fuse where the host has it
+    #[arg(long, value_name = "FRONTEND")]
+    pub frontend: Option<Frontend>,
+}
+
+/// `branch close`.
+#[derive(Args, Debug)]
+pub struct Close {
+    /// What.
+    #[command(flatten)]
+    pub seen: Seen,
+    /// Even while it is in use
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `branch export`.

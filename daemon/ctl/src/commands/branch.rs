@@ -5,20 +5,39 @@ use std::path::Path;
 use tidemark_proto::admin as pb;
 
 use super::volume;
-use crate::cli::branch::{Branch, Export, Numbered};
+use crate::cli::branch::{Branch, Close, Export, Numbered, Open, Seen};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::offline::{branch, export};
 use crate::output::Printer;
+use crate::report::Done;
 use crate::report::branch::BranchContent;
 use crate::report::volume as report;
 
 pub(super) async fn run(command: Branch, client: &mut Client, printer: &Printer) -> Result<(), Failure> {
     match command {
         Branch::List(named) => printer.print(&volume::branches(named, client).await?),
+        Branch::Open(args) => printer.print(&open(args, client).await?),
+        Branch::Close(args) => printer.print(&close(args, client).await?),
         Branch::Show(numbered) => printer.print(&show(numbered, client).await?),
         Branch::Export(args) => printer.print(&exported(args, client).await?),
     }
+}
+
+async fn open(args: Open, client: &mut Client) -> Result<report::Attachment, Failure> {
+    let Seen { named, number } = args.seen;
+    let frontend = args.frontend.map_or(pb::Frontend::Unspecified, Into::into);
+    let request = pb::OpenBranchRequest { volume: named.volume, number, frontend: frontend.into() };
+    let response = client.call(request, async |admin, request| admin.open_branch(request).await).await?;
+    Ok(response.attachment.unwrap_or_default().into())
+}
+
+async fn close(args: Close, client: &mut Client) -> Result<Done, Failure> {
+    let Seen { named, number } = args.seen;
+    let request = pb::CloseBranchRequest { volume: named.volume.clone(), number, force: args.force };
+    client.call(request, async |admin, request| admin.close_branch(request).await).await?;
+    let what = number.map_or_else(|| "the view".to_owned(), |number| format!("branch {number}"));
+    Ok(Done { done: format!("{what} of {} is closed", named.volume) })
 }
 
 async fn show(numbered: Numbered, client: &mut Client) -> Result<BranchContent, Failure> {

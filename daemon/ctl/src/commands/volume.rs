@@ -130,7 +130,8 @@ async fn set_peer(volume: String, peer_site: String, client: &mut Client) -> Res
 pub(super) async fn branches(Named { volume }: Named, client: &mut Client) -> Result<BranchList, Failure> {
     let request = pb::ListBranchesRequest { volume };
     let response = client.call(request, async |admin, request| admin.list_branches(request).await).await?;
-    Ok(BranchList { branches: response.branches.into_iter().map(Into::into).collect() })
+    let present = response.present.map(Into::into);
+    Ok(BranchList { branches: response.branches.into_iter().map(Into::into).collect(), present })
 }
 
 /// The path as the agent has to see it: it does not know our working directory.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use tidemark_proto::admin as pb;
 
+use super::plan::Refusal;
 use super::policy::Policy;
 use super::status::Status;
 use super::{Position, frontend, mirror, moment};
@@ -232,6 +233,21 @@ pub struct Branch {
     pub bytes: u64,
     pub sealed_ms: i64,
     pub path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed: Option<Refusal>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+}
+
+impl Branch {
+    /// Whether it can be looked at, and where.
+    fn openable(&self) -> String {
+        match (&self.attachment, &self.closed) {
+            (Some(open), _) => open.place().to_owned(),
+            (None, None) => "yes".to_owned(),
+            (None, Some(_)) => "no".to_owned(),
+        }
+    }
 }
 
 impl From<pb::Branch> for Branch {
@@ -244,6 +260,8 @@ impl From<pb::Branch> for Branch {
             bytes: branch.bytes,
             sealed_ms: branch.sealed_ms,
             path: branch.path,
+            closed: branch.closed.map(Into::into),
+            attachment: branch.attachment.map(Into::into),
         }
     }
 }
@@ -254,21 +272,25 @@ impl From<pb::Branch> for Branch {
 pub struct BranchList {
     /// By number.
     pub branches: Vec<Branch>,
+    /// The open view of what the copy holds, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub present: Option<Attachment>,
 }
 
 impl Report for BranchList {
     fn table(&self, paint: Paint) -> String {
         let lsn = |position: &Option<Position>| position.as_ref().map_or_else(|| "-".to_owned(), |p| p.lsn.to_string());
-        let mut table = Table::new(&["BRANCH", "CLASS", "FORK", "END", "SIZE", "SEALED", "FILE"]);
+        let mut table = Table::new(&["BRANCH", "CLASS", "FORK", "END", "SIZE", "SEALED", "OPEN", "FILE"]);
         for branch in &self.branches {
             let (fork, end) = (lsn(&branch.fork), lsn(&branch.end));
             let number = branch.number.to_string();
             let size = units::bytes(branch.bytes);
             let sealed = moment(branch.sealed_ms);
-            let cells = [number, branch.branch_class.clone(), fork, end, size, sealed, branch.path.clone()];
-            table.row(Tone::Plain, cells);
+            let (class, open) = (branch.branch_class.clone(), branch.openable());
+            table.row(Tone::Plain, [number, class, fork, end, size, sealed, open, branch.path.clone()]);
         }
-        table.render(paint)
+        let present = self.present.as_ref().map(|open| format!("\nwhat the copy holds now: {}", open.place()));
+        table.render(paint) + &present.unwrap_or_default()
     }
 }
 

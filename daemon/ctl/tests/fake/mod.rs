@@ -89,7 +89,6 @@ fake_admin! {
     set_peer(SetPeerRequest) -> Volume = volume();
     promote(PromoteRequest) -> PromoteResponse = promoted();
     demote(DemoteRequest) -> Volume = volume();
-    switchover(SwitchoverRequest) -> SwitchoverResponse = switched();
     drop_peer(DropPeerRequest) -> Volume = volume();
     abort_io(AbortIoRequest) -> Volume = volume();
     reseed(ReseedRequest) -> Volume = volume();
@@ -97,6 +96,8 @@ fake_admin! {
     plan(PlanRequest) -> VerbPlan = plan();
     explain(ExplainRequest) -> Explanation = explanation();
     list_branches(ListBranchesRequest) -> ListBranchesResponse = ListBranchesResponse::default();
+    open_branch(OpenBranchRequest) -> OpenBranchResponse = OpenBranchResponse { attachment: attached().attachment };
+    close_branch(CloseBranchRequest) -> CloseBranchResponse = CloseBranchResponse {};
     add_peer(AddPeerRequest) -> Peer = peer();
     remove_peer(RemovePeerRequest) -> RemovePeerResponse = RemovePeerResponse {};
     check_witness(CheckWitnessRequest) -> WitnessCheck = witness();
@@ -192,10 +193,6 @@ fn promoted() -> PromoteResponse {
         lost_ms: 250,
         volume: Some(volume()),
     }
-}
-
-fn switched() -> SwitchoverResponse {
-    SwitchoverResponse { primary_site_id: SITE_B.into(), pause_ms: 321, volume: Some(volume()) }
 }
 
 fn comparison(differing: bool) -> Vec<VerifyResponse> {

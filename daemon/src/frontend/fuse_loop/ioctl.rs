@@ -16,6 +16,8 @@ const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 const BLKFLSBUF: libc::c_ulong = 0x1261;
 
+/// The device cannot be written to.
+pub(super) const LO_FLAGS_READ_ONLY: u32 = 1;
 /// The device goes away when its last user closes it.
 pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// Requests reach the backing file without passing a page cache.

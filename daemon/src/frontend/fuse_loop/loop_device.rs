@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use super::ioctl::{self, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LoopInfo};
+use super::ioctl::{self, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LoopInfo};
 
 const CONTROL: &str = "/dev/loop-control";
 const SECTOR_BYTES: u32 = 512;
@@ -84,11 +84,11 @@ pub(super) struct LoopDevice {
 
 impl LoopDevice {
     /// Binds a free device to `backing` with direct I/O and 512-byte sectors; `name` is what the driver keeps as its name.
-    pub(super) fn bind(backing: &File, name: &str) -> Result<Self, LoopError> {
+    pub(super) fn bind(backing: &File, name: &str, read_only: bool) -> Result<Self, LoopError> {
         let control = File::open(CONTROL).map_err(LoopError::NoDevice)?;
         for _ in 0..CLAIM_ATTEMPTS {
             let number = ioctl::free_number(&control).map_err(LoopError::NoDevice)?;
-            if let Some(device) = Self::try_bind(path_of(number), backing, name)? {
+            if let Some(device) = Self::try_bind(path_of(number), backing, name, read_only)? {
                 return Ok(device);
             }
         }
@@ -96,9 +96,9 @@ impl LoopDevice {
     }
 
     /// `None` when another process took the device first.
-    fn try_bind(path: PathBuf, backing: &File, name: &str) -> Result<Option<Self>, LoopError> {
+    fn try_bind(path: PathBuf, backing: &File, name: &str, read_only: bool) -> Result<Option<Self>, LoopError> {
         let device = open(&path, true, 0)?;
-        let info = LoopInfo::new(LO_FLAGS_DIRECT_IO, name);
+        let info = LoopInfo::new(LO_FLAGS_DIRECT_IO | if read_only { LO_FLAGS_READ_ONLY } else { 0 }, name);
         match ioctl::configure(&device, backing, SECTOR_BYTES, info) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(None),

@@ -62,6 +62,8 @@ pub struct AttachParams {
     pub volume: String,
     /// Size in bytes, a multiple of 512.
     pub size: u64,
+    /// The device cannot be written to.
+    pub read_only: bool,
     /// The agent's directory for sockets and mounts.
     pub run_dir: PathBuf,
     /// Where the link to the device goes, normally `dev` in the run directory.
@@ -202,7 +204,7 @@ impl FuseLoop {
         let hardening = Hardening { io_flusher: mount.io_flusher().clone(), memory: lock_memory() };
         let backing = OpenOptions::new().read(true).write(true).open(&file);
         let backing = backing.map_err(|source| AttachError::File { path: file.clone(), source })?;
-        let device = LoopDevice::bind(&backing, &params.volume)?;
+        let device = LoopDevice::bind(&backing, &params.volume, params.read_only)?;
         shared.live.store(true, Ordering::Release);
         let link = params.dev_dir.join(&params.volume);
         let attached = Self { shared, link, device, mount, file, hardening, attached: true };

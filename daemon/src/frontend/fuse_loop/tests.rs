@@ -188,7 +188,8 @@ impl Drop for Mounted {
 }
 
 fn params(dir: &Path, size: u64, remote: Box<dyn Remote>) -> AttachParams {
-    AttachParams { volume: "data".into(), size, run_dir: dir.join("run"), dev_dir: dir.join("dev"), remote }
+    let (run_dir, dev_dir) = (dir.join("run"), dir.join("dev"));
+    AttachParams { volume: "data".into(), size, read_only: false, run_dir, dev_dir, remote }
 }
 
 fn run(program: &str, arguments: &[&str]) {
@@ -329,7 +330,7 @@ fn a_buffered_loop_device_is_refused() {
     let path = dir.path().join("file");
     let backing = OpenOptions::new().create_new(true).read(true).write(true).open(&path).expect("file");
     backing.set_len(4 * MIB).expect("sized");
-    let refused = LoopDevice::bind(&backing, "tidemark-test");
+    let refused = LoopDevice::bind(&backing, "tidemark-test", false);
     assert!(matches!(refused, Err(LoopError::Buffered)), "{refused:?}");
     assert!(!bound_files().iter().any(|file| file.starts_with(dir.path())), "nothing stays bound");
 }

@@ -171,6 +171,8 @@ impl Copy {
                     | Output::Verb(..)
                     | Output::Ask(..)
                     | Output::Layout { .. }
+                    | Output::Held(..)
+                    | Output::HoldEnded(_)
                     | Output::Event(_),
                 ) => {}
             }

@@ -1,0 +1,201 @@
+//! Views of what a copy holds, or held at the end of a sealed branch: opened read-only through a frontend of their own, beside whatever
+//! the volume itself is attached by. The copy goes on meanwhile; a view that is in its way ends (see the core), and says so to who
+//! reads it.
+//!
+//! Views are not remembered: they end with the agent.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tidemark_core::event::HoldId;
+use tidemark_core::node::Held;
+use tidemark_core::types::{Boundary, VolumeId};
+use tidemark_core::verb::VerbError;
+use tokio::sync::oneshot;
+
+use super::volumes::failed;
+use super::{Agent, At, Door, Open, fuse};
+use crate::control::{Attachment, EngineError, FrontendKind, Place, Seen};
+use crate::frontend::BlockTarget;
+use crate::view::{View, ViewRemote, ViewTarget};
+
+/// Views that an agent has open at a time.
+const MAX_VIEWS: usize = 64;
+/// How long the base is waited for to come to rest.
+const REST: Duration = Duration::from_secs(10);
+
+/// An open view of a volume.
+pub(super) struct OpenView {
+    open: Arc<Open>,
+    view: Arc<View>,
+    at: At,
+    hold: HoldId,
+}
+
+fn refused(reason: &'static str, text: impl Into<String>) -> EngineError {
+    EngineError::Refused { reason, text: text.into() }
+}
+
+impl Agent {
+    /// Opens a view. Open already: answers with what is there. Goes on to its end when nobody waits for it any more.
+    pub(super) async fn open_view(
+        self: &Arc<Self>,
+        at: At,
+        seen: Seen,
+        kind: FrontendKind,
+    ) -> Result<Attachment, EngineError> {
+        let agent = self.clone();
+        let opened = self.runtime.spawn(async move { agent.do_open_view(at, seen, kind).await });
+        opened.await.map_err(failed)?
+    }
+
+    async fn do_open_view(&self, at: At, seen: Seen, kind: FrontendKind) -> Result<Attachment, EngineError> {
+        let _turn = self.viewing.lock().await;
+        if self.state().stopping {
+            return Err(EngineError::Stopping);
+        }
+        match self.view_of(at.volume, seen) {
+            Some(there) if !self.has_view_ended(at.volume, seen) => return Ok(there),
+            Some(_) => self.end_view(at.volume, seen, true).await?,
+            None => {}
+        }
+        if self.state().views.len() >= MAX_VIEWS {
+            return Err(refused("limit", format!("no more than {MAX_VIEWS} views are open at a time: close one")));
+        }
+        let begins = match seen {
+            Seen::Branch(number) => Some(self.branch_of(at.copy, number).await?.head.from),
+            Seen::Present => None,
+        };
+        let (hold, held, ended) = self.hold(at, begins).await?;
+        let opened = self.open_held(at, seen, kind, *held, ended).await;
+        let (open, view) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.let_go(at, hold).await;
+                return Err(error);
+            }
+        };
+        let place = open.place().clone();
+        self.state().views.insert((at.volume, seen), OpenView { open: Arc::new(open), view, at, hold });
+        Ok(Attachment { place, connections: 0 })
+    }
+
+    /// Has the copy keep what the view is made of.
+    async fn hold(
+        &self,
+        at: At,
+        begins: Option<Boundary>,
+    ) -> Result<(HoldId, Box<Held>, Arc<AtomicBool>), EngineError> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let (answer, held) = oneshot::channel::<Result<Box<Held>, VerbError>>();
+        let flag = Arc::clone(&ended);
+        let hold = self.on_copy(at.copy, at.shard, move |copy| copy.hold(begins, flag, answer)).await?;
+        match tokio::time::timeout(REST, held).await {
+            Ok(Ok(held)) => Ok((hold, held?, ended)),
+            Ok(Err(_)) => Err(EngineError::Verb(VerbError::Interrupted("the volume was closed".into()))),
+            Err(_) => {
+                self.let_go(at, hold).await;
+                Err(refused("busy", "the base is written to and does not come to rest: try again"))
+            }
+        }
+    }
+
+    async fn let_go(&self, at: At, hold: HoldId) {
+        // A copy that is closed has let go itself.
+        let _ = self.on_copy(at.copy, at.shard, move |copy| copy.let_go_of(hold)).await;
+    }
+
+    async fn open_held(
+        &self,
+        at: At,
+        seen: Seen,
+        kind: FrontendKind,
+        held: Held,
+        ended: Arc<AtomicBool>,
+    ) -> Result<(Open, Arc<View>), EngineError> {
+        let no_volume = || EngineError::NoVolume(at.volume.to_string());
+        let name = self.state().volumes.get(&at.volume).map(|entry| entry.name.clone()).ok_or_else(no_volume)?;
+        let dir = self.dir_of(at.copy).ok_or_else(no_volume)?;
+        let branch = match seen {
+            Seen::Branch(number) => Some(number),
+            Seen::Present => None,
+        };
+        let opened = tokio::task::spawn_blocking(move || View::open(&dir, &held, branch, ended));
+        let view = Arc::new(opened.await.map_err(failed)?.map_err(failed)?);
+        let nothing = || refused("no-volume-then", format!("the group had no volume {name} then"));
+        let size = view.size_of(at.volume).filter(|size| *size > 0).ok_or_else(nothing)?;
+        let name = format!("{name}@{seen}");
+        let open = match kind {
+            FrontendKind::Auto if fuse::works().is_err() => self.show_on_socket(at, &name, size, &view).await?,
+            FrontendKind::Nbd => self.show_on_socket(at, &name, size, &view).await?,
+            FrontendKind::Auto | FrontendKind::Fuse => self.show_as_device(at, &name, size, &view).await?,
+            FrontendKind::NbdDevice => {
+                return Err(refused("frontend-unavailable", "a view is opened by the frontend nbd or fuse"));
+            }
+        };
+        Ok((open, view))
+    }
+
+    async fn show_on_socket(&self, at: At, name: &str, size: u64, view: &Arc<View>) -> Result<Open, EngineError> {
+        let target = ViewTarget { view: view.clone(), volume: at.volume, runtime: self.runtime.clone() };
+        let (path, export) =
+            self.serve_export(at.shard, name, size, move |_| Some(Rc::new(target) as Rc<dyn BlockTarget>)).await?;
+        let uri = format!("nbd+unix:///{name}?socket={}", path.display());
+        Ok(Open::new(Place::Nbd { uri, tcp_uri: None }, Door::Nbd(export)))
+    }
+
+    async fn show_as_device(&self, at: At, name: &str, size: u64, view: &Arc<View>) -> Result<Open, EngineError> {
+        let remote = ViewRemote { view: view.clone(), volume: at.volume, runtime: self.runtime.clone() };
+        self.open_fuse_view(name, size, remote).await
+    }
+
+    /// Where an open view is found.
+    pub(super) fn view_of(&self, volume: VolumeId, seen: Seen) -> Option<Attachment> {
+        let place = self.state().views.get(&(volume, seen))?.open.place().clone();
+        Some(Attachment { place, connections: 0 })
+    }
+
+    fn has_view_ended(&self, volume: VolumeId, seen: Seen) -> bool {
+        self.state().views.get(&(volume, seen)).is_some_and(|open| open.view.has_ended())
+    }
+
+    /// Closes a view. Not open: success. In use: refused unless `force`.
+    pub(super) async fn close_view(&self, volume: VolumeId, seen: Seen, force: bool) -> Result<(), EngineError> {
+        let _turn = self.viewing.lock().await;
+        self.end_view(volume, seen, force).await
+    }
+
+    async fn end_view(&self, volume: VolumeId, seen: Seen, force: bool) -> Result<(), EngineError> {
+        let found = self.state().views.get(&(volume, seen)).map(|view| (view.open.clone(), view.at, view.hold));
+        let Some((open, at, hold)) = found else { return Ok(()) };
+        let closed = tokio::task::spawn_blocking(move || open.detach(force)).await.map_err(failed)?;
+        closed.map_err(|text| refused("in-use", text))?;
+        self.state().views.remove(&(volume, seen));
+        self.let_go(at, hold).await;
+        Ok(())
+    }
+
+    /// Closes every view of a copy, in use or not: the copy goes.
+    pub(super) async fn close_views(&self, copy: VolumeId) {
+        let _turn = self.viewing.lock().await;
+        let open: Vec<(VolumeId, Seen)> =
+            self.state().views.iter().filter(|(_, view)| view.at.copy == copy).map(|(key, _)| *key).collect();
+        for (volume, seen) in open {
+            if let Err(error) = self.end_view(volume, seen, true).await {
+                tracing::warn!(%volume, %seen, %error, "a view could not be closed");
+            }
+        }
+    }
+
+    /// Refuses what would take away what an open view shows.
+    pub(super) fn refuse_while_viewed(&self, copy: VolumeId) -> Result<(), EngineError> {
+        let state = self.state();
+        let Some(((_, seen), _)) = state.views.iter().find(|(_, view)| view.at.copy == copy && !view.view.has_ended())
+        else {
+            return Ok(());
+        };
+        Err(refused("in-use", format!("a view of it is open ({seen}): close it first (`tidemark branch close`)")))
+    }
+}
