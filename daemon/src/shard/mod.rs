@@ -7,6 +7,7 @@
 
 mod holds;
 mod patience;
+mod slice;
 mod target;
 mod volume;
 
@@ -293,6 +294,11 @@ async fn serve(
         Ok(made) => made,
         Err(error) => return drop(ready.send(Err(std::io::Error::other(error)))),
     };
+    if !options.poll.is_zero()
+        && let Err(error) = slice::lengthen()
+    {
+        tracing::debug!(index, %error, "a shard that looks for work cannot ask to be interrupted");
+    }
     let shard = Rc::new(Shard {
         start: Instant::now(),
         ring: RefCell::new(ring),
