@@ -104,10 +104,35 @@ fn a_site_that_is_killed_is_replaced_without_a_word_and_comes_back_as_the_follow
 
     // And back, as somebody wants it: nothing fails back by itself.
     drop(nbd);
-    sites.b.cli().detach(NAME)?;
-    sites.b.cli().demote(NAME, &[])?;
-    sites.a.cli().promote(NAME)?;
+    let b = sites.b.cli();
+    let refused = b.switchover(NAME, "a", &[]).expect_err("it is attached").to_string();
+    ensure!(refused.contains("--detach"), "{refused}");
+    let switched = b.switchover(NAME, "a", &["--detach"]);
+    let switched = told(&sites, switched)?;
+    ensure!(switched["pauseMs"].as_u64().is_some_and(|ms| ms > 0), "{switched}");
     check(&mut client(&sites.a.cli())?, 10)
+}
+
+#[test]
+fn a_switchover_hands_the_volume_over_and_back_or_leaves_it_where_it_is() -> Result<()> {
+    let mut sites = sites("switchover", None)?;
+    sites.create(&NewVolume { name: NAME, size: "64Mi", mode: "sync", options: vec![] })?;
+    let (a, b) = (sites.a.cli(), sites.b.cli());
+    write(&mut client(&a)?, 1)?;
+    for (from, to, site) in [(&a, &b, "b"), (&b, &a, "a")] {
+        let plan = from.json(&["switchover", NAME, "--to", site, "--detach", "--plan"])?;
+        ensure!(plan["steps"].to_string().contains("becomes the primary"), "{plan}");
+        let switched = from.switchover(NAME, site, &["--detach"]);
+        let switched = told(&sites, switched)?;
+        println!("switchover to {site}: nobody served for {} ms", switched["pauseMs"]);
+        ensure!(from.switchover(NAME, site, &[])?["pauseMs"] == 0, "it is there already");
+        check(&mut client(to)?, 1)?;
+    }
+    sites.b.kill();
+    let refused = a.switchover(NAME, "b", &["--force"]).expect_err("B is gone").to_string();
+    ensure!(refused.contains("cannot take over"), "{refused}");
+    ensure!(a.show(NAME)?.role() == "primary", "A serves as before");
+    Ok(())
 }
 
 #[test]

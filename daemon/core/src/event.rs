@@ -28,9 +28,16 @@ pub struct DiskToken(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub u64);
 
-/// Names a verb until its answer. Chosen by the shell.
+/// Names a verb until its answer. Chosen by the shell; the two highest are the core's own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VerbId(pub u64);
+
+impl VerbId {
+    /// What the peer asks for: it is answered.
+    pub(crate) const PEER: Self = Self(u64::MAX);
+    /// What a switchover asks for that was in vain.
+    pub(crate) const BACK: Self = Self(u64::MAX - 1);
+}
 
 /// Names a question to the witness until its answer; unique per node while outstanding. Chosen by the core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -24,6 +24,13 @@ pub enum Verb {
         /// Fail queued I/O instead of refusing.
         force: bool,
     },
+    /// Hand the role of the primary over to the peer: stop serving, bring it up, and let it serve. Asked at the primary.
+    Switchover {
+        /// The peer. This site itself: nothing to do where it is the primary.
+        to: SiteId,
+        /// As of a demotion.
+        force: bool,
+    },
     /// Change the policy online (mode included). What is not yet possible (a peer that is behind) becomes wanted.
     SetPolicy(Policy),
     /// Name the peer site of a local volume, or `None` to forget the peer (only when it is not in S).
@@ -91,6 +98,14 @@ pub enum VerbOk {
         /// Milliseconds that the opened state is known to lie behind.
         lost_ms: u64,
     },
+    /// The other site serves.
+    SwitchedOver {
+        /// Which.
+        site: SiteId,
+        /// For how many milliseconds nobody served, as this site saw it: from its last answer until it heard of the first that can
+        /// be given there. Zero when that site was the primary already.
+        pause_ms: u64,
+    },
     /// Both copies were compared.
     Verified {
         /// Blocks compared.
@@ -138,6 +153,15 @@ pub enum VerbError {
         /// The peer.
         site: SiteId,
     },
+    /// The peer cannot take over.
+    PeerUnfit {
+        /// The peer.
+        site: SiteId,
+        /// What stands against it.
+        why: String,
+        /// What would lift it.
+        hint: String,
+    },
     /// The loss is over the bound, or no bound was given.
     LossTooLarge {
         /// Estimated bytes.
@@ -179,6 +203,7 @@ impl VerbError {
             Self::PeerUnproven { site } => {
                 format!("site {site} cannot be reached, so nothing proves that it has stopped")
             }
+            Self::PeerUnfit { site, why, .. } => format!("site {site} cannot take over: {why}"),
             Self::LossTooLarge { bytes, ms } => {
                 format!("this copy is not in S: about {bytes} bytes and {ms} ms may be lost")
             }
@@ -202,7 +227,7 @@ impl VerbError {
             Self::Unfit(_) => {
                 "where the primary is gone for good, --assert-peer-fenced --reason TEXT opens this copy with what it has"
             }
-            Self::CopyState { hint, .. } | Self::Role { hint, .. } => hint,
+            Self::CopyState { hint, .. } | Self::Role { hint, .. } | Self::PeerUnfit { hint, .. } => hint,
             Self::NoPeer(_) => "name one with `tidemark volume set --peer-site`",
             Self::Invalid(_) | Self::Interrupted(_) => "",
         }
@@ -212,7 +237,7 @@ impl VerbError {
 impl std::fmt::Display for VerbError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let between = match self {
-            Self::Unproven | Self::Unfit(_) | Self::LossTooLarge { .. } => "; ",
+            Self::Unproven | Self::Unfit(_) | Self::LossTooLarge { .. } | Self::PeerUnfit { .. } => "; ",
             _ => ": ",
         };
         match self.lifted_by() {

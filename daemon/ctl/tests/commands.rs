@@ -140,6 +140,7 @@ fn a_plan_asks_nothing_changes_nothing_and_ends_with_three_when_it_would_be_refu
         "volume delete db --plan",
         "group delete db --plan",
         "promote db --plan",
+        "switchover db --to munich --plan",
         "volume set db --mode async --plan",
     ] {
         let done = agent.run(line);
@@ -150,6 +151,19 @@ fn a_plan_asks_nothing_changes_nothing_and_ends_with_three_when_it_would_be_refu
     let report = json(&stdout(&agent.run("demote db --plan -o json")));
     assert_eq!(report["refusal"]["liftedBy"], "demote it");
     assert_eq!(code(&agent.run("volume set db --peer-site b --mode sync --plan")), 2, "one after the other");
+}
+
+#[test]
+fn a_switchover_says_who_serves_and_how_long_nobody_did() {
+    let agent = FakeAgent::answering();
+    let text = stdout(&agent.run("switchover db --to munich --detach"));
+    assert_eq!(text, format!("site {SITE_B} is the primary; nobody served for 321ms\n"));
+    assert!(agent.seen().concat().contains("to: \"munich\", detach: true, force: false"), "{:?}", agent.seen());
+    let report = json(&stdout(&agent.run("switchover db --to munich -o json")));
+    assert_eq!((&report["pauseMs"], &report["primarySiteId"]), (&serde_json::json!(321), &serde_json::json!(SITE_B)));
+    for line in ["switchover db", "switchover db --to b --detach --force"] {
+        assert_eq!(code(&agent.run(line)), 2, "{line}");
+    }
 }
 
 #[test]

@@ -15,8 +15,8 @@ use super::{Agent, At, GroupCopy, Peer, State, fuse, wall_now};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::control::{
     AgentInfo, Answer, Attachment, Branches, Disposal, Engine, EngineError, Explained, Foretold, FrontendKind, NewPeer,
-    NewVolume, PeerInfo, PeerKey, Planned, PolicyPatch, PoolInfo, Scope, Seen, ShardInfo, Verified, VerifyProgress,
-    VolumeInfo, VolumeKey,
+    NewVolume, PeerInfo, PeerKey, Planned, PolicyPatch, PoolInfo, Scope, Seen, ShardInfo, Switchover, Verified,
+    VerifyProgress, VolumeInfo, VolumeKey,
 };
 use crate::disk;
 use crate::frontend::kernel_nbd;
@@ -346,6 +346,10 @@ impl Engine for AgentEngine {
             agent.may_begin(at.copy, &verb)?;
             agent.verb_on(at.copy, at.shard, verb).await
         })
+    }
+
+    fn switchover(&self, volume: VolumeKey, switchover: Switchover) -> Answer<VerbOk> {
+        on_group!(self, volume, |agent, at| agent.do_switchover(at, &switchover).await)
     }
 
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified> {

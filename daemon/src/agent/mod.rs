@@ -22,6 +22,7 @@ mod open;
 mod peers;
 mod plans;
 mod stop;
+mod switchover;
 mod views;
 mod volumes;
 

@@ -30,6 +30,7 @@ impl Agent {
     pub(super) async fn plan_of(&self, at: At, verb: Planned) -> Foretold {
         match verb {
             Planned::Copy(verb) => self.plan_verb(at, verb).await,
+            Planned::Switchover(switchover) => self.plan_switchover(at, &switchover).await,
             Planned::Policy(patch) => self.plan_policy(at, patch).await,
             Planned::Peer(peer) => {
                 let peer = peer.map(|key| self.find_peer(&key)).transpose()?;
@@ -53,7 +54,7 @@ impl Agent {
     }
 
     /// The plan of the copy.
-    async fn plan_on(&self, at: At, verb: Verb) -> Foretold {
+    pub(super) async fn plan_on(&self, at: At, verb: Verb) -> Foretold {
         let asked = self.shard(at.shard).ask::<Result<Plan, VerbError>>(move |shard, answer| {
             let closed = || Err(VerbError::Interrupted("the volume is not open".into()));
             let _ = answer.send(shard.volume(at.copy).map_or_else(closed, |copy| copy.plan(&verb))); // the asker went away
@@ -68,8 +69,11 @@ impl Agent {
 
     /// What this agent has against a verb of the copy.
     pub(super) fn may_begin(&self, copy: VolumeId, verb: &Verb) -> Result<(), EngineError> {
-        if matches!(verb, Verb::Demote { force: false }) && self.has_attached(copy) {
-            let text = "a volume of the group is attached: detach it first, or use force".into();
+        let stops = matches!(verb, Verb::Demote { force: false } | Verb::Switchover { force: false, .. });
+        if stops && self.has_attached(copy) {
+            let text =
+                "a volume of the group is attached: detach it first (`switchover --detach` does), or use --force"
+                    .into();
             return Err(EngineError::Refused { reason: "in-use", text });
         }
         if matches!(verb, Verb::Reseed) {
@@ -88,7 +92,7 @@ impl Agent {
     }
 
     /// Whether a volume of the copy is attached.
-    fn has_attached(&self, copy: VolumeId) -> bool {
+    pub(super) fn has_attached(&self, copy: VolumeId) -> bool {
         self.state().volumes_of(copy).iter().any(|entry| entry.open.is_some())
     }
 
@@ -177,7 +181,7 @@ impl Agent {
         let info = self.info(at.volume).await?;
         let scope = if info.group_volumes.len() > 1 { Scope::Group } else { Scope::Volume };
         let mut verbs = Vec::new();
-        for (name, verb) in explained_verbs(scope) {
+        for (name, verb) in explained_verbs(scope, info.peer_site) {
             verbs.push((name, self.plan_of(at, verb).await));
         }
         Ok(Explained { info, witness: self.arbiter.as_ref().map(Arbiter::info), verbs })

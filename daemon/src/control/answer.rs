@@ -230,12 +230,20 @@ pub(super) fn promoted(outcome: VerbOk, volume: wire::Volume) -> wire::PromoteRe
             lost_ms,
             volume,
         },
-        VerbOk::Done(_) | VerbOk::Verified { .. } => wire::PromoteResponse {
+        VerbOk::Done(_) | VerbOk::Verified { .. } | VerbOk::SwitchedOver { .. } => wire::PromoteResponse {
             promotion_class: wire::PromotionClass::Lossless as i32,
             volume,
             ..Default::default()
         },
     }
+}
+
+pub(super) fn switched(outcome: &VerbOk, volume: wire::Volume) -> wire::SwitchoverResponse {
+    let (site, pause_ms) = match outcome {
+        VerbOk::SwitchedOver { site, pause_ms } => (site.to_string(), *pause_ms),
+        _ => Default::default(),
+    };
+    wire::SwitchoverResponse { primary_site_id: site, pause_ms, volume: Some(volume) }
 }
 
 fn promotion_class(class: PromotionClass) -> wire::PromotionClass {

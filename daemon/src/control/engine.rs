@@ -53,6 +53,8 @@ pub trait Engine: Send + Sync + 'static {
     fn set_peer(&self, volume: VolumeKey, peer: Option<PeerKey>) -> Answer<()>;
     /// A verb of the copy itself: promote, demote, drop the peer, abort I/O, reseed, drain.
     fn verb(&self, volume: VolumeKey, verb: Verb) -> Answer<VerbOk>;
+    /// Hands the role of the primary over to another site.
+    fn switchover(&self, volume: VolumeKey, switchover: Switchover) -> Answer<VerbOk>;
     /// Compares both copies; the newest progress is what `progress` holds.
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified>;
     /// What a verb would do now; the outer error is of the question itself.
@@ -231,6 +233,17 @@ pub enum Origin {
         /// Absolute.
         path: PathBuf,
     },
+}
+
+/// To which site, and what becomes of what is attached here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switchover {
+    /// The site that is to be the primary: the peer, or this one.
+    pub to: PeerKey,
+    /// The group's volumes are detached first, unless one is in use.
+    pub detach: bool,
+    /// Queued I/O fails, and devices end.
+    pub force: bool,
 }
 
 /// How much is deleted.

@@ -313,6 +313,18 @@ impl Engine for FakeEngine {
         })
     }
 
+    fn switchover(&self, volume: VolumeKey, switchover: Switchover) -> Answer<VerbOk> {
+        self.with(&volume, |volume| {
+            let status = volume.status.as_mut().map_err(|why| EngineError::Failed(why.clone()))?;
+            if switchover.to != PeerKey::Site(PEER) {
+                let (why, hint) = ("it is not connected".into(), "restore the link".into());
+                return Err(VerbError::PeerUnfit { site: SITE, why, hint }.into());
+            }
+            (status.role, status.config.primary) = (Role::Secondary, Some(PEER));
+            Ok(VerbOk::SwitchedOver { site: PEER, pause_ms: 321 })
+        })
+    }
+
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified> {
         let (found, drained) = (self.volume(volume), self.drained.clone());
         Box::pin(async move {

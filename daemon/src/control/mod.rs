@@ -47,7 +47,8 @@ use tonic_health::server::{HealthReporter, HealthService};
 pub use branches::{BranchClass, BranchInfo, Branches, Seen};
 pub use engine::{
     AgentInfo, Answer, Attachment, Disposal, Engine, EngineError, FrontendKind, NewPeer, NewVolume, Origin, PeerHealth,
-    PeerInfo, PeerKey, Place, PoolInfo, Scope, ShardInfo, Verified, VerifyProgress, VolumeInfo, VolumeKey, WitnessInfo,
+    PeerInfo, PeerKey, Place, PoolInfo, Scope, ShardInfo, Switchover, Verified, VerifyProgress, VolumeInfo, VolumeKey,
+    WitnessInfo,
 };
 pub use plan::{Explained, Foretold, Planned, explained_verbs};
 pub use policy::PolicyPatch;

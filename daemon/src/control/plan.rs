@@ -2,11 +2,12 @@
 
 use tidemark_core::plan::{Plan, Promotable};
 use tidemark_core::status::{Role, Status};
+use tidemark_core::types::SiteId;
 use tidemark_core::verb::{Assertion, PromotionClass, Verb, VerbError};
 use tidemark_proto::admin as wire;
 use tidemark_proto::admin::plan_request::Verb as Asked;
 
-use super::engine::{Disposal, EngineError, PeerKey, Scope, VolumeInfo, VolumeKey, WitnessInfo};
+use super::engine::{Disposal, EngineError, PeerKey, Scope, Switchover, VolumeInfo, VolumeKey, WitnessInfo};
 use super::invalid::{Invalid, field};
 use super::policy::{self, PolicyPatch};
 use super::state::{self, StateText};
@@ -20,6 +21,8 @@ pub type Foretold = Result<Plan, EngineError>;
 pub enum Planned {
     /// A verb of the copy itself.
     Copy(Verb),
+    /// A switchover.
+    Switchover(Switchover),
     /// A change of policy.
     Policy(PolicyPatch),
     /// Another peer, or none.
@@ -50,7 +53,7 @@ impl Planned {
             Self::Delete { scope, .. } => *scope == Scope::Volume,
             // Of the fields this one is the volume's.
             Self::Policy(patch) => patch.frontend.is_some(),
-            Self::Copy(_) | Self::Peer(_) => false,
+            Self::Copy(_) | Self::Peer(_) | Self::Switchover(_) => false,
         }
     }
 }
@@ -81,6 +84,7 @@ pub(super) fn question(request: &wire::PlanRequest) -> Result<(&'static str, Que
     Ok(match asked {
         Asked::Promote(r) => ("promote", of(&r.volume, Planned::Copy(request::promote(r, now)?))?),
         Asked::Demote(r) => ("demote", of(&r.volume, Planned::Copy(Verb::Demote { force: r.force }))?),
+        Asked::Switchover(r) => ("switchover", of(&r.volume, Planned::Switchover(request::switchover(r)?))?),
         Asked::DropPeer(r) => ("drop-peer", of(&r.volume, Planned::Copy(request::drop_peer(r, now)?))?),
         Asked::SetPolicy(r) => {
             let wanted = r.policy.as_ref().ok_or_else(|| field("policy", "names no field to change"))?;
@@ -114,8 +118,8 @@ fn deletion_of(scope: Scope) -> &'static str {
 }
 
 /// The verbs that an explanation tells about, without any argument that accepts or forces something, and promotion by a person's
-/// word beside the bare one. `scope`: what the removal of this site's copy removes.
-pub fn explained_verbs(scope: Scope) -> Vec<(&'static str, Planned)> {
+/// word beside the bare one. `scope`: what the removal of this site's copy removes; `peer`: the other site, where there is one.
+pub fn explained_verbs(scope: Scope, peer: Option<SiteId>) -> Vec<(&'static str, Planned)> {
     let word = || Assertion { who: String::new(), why: String::new(), at: service::now() };
     let promote = |by_word: bool| {
         Planned::Copy(Verb::Promote {
@@ -125,7 +129,9 @@ pub fn explained_verbs(scope: Scope) -> Vec<(&'static str, Planned)> {
             allow_unproven: false,
         })
     };
-    vec![
+    let switchover = |to| Planned::Switchover(Switchover { to: PeerKey::Site(to), detach: false, force: false });
+    let switchover = peer.map(|peer| ("switchover", switchover(peer)));
+    let verbs = vec![
         ("promote", promote(false)),
         ("promote --assert-peer-fenced", promote(true)),
         ("demote", Planned::Copy(Verb::Demote { force: false })),
@@ -137,7 +143,8 @@ pub fn explained_verbs(scope: Scope) -> Vec<(&'static str, Planned)> {
         ("volume set --peer-site=", Planned::Peer(None)),
         ("volume release", Planned::Release),
         (deletion_of(scope), Planned::Delete { scope, disposal: Disposal::Trash, force: false }),
-    ]
+    ];
+    verbs.into_iter().chain(switchover).collect()
 }
 
 // ---- answers ----------------------------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ pub fn verb_reason(error: &VerbError) -> &'static str {
     match error {
         VerbError::PeerIsPrimary { .. } => "peer-is-primary",
         VerbError::PeerUnproven { .. } => "peer-unproven",
+        VerbError::PeerUnfit { .. } => "peer-unfit",
         VerbError::LossTooLarge { .. } => "loss-too-large",
         VerbError::Unproven => "unproven",
         VerbError::Unfit(_) => "unfit",
@@ -97,7 +98,7 @@ pub(super) fn reason(status: &Status) -> &'static str {
 }
 
 /// Every reason of this module; an engine's own refusals count as `other` unless they are here, which bounds the metric.
-const REASONS: [&str; 36] = [
+const REASONS: [&str; 37] = [
     "invalid",
     "no-volume",
     "no-peer",
@@ -111,6 +112,7 @@ const REASONS: [&str; 36] = [
     "permission",
     "peer-is-primary",
     "peer-unproven",
+    "peer-unfit",
     "loss-too-large",
     "unproven",
     "unfit",
@@ -149,6 +151,7 @@ mod tests {
         let errors = [
             VerbError::PeerIsPrimary { site, epoch: Epoch::default() },
             VerbError::PeerUnproven { site },
+            VerbError::PeerUnfit { site, why: text(), hint: text() },
             VerbError::LossTooLarge { bytes: 1, ms: 1 },
             VerbError::Unproven,
             VerbError::Unfit(Unfit::LeftOut),

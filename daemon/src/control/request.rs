@@ -7,7 +7,7 @@ use tidemark_core::verb::{Assertion, Verb};
 use tidemark_proto::admin as wire;
 
 use super::branches::Seen;
-use super::engine::{Disposal, NewPeer, NewVolume, Origin, PeerKey, Scope, VolumeKey};
+use super::engine::{Disposal, NewPeer, NewVolume, Origin, PeerKey, Scope, Switchover, VolumeKey};
 use super::invalid::{Invalid, field};
 use super::policy::{self, Wishes};
 use crate::config::{HostPort, Name};
@@ -130,6 +130,11 @@ pub(super) fn promote(request: &wire::PromoteRequest, now: WallMs) -> Result<Ver
     })
 }
 
+pub(super) fn switchover(request: &wire::SwitchoverRequest) -> Result<Switchover, Invalid> {
+    let to = PeerKey::parse(&request.to).ok_or_else(|| field("to", "is neither a site's name nor an id"))?;
+    Ok(Switchover { to, detach: request.detach, force: request.force })
+}
+
 pub(super) fn drop_peer(request: &wire::DropPeerRequest, now: WallMs) -> Result<Verb, Invalid> {
     let given = request.assertion.as_ref().ok_or_else(|| field("assertion", "needs who and why"))?;
     assertion(&given.who, &given.why, now).map(Verb::DropPeer)
@@ -215,6 +220,17 @@ mod tests {
         };
         assert_eq!(assertion, Assertion { who: "ann".into(), why: "fire".into(), at: WallMs(7) });
         assert_eq!(drop_peer(&wire::DropPeerRequest::default(), WallMs(7)).unwrap_err().field, "assertion");
+    }
+
+    #[test]
+    fn a_switchover_names_a_site() {
+        let request = wire::SwitchoverRequest { to: "b".into(), detach: true, ..Default::default() };
+        let wanted = Switchover { to: PeerKey::parse("b").unwrap(), detach: true, force: false };
+        assert_eq!(switchover(&request), Ok(wanted));
+        for to in ["", "/b"] {
+            let request = wire::SwitchoverRequest { to: to.into(), ..Default::default() };
+            assert_eq!(switchover(&request).unwrap_err().field, "to", "{to:?}");
+        }
     }
 
     #[test]

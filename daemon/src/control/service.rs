@@ -188,6 +188,15 @@ impl Admin for Service {
         self.verb(Call::of("Demote", &request), &request.get_ref().volume, verb).await
     }
 
+    async fn switchover(&self, request: Request<wire::SwitchoverRequest>) -> Reply<wire::SwitchoverResponse> {
+        let key = request::volume(&request.get_ref().volume)?;
+        let switchover = request::switchover(request.get_ref())?;
+        let (engine, work) = (self.engine.clone(), self.engine.switchover(key.clone(), switchover));
+        let both = async move { Ok((work.await?, engine.volume(key).await?)) };
+        let word = |(switched, volume)| answer::switched(&switched, answer::volume(volume));
+        self.answered(Call::of("Switchover", &request), both, word).await
+    }
+
     async fn drop_peer(&self, request: Request<wire::DropPeerRequest>) -> Reply<wire::Volume> {
         let verb = request::drop_peer(request.get_ref(), now())?;
         self.verb(Call::of("DropPeer", &request), &request.get_ref().volume, verb).await

@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_health::pb::health_client::HealthClient;
 
-use super::fake::{FakeEngine, SITE, peer_b};
+use super::fake::{FakeEngine, PEER, SITE, peer_b};
 use super::*;
 
 struct Agent {
@@ -215,6 +215,21 @@ async fn verbs_of_the_copy_answer_with_the_volume_afterwards() {
     assert_eq!(dropped.into_inner().status.unwrap().forced_history.len(), 1);
     let branches = agent.client.list_branches(wire::ListBranchesRequest { volume: volume() }).await.unwrap();
     assert_eq!(branches.into_inner().branches[0].branch_class, "unacked");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_switchover_answers_with_the_pause_or_with_what_would_lift_its_refusal() {
+    let mut agent = Agent::start().await;
+    agent.create("pg").await.unwrap();
+    let request = |to: String| wire::SwitchoverRequest { volume: "pg".into(), to, ..Default::default() };
+    let refused = agent.client.switchover(request("c".into())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(refused.metadata().get("tidemark-reason").unwrap(), "peer-unfit");
+    assert!(refused.message().ends_with("; restore the link"), "{refused}");
+    let done = agent.client.switchover(request(PEER.to_string())).await.unwrap().into_inner();
+    assert_eq!((done.primary_site_id, done.pause_ms), (PEER.to_string(), 321));
+    assert_eq!(done.volume.unwrap().status.unwrap().role.unwrap().code, "secondary");
     agent.stop().await;
 }
 

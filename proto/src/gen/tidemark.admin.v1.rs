@@ -738,6 +738,33 @@ pub struct DemoteRequest {
     pub force: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SwitchoverRequest {
+    /// Name or id.
+    #[prost(string, tag = "1")]
+    pub volume: ::prost::alloc::string::String,
+    /// Name or id of the site that is to be the primary.
+    #[prost(string, tag = "2")]
+    pub to: ::prost::alloc::string::String,
+    /// Detach the group's volumes first; refused while one is in use.
+    #[prost(bool, tag = "3")]
+    pub detach: bool,
+    /// Fail queued I/O, and end devices that are attached, instead of refusing.
+    #[prost(bool, tag = "4")]
+    pub force: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SwitchoverResponse {
+    /// The site that is the primary.
+    #[prost(string, tag = "1")]
+    pub primary_site_id: ::prost::alloc::string::String,
+    /// For how long nobody served, as this site saw it; 0 when that site was the primary already.
+    #[prost(uint64, tag = "2")]
+    pub pause_ms: u64,
+    /// The volume here afterwards.
+    #[prost(message, optional, tag = "3")]
+    pub volume: ::core::option::Option<Volume>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DropPeerRequest {
     /// Name or id.
     #[prost(string, tag = "1")]
@@ -818,7 +845,7 @@ pub struct VerifyResult {
 pub struct PlanRequest {
     #[prost(
         oneof = "plan_request::Verb",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
     )]
     pub verb: ::core::option::Option<plan_request::Verb>,
 }
@@ -852,6 +879,8 @@ pub mod plan_request {
         Verify(super::VerifyRequest),
         #[prost(message, tag = "13")]
         RemovePeer(super::RemovePeerRequest),
+        #[prost(message, tag = "14")]
+        Switchover(super::SwitchoverRequest),
     }
 }
 /// What a verb would do now.
@@ -1814,6 +1843,32 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Demote"));
             self.inner.unary(req, path, codec).await
         }
+        /// Hands the role of the primary over to the other site, which then serves: demotes this copy and promotes that one, or leaves
+        /// things as they were. Asked at the primary.
+        pub async fn switchover(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SwitchoverRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SwitchoverResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.admin.v1.Admin/Switchover",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Switchover"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Leaves the peer out of S by a recorded human decision.
         pub async fn drop_peer(
             &mut self,
@@ -2258,6 +2313,15 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::DemoteRequest>,
         ) -> std::result::Result<tonic::Response<super::Volume>, tonic::Status>;
+        /// Hands the role of the primary over to the other site, which then serves: demotes this copy and promotes that one, or leaves
+        /// things as they were. Asked at the primary.
+        async fn switchover(
+            &self,
+            request: tonic::Request<super::SwitchoverRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SwitchoverResponse>,
+            tonic::Status,
+        >;
         /// Leaves the peer out of S by a recorded human decision.
         async fn drop_peer(
             &self,
@@ -3116,6 +3180,49 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DemoteSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.admin.v1.Admin/Switchover" => {
+                    #[allow(non_camel_case_types)]
+                    struct SwitchoverSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::SwitchoverRequest>
+                    for SwitchoverSvc<T> {
+                        type Response = super::SwitchoverResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SwitchoverRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::switchover(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SwitchoverSvc(inner);
                         let codec = crate::codec::StreamCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -4,7 +4,7 @@
 pub struct Envelope {
     #[prost(
         oneof = "envelope::Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 60, 61"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 60, 61"
     )]
     pub body: ::core::option::Option<envelope::Body>,
 }
@@ -58,6 +58,10 @@ pub mod envelope {
         VerifyAnswer(super::VerifyAnswer),
         #[prost(message, tag = "22")]
         Goodbye(super::Goodbye),
+        #[prost(message, tag = "23")]
+        HandOver(super::HandOver),
+        #[prost(message, tag = "24")]
+        HandedOver(super::HandedOver),
         #[prost(message, tag = "60")]
         Confirm(super::Confirm),
         #[prost(message, tag = "61")]
@@ -546,6 +550,21 @@ pub struct Confirmed {
     /// The sender proposed a K at the witness and does not know what became of it: any later K there would tell.
     #[prost(bool, tag = "2")]
     pub undecided: bool,
+}
+/// The sender was demoted and asks the receiver, which holds the same K, to become the primary. Answered by HandedOver. Sent only
+/// where the receiver offered feature 2.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandOver {
+    /// The K of both, which names no primary.
+    #[prost(message, optional, tag = "1")]
+    pub k: ::core::option::Option<Since>,
+}
+/// Answer to HandOver, as soon as the sender serves or knows that it will not.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandedOver {
+    /// Why it does not serve, at most 1024 bytes; absent when it does.
+    #[prost(string, optional, tag = "1")]
+    pub refusal: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// The sender gives up the role of primary for good reason and closes in order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -150,6 +150,14 @@ impl Cli {
         self.json_when_settled(&[&["demote", volume], options].concat())
     }
 
+    /// `switchover` to a site, with `options` such as `--detach`.
+    ///
+    /// # Errors
+    /// As [`Cli::json`].
+    pub fn switchover(&self, volume: &str, to: &str, options: &[&str]) -> Result<Value> {
+        self.json_when_settled(&[&["switchover", volume, "--to", to], options].concat())
+    }
+
     /// As [`Cli::json`]; a copy that is just changing its configuration is asked again, as it says.
     fn json_when_settled(&self, args: &[&str]) -> Result<Value> {
         let deadline = Instant::now() + NOTICE_PATIENCE;

@@ -294,7 +294,7 @@ fn trouble(rng: &mut Rng) -> Trouble {
 
 fn verb_step(rng: &mut Rng) -> Step {
     match rng.below(100) {
-        0..=39 => Step::Switchover,
+        draw @ 0..=39 => Step::Switchover { at_once: draw.is_multiple_of(2) },
         40..=54 => Step::CleanRestart { primary: rng.percent(60) },
         55..=64 => {
             let mode = if rng.percent(70) { Mode::Sync } else { *rng.pick(&[Mode::Async, Mode::Receive]) };

@@ -76,6 +76,8 @@ kinds! {
     Failover,
     /// Demote here, promote there.
     Switchover,
+    /// The same, by one verb.
+    SwitchedOver,
     /// The old primary came back after a failover.
     OldPrimaryReturned,
     /// The peer was left out of S.

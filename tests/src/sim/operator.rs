@@ -62,7 +62,10 @@ pub enum Step {
         away_ms: u64,
     },
     /// Demote here, promote there.
-    Switchover,
+    Switchover {
+        /// By one verb.
+        at_once: bool,
+    },
     /// A policy.
     Policy(Mode, AckOn),
     /// The other site is stopped and left out of S.
@@ -94,6 +97,7 @@ pub(super) enum Purpose {
     Take,
     Demote,
     HandOver,
+    Switchover,
     TakeBack,
     Policy,
     DropPeer { away_ms: u64 },
@@ -257,7 +261,7 @@ fn verb_step(rng: &mut Rng) -> Step {
             let mode = *rng.pick(&[Mode::Sync, Mode::Sync, Mode::Async, Mode::Receive]);
             Step::Policy(mode, if rng.percent(25) { AckOn::Write } else { AckOn::Flush })
         }
-        30..=44 => Step::Switchover,
+        draw @ 30..=44 => Step::Switchover { at_once: draw.is_multiple_of(2) },
         45..=56 => Step::CleanRestart { primary: rng.percent(50) },
         57..=66 => Step::Resize(rng.between(1, 800)),
         67..=76 => Step::Verify,
@@ -381,7 +385,11 @@ impl<C: Copy> World<C> {
                 self.verb(if primary { target } else { other }, Verb::Close, Purpose::Close);
             }
             Step::Failover { how, away_ms } => self.begin_failover(target, how, away_ms),
-            Step::Switchover => {
+            Step::Switchover { at_once: true } => {
+                let to = self.sites[other].id;
+                self.verb(target, Verb::Switchover { to, force: true }, Purpose::Switchover);
+            }
+            Step::Switchover { at_once: false } => {
                 if self.sites[other].node.is_some() && self.net.is_connected() {
                     self.verb(target, Verb::Demote { force: true }, Purpose::Demote);
                 }
@@ -494,6 +502,10 @@ impl<C: Copy> World<C> {
                 self.fired.hit(Fault::Switchover);
                 self.retarget(site);
                 self.operator.moving = None;
+            }
+            Purpose::Switchover => {
+                self.fired.hit(Fault::SwitchedOver);
+                self.retarget(1 - site);
             }
             Purpose::Policy => self.policy_set(),
             Purpose::DropPeer { away_ms } => {

@@ -111,12 +111,8 @@ impl Stand {
 
     /// A planned one, from A to B.
     fn switch_over(&self) -> Result<()> {
-        let (a, b) = (self.sites.a.cli(), self.sites.b.cli());
-        let switched = self.ledger.away(|| {
-            a.detach(NAME)?;
-            a.demote(NAME, &[])?;
-            b.promote(NAME)
-        });
+        let a = self.sites.a.cli();
+        let switched = self.ledger.away(|| a.switchover(NAME, "b", &["--detach"]));
         self.told(switched)?;
         self.goes_on()
     }

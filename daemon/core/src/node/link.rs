@@ -7,7 +7,7 @@ use crate::node::receive::Backlog;
 use crate::node::{Node, Stage};
 use crate::ship::gate::Gate;
 use crate::ship::sender::{Sender, Source};
-use crate::ship::{Ack, FEATURE_LAYOUT, Hello, Message, Refusal};
+use crate::ship::{Ack, FEATURE_HANDOVER, FEATURE_LAYOUT, Hello, Message, Refusal};
 use crate::status::{Role, SuspendReason};
 use crate::timeline::{History, Relation};
 use crate::types::{Boundary, Epoch, Lsn, Nanos, SiteId};
@@ -118,7 +118,7 @@ impl Node {
     fn hello(&self) -> Hello {
         Hello {
             version: WIRE_VERSION,
-            features: FEATURE_LAYOUT,
+            features: FEATURE_LAYOUT | FEATURE_HANDOVER,
             volume: self.superblock.volume,
             site: self.site,
             node: self.node,
@@ -221,6 +221,8 @@ impl Node {
             Message::VerifyAnswer { id, verdict } => self.on_verify_verdict(id, verdict),
             Message::Confirm { k, stamp, span_ms } => self.on_confirm(k, stamp, span_ms),
             Message::Confirmed { stamp, undecided } => self.on_confirmed(now, stamp, undecided),
+            Message::HandOver { k } => self.on_hand_over(now, k),
+            Message::HandedOver { result } => self.on_handed_over(now, conn, result),
             Message::Goodbye => self.on_peer_down(conn),
         }
     }

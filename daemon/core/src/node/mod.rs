@@ -10,6 +10,7 @@ mod advance;
 mod arbitration;
 mod backlog;
 mod changes;
+mod demotion;
 mod growth;
 mod link;
 mod meta;
@@ -27,6 +28,7 @@ mod seedings;
 mod sending;
 mod space;
 mod state;
+mod switchover;
 mod verbs;
 mod verify;
 mod views;
@@ -256,6 +258,8 @@ pub struct Node {
     sealed_upto: Option<Boundary>,
     verify: Option<verify::Verify>,
     verbs: Vec<verbs::PendingVerb>,
+    /// The switchover that one of them is.
+    handing: Option<switchover::Handing>,
     /// An operator gave this copy up. Not remembered over a restart: nothing is lost by that, the copy is then again what its files
     /// say (diverged, suspect), keeps what it has and is given up again; a mark that outlived its seeding or its sealing would
     /// throw away what came later.
@@ -379,6 +383,7 @@ impl Node {
             self.floor.timeout(),
             self.seeding_timeout(),
             self.arbiter_timeout(),
+            self.handing_timeout(),
         ];
         times.into_iter().flatten().filter(|at| *at > self.looked_at).min()
     }

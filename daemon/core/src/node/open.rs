@@ -202,6 +202,7 @@ impl Node {
             sealed_upto: None,
             verify: None,
             verbs: Vec::new(),
+            handing: None,
             reseed_wanted: false,
             branch_at: sb.branch_at,
             holds: Vec::new(),

@@ -72,6 +72,7 @@ impl Node {
                 self.plan_promotion(now, assert_peer_fenced.is_some(), &bounds)
             }
             Verb::Demote { force } => self.plan_demotion(*force),
+            Verb::Switchover { to, force } => self.plan_switchover(*to, *force),
             Verb::SetPolicy(policy) => self.plan_policy(policy),
             Verb::SetPeer(peer) => self.plan_peer(*peer),
             Verb::DropPeer(_) => self.plan_drop_peer(now),

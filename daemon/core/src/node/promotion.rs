@@ -123,7 +123,12 @@ impl Node {
         config.generation = GenId(self.rng.id());
         config.lease_gen = self.grant_to_name();
         self.wait(now, id, DEADLINE_MS, Pending::Handover { config: config.clone() });
-        let step = if both { AdoptStep::Handover } else { AdoptStep::Rejoin };
+        self.propose_handover(config);
+    }
+
+    /// Sends the peer the K by which this copy takes over.
+    pub(super) fn propose_handover(&mut self, config: Config) {
+        let step = if config.sites.len() > 1 { AdoptStep::Handover } else { AdoptStep::Rejoin };
         self.send(Message::Adopt { config, step, tail: self.log.end() });
     }
 
@@ -147,6 +152,10 @@ impl Node {
         let verb = self.verbs.remove(at);
         match (verb.kind, result) {
             (Pending::Handover { config }, Ok(())) => {
+                // It has this K already: nothing goes to it under the one before.
+                if let Some(hello) = self.link.as_mut().and_then(|link| link.hello.as_mut()) {
+                    hello.config = config.clone();
+                }
                 self.expect_opening(now, verb.id, Loss::NOTHING);
                 self.persist_k(now, config, AfterK::Open);
             }

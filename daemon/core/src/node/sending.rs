@@ -209,7 +209,8 @@ impl Node {
     fn ask_peer_sync(&mut self) {
         // In mode receive an answer waits only for "written" there; the peer syncs in its own time.
         let by_answer = self.acks.wanted().filter(|_| self.k.mode != Mode::Receive);
-        let wanted = [by_answer, self.opening_wants(), self.change_wants()].into_iter().flatten().max();
+        let wanted =
+            [by_answer, self.opening_wants(), self.change_wants(), self.demotion_wants()].into_iter().flatten().max();
         let Some(lsn) = wanted else { return };
         let Some(link) = &mut self.link else { return };
         let lsn = lsn.min(link.sender.next.prev());

@@ -11,7 +11,6 @@ use crate::node::{Node, Stage, plan};
 use crate::plan::Loss;
 use crate::ship::Message;
 use crate::ship::gate::Gate;
-use crate::ship::sender::Source;
 use crate::status::{Role, SuspendReason};
 use crate::types::{Lsn, Nanos, SiteId};
 use crate::verb::{Assertion, Verb, VerbError, VerbOk};
@@ -42,8 +41,10 @@ pub(super) enum Pending {
     Handover { config: Config },
     /// Waits until the witness lets this copy take over.
     TakeOver,
-    /// Waits until everything is everywhere, then persists "no primary".
-    Demote { served: bool },
+    /// Waits until everything is everywhere, then persists "no primary"; then perhaps the peer is to take over.
+    Demote { served: bool, hands_over: bool },
+    /// Waits until the peer serves.
+    HandOver,
     /// K is being persisted.
     Persisting,
     /// Waits for the floor.
@@ -78,13 +79,14 @@ impl Node {
         self.carry_out(now, id, verb);
     }
 
-    fn carry_out(&mut self, now: Nanos, id: VerbId, verb: Verb) {
+    pub(super) fn carry_out(&mut self, now: Nanos, id: VerbId, verb: Verb) {
         let result = match verb {
             Verb::Promote { assert_peer_fenced, max_loss_bytes, max_loss_seconds, allow_unproven } => {
                 let bounds = Bounds { max_loss_bytes, max_loss_seconds, allow_unproven };
                 self.promote(now, id, assert_peer_fenced, bounds)
             }
             Verb::Demote { force } => self.demote(now, id, force),
+            Verb::Switchover { to, force } => self.switchover(now, id, to, force),
             Verb::SetPolicy(policy) => self.set_policy(now, id, policy),
             Verb::SetPeer(peer) => self.set_peer(now, id, peer),
             Verb::DropPeer(assertion) => self.drop_peer(now, id, assertion),
@@ -108,7 +110,9 @@ impl Node {
     }
 
     pub(super) fn end_verb(&mut self, id: VerbId, result: Result<VerbOk, VerbError>) {
-        self.out.push(Output::Verb(id, result));
+        if !self.ended_by_itself(id, &result) {
+            self.out.push(Output::Verb(id, result));
+        }
     }
 
     pub(super) fn finish_verb(&mut self, now: Nanos, id: VerbId) {
@@ -134,55 +138,6 @@ impl Node {
 
     pub(super) fn need_primary(&self, hint: &str) -> Result<(), VerbError> {
         if self.role == Role::Primary { Ok(()) } else { Err(self.role_error(hint)) }
-    }
-
-    // ---- demote -------------------------------------------------------------------------------------------------------
-
-    fn demote(&mut self, now: Nanos, id: VerbId, force: bool) -> Result<(), VerbError> {
-        if !self.judge_demotion(force)? {
-            self.finish_verb(now, id);
-            return Ok(());
-        }
-        if force {
-            self.stop_serving();
-        }
-        let served = self.served();
-        self.opening = None;
-        self.set_role(Role::Suspended(SuspendReason::User));
-        self.wait(now, id, DEADLINE_MS, Pending::Demote { served });
-        Ok(())
-    }
-
-    /// Everything that was accepted is durable here, and at the peer when one is there or S needs it.
-    fn is_drained(&self) -> bool {
-        let end = self.log.end().position.lsn;
-        let here = self.log.is_quiet() && self.log.durable() == end && self.acks.is_empty() && self.parked.is_empty();
-        let streams =
-            self.link.as_ref().is_some_and(|l| l.sender.durable() >= end && l.sender.confirmed == self.k.epoch);
-        let needs_peer = self.k.sites.len() > 1 || self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe);
-        // A peer with a history of its own takes nothing; what it lacks is judged when one of the two is given up.
-        here && (streams || !needs_peer || self.is_parted())
-    }
-
-    fn is_parted(&self) -> bool {
-        let hello = self.link.as_ref().and_then(|l| l.hello.as_ref());
-        let split = hello.is_some_and(|h| group::contact(&self.k, h.site, &h.config) == group::Contact::SplitBrain);
-        split || self.diverged.is_some()
-    }
-
-    fn persist_demotion(&mut self, now: Nanos, id: VerbId) {
-        let nonce = self.new_nonce();
-        let config = group::joint(&self.k, self.node, nonce, None, self.k.sites.clone(), self.k.mode);
-        self.persist_k(now, config, AfterK::Demoted(id));
-    }
-
-    pub(super) fn on_demoted(&mut self, now: Nanos, id: VerbId) {
-        self.set_role(Role::Secondary);
-        self.seeder = None;
-        self.stop_serving();
-        self.greet();
-        self.match_peer(now);
-        self.finish_waiting(now, id);
     }
 
     // ---- policy, peer -------------------------------------------------------------------------------------------------
@@ -367,6 +322,10 @@ impl Node {
                 self.verbs.push(verb);
             }
         }
+        let hands_over = |kind: &Pending| matches!(kind, Pending::HandOver | Pending::Demote { hands_over: true, .. });
+        if !self.verbs.iter().any(|verb| hands_over(&verb.kind)) {
+            self.handing = None;
+        }
     }
 
     fn step_verb(&mut self, now: Nanos, mut verb: PendingVerb) -> Option<PendingVerb> {
@@ -379,14 +338,29 @@ impl Node {
                 self.carry_out(now, verb.id, word.clone());
                 return None;
             }
+            Pending::Demote { .. } if self.is_persisting_k() => {}
             // The other site became primary meanwhile: there is nothing left to demote, and its K is not this site's to change.
-            Pending::Demote { .. } if self.k.primary != Some(self.site) && !self.is_persisting_k() => {
-                self.finish_verb(now, verb.id);
-                return None;
-            }
-            Pending::Demote { .. } if self.is_drained() && !self.is_persisting_k() => {
-                verb.kind = Pending::Persisting;
+            Pending::Demote { hands_over, .. } if self.k.primary != Some(self.site) => match hands_over {
+                true => verb.kind = Pending::HandOver,
+                false => {
+                    self.finish_verb(now, verb.id);
+                    return None;
+                }
+            },
+            Pending::Demote { hands_over, .. } if self.is_drained() => {
+                verb.kind = if *hands_over { Pending::HandOver } else { Pending::Persisting };
+                verb.deadline = now.after_ms(DEADLINE_MS).max(verb.deadline);
                 self.persist_demotion(now, verb.id);
+            }
+            Pending::Demote { .. } => {
+                // Who waits for it is not to wait for the next sync that comes by itself.
+                let end = self.log.end().position.lsn;
+                self.log.want_durable(end);
+                self.pump_again |= self.log.durable() < end;
+            }
+            Pending::HandOver if let Some(end) = self.step_hand_over(now) => {
+                self.end_verb(verb.id, end);
+                return None;
             }
             Pending::Persisting if !self.is_persisting_k() && self.change.is_none() => {
                 self.finish_verb(now, verb.id);
@@ -449,20 +423,23 @@ impl Node {
     fn expire(&mut self, now: Nanos, verb: PendingVerb) {
         if self.role == Role::Suspended(SuspendReason::User) {
             match verb.kind {
-                Pending::Demote { served: true } | Pending::Release => self.serve_again(now),
+                Pending::Demote { served: true, .. } | Pending::Release => self.serve_again(now),
                 // It never served: its history is still to be settled.
-                Pending::Demote { served: false } => self.begin_opening(),
+                Pending::Demote { served: false, .. } => self.begin_opening(),
                 _ => {}
             }
         }
         if matches!(verb.kind, Pending::Drain | Pending::Release) {
             self.draining = None;
         }
+        if matches!(verb.kind, Pending::HandOver) {
+            return self.end_verb(verb.id, Err(self.handing_is_late()));
+        }
         let why = match verb.kind {
-            Pending::Demote { served: true } => {
+            Pending::Demote { served: true, .. } => {
                 "not everything could be made durable at the peer in time; the volume serves again"
             }
-            Pending::Demote { served: false } => "not everything could be made durable at the peer in time",
+            Pending::Demote { served: false, .. } => "not everything could be made durable at the peer in time",
             Pending::Recovered(_) => "the copy is still being recovered",
             Pending::Promote { .. } => "the promotion is recorded and goes on; the peer of S is not reachable yet",
             Pending::TakeOver if self.arbiter.is_deciding() => {

@@ -14,6 +14,10 @@ use crate::types::{
 pub type Features = u64;
 /// Knows groups of several volumes: their layouts in messages, and LAYOUT records.
 pub const FEATURE_LAYOUT: Features = 1;
+/// Takes over when its peer asks for that ([`Message::HandOver`]).
+pub const FEATURE_HANDOVER: Features = 2;
+/// The most bytes of a reason that one copy gives the other in words.
+pub const MAX_REASON_BYTES: usize = 1024;
 
 /// The most a peer may put into one message, enforced by the shell before the core sees it: a frame and its header.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -170,6 +174,17 @@ pub enum Message {
         stamp: u64,
         /// The sender proposed a K at the witness and does not know what became of it.
         undecided: bool,
+    },
+    /// The sender was demoted and asks the receiver to become the primary, under this K without one. Answered by
+    /// [`Message::HandedOver`].
+    HandOver {
+        /// The sender's K; the receiver's as well.
+        k: Since,
+    },
+    /// Answer to [`Message::HandOver`], as soon as the sender serves or knows that it will not.
+    HandedOver {
+        /// It serves; or why not, in at most [`MAX_REASON_BYTES`].
+        result: Result<(), String>,
     },
     /// The sender gives up the role of primary for good reason and closes in order.
     Goodbye,

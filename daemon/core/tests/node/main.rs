@@ -12,6 +12,7 @@ mod reseed;
 mod sealing;
 mod seeding;
 mod shipping;
+mod switchover;
 mod verbs;
 mod views;
 mod witness;

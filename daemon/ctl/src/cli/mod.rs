@@ -122,6 +122,15 @@ pub enum Command {
     ///
     /// Afterwards the other site can be promoted without any loss.
     Demote(verbs::Demote),
+    /// Make the other site the primary of a volume's group, without any loss
+    ///
+    /// Asked at the primary: it stops serving, brings the other site up, and that site serves. Prints for how long nobody served. Where the other
+    /// site does not follow closely, nothing is stopped; where it will not take over, this site serves again. Only where it stops
+    /// answering in between no site is the primary: the message says so, and nothing is lost.
+    #[command(
+        after_long_help = "Examples:\n  tidemark switchover db --to munich --plan\n  tidemark switchover db --to munich --detach"
+    )]
+    Switchover(verbs::Switchover),
     /// Go on without the peer: leave it out of S
     ///
     /// Flushes no longer wait for the peer; until it is back and equal, a loss of this site loses data. The decision is

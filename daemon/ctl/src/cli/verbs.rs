@@ -51,6 +51,26 @@ pub struct Demote {
     pub foretell: Foretell,
 }
 
+/// `switchover`.
+#[derive(Args, Debug)]
+pub struct Switchover {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// The site that is to be the primary: its name or id
+    #[arg(long, value_name = "SITE")]
+    pub to: String,
+    /// Detach the volume, or all of its group, first; refused while one is in use
+    #[arg(long, conflicts_with = "force")]
+    pub detach: bool,
+    /// Fail queued I/O and end what is attached, instead of refusing
+    #[arg(long)]
+    pub force: bool,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
+}
+
 /// `drop-peer`.
 #[derive(Args, Debug)]
 pub struct DropPeer {

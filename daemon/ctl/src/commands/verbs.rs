@@ -5,12 +5,12 @@ use std::time::Duration;
 use tidemark_proto::admin as pb;
 
 use crate::cli::Command;
-use crate::cli::verbs::{Demote, DropPeer, Promote};
+use crate::cli::verbs::{Demote, DropPeer, Promote, Switchover};
 use crate::cli::volume::Named;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{Format, Printer};
-use crate::report::outcome::Promotion;
+use crate::report::outcome::{Promotion, SwitchedOver};
 use crate::report::volume::Volume;
 
 /// When somebody who promotes is told why it takes so long.
@@ -21,6 +21,11 @@ pub(super) async fn run(command: Command, client: &mut Client, printer: &Printer
         Command::Promote(args) => {
             let is_for_people = printer.format() == Format::Table;
             return printer.print(&promote(args, is_for_people, client).await?);
+        }
+        Command::Switchover(args) => {
+            let request = switching(args);
+            let done = client.call(request, async |admin, request| admin.switchover(request).await).await?;
+            return printer.print(&SwitchedOver::from(done));
         }
         Command::Demote(args) => demote(args, client).await?,
         Command::DropPeer(args) => drop_peer(args, client).await?,
@@ -63,6 +68,10 @@ async fn say_that_it_waits() {
 async fn demote(args: Demote, client: &mut Client) -> Result<pb::Volume, Failure> {
     let request = pb::DemoteRequest { volume: args.named.volume, force: args.force };
     client.call(request, async |admin, request| admin.demote(request).await).await
+}
+
+pub(super) fn switching(args: Switchover) -> pb::SwitchoverRequest {
+    pb::SwitchoverRequest { volume: args.named.volume, to: args.to, detach: args.detach, force: args.force }
 }
 
 pub(super) fn parting(args: DropPeer) -> pb::DropPeerRequest {

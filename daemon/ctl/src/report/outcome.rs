@@ -49,6 +49,37 @@ impl Report for Promotion {
     }
 }
 
+/// What a switchover did.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are documented at the message")]
+pub struct SwitchedOver {
+    pub primary_site_id: String,
+    pub pause_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<Volume>,
+}
+
+impl From<pb::SwitchoverResponse> for SwitchedOver {
+    fn from(response: pb::SwitchoverResponse) -> Self {
+        Self {
+            primary_site_id: response.primary_site_id,
+            pause_ms: response.pause_ms,
+            volume: response.volume.map(Into::into),
+        }
+    }
+}
+
+impl Report for SwitchedOver {
+    fn table(&self, _: Paint) -> String {
+        let site = &self.primary_site_id;
+        match self.pause_ms {
+            0 => format!("site {site} is the primary"),
+            ms => format!("site {site} is the primary; nobody served for {}", units::span_ms(ms)),
+        }
+    }
+}
+
 mirror! {
     /// A run of bytes.
     ByteRange of ByteRange { offset: u64, length: u64 }

@@ -89,6 +89,7 @@ fake_admin! {
     set_peer(SetPeerRequest) -> Volume = volume();
     promote(PromoteRequest) -> PromoteResponse = promoted();
     demote(DemoteRequest) -> Volume = volume();
+    switchover(SwitchoverRequest) -> SwitchoverResponse = switched();
     drop_peer(DropPeerRequest) -> Volume = volume();
     abort_io(AbortIoRequest) -> Volume = volume();
     reseed(ReseedRequest) -> Volume = volume();
@@ -193,6 +194,10 @@ fn promoted() -> PromoteResponse {
         lost_ms: 250,
         volume: Some(volume()),
     }
+}
+
+fn switched() -> SwitchoverResponse {
+    SwitchoverResponse { primary_site_id: SITE_B.into(), pause_ms: 321, volume: Some(volume()) }
 }
 
 fn comparison(differing: bool) -> Vec<VerifyResponse> {

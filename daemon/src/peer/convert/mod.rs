@@ -16,7 +16,7 @@ pub use parts::MAX_HISTORY;
 pub(super) use parts::{at_most, fixed, id, layout_in, layout_out, raw};
 
 use tidemark_core::layout::LayoutError;
-use tidemark_core::ship::{AdoptStep, MAX_MESSAGE_BYTES, Message};
+use tidemark_core::ship::{AdoptStep, MAX_MESSAGE_BYTES, MAX_REASON_BYTES, Message};
 use tidemark_core::types::{Lsn, WallMs};
 use tidemark_proto::peer as wire;
 use wire::envelope::Body;
@@ -173,6 +173,8 @@ fn body_out(message: Message) -> Body {
         }
         Message::Confirm { k, stamp, span_ms } => Body::Confirm(wire::Confirm { k: since_out(k), stamp, span_ms }),
         Message::Confirmed { stamp, undecided } => Body::Confirmed(wire::Confirmed { stamp, undecided }),
+        Message::HandOver { k } => Body::HandOver(wire::HandOver { k: since_out(k) }),
+        Message::HandedOver { result } => Body::HandedOver(wire::HandedOver { refusal: result.err() }),
         Message::Goodbye => Body::Goodbye(wire::Goodbye {}),
     }
 }
@@ -229,6 +231,11 @@ fn body_in(body: Body) -> Result<Message, Malformed> {
         Body::VerifyAnswer(m) => Message::VerifyAnswer { id: m.id, verdict: verdict_in(m.verdict)? },
         Body::Confirm(m) => Message::Confirm { k: since_in(m.k, "k")?, stamp: m.stamp, span_ms: m.span_ms },
         Body::Confirmed(m) => Message::Confirmed { stamp: m.stamp, undecided: m.undecided },
+        Body::HandOver(m) => Message::HandOver { k: since_in(m.k, "k")? },
+        Body::HandedOver(m) => {
+            at_most(m.refusal.as_ref().map_or(0, String::len), MAX_REASON_BYTES, "refusal")?;
+            Message::HandedOver { result: m.refusal.map_or(Ok(()), Err) }
+        }
         Body::Goodbye(_) => Message::Goodbye,
     })
 }

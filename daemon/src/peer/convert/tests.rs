@@ -222,6 +222,9 @@ fn small() -> impl Strategy<Value = Message> {
         boundary().prop_map(|from| Message::FetchTail { from }),
         Just(Message::TailEnd),
         Just(Message::Goodbye),
+        (epoch(), any::<[u8; 16]>())
+            .prop_map(|(epoch, nonce)| Message::HandOver { k: Since { epoch, nonce: Nonce(nonce) } }),
+        option::of("[ -~]{0,1024}").prop_map(|refusal| Message::HandedOver { result: refusal.map_or(Ok(()), Err) }),
         (epoch(), any::<[u8; 16]>(), any::<(u64, u64)>()).prop_map(|(epoch, nonce, (stamp, span_ms))| {
             Message::Confirm { k: Since { epoch, nonce: Nonce(nonce) }, stamp, span_ms }
         }),

@@ -1,7 +1,7 @@
 //! Puts two cores into the situation of a row, lets time pass, and asks.
 
 use tidemark_core::status::{Role, SuspendReason};
-use tidemark_core::verb::{Verb, VerbError, VerbOk};
+use tidemark_core::verb::{PromotionClass, Verb, VerbError, VerbOk};
 
 use super::rows::Row;
 use crate::bench::{A, B, Pair, assertion, promote_anyway, site_id};
@@ -21,7 +21,7 @@ pub struct Seen {
     /// Without a word, at each site.
     pub promote: [String; 2],
     pub demote: [String; 2],
-    /// `demote` at A, then `promote` at B.
+    /// `switchover` at A, to B.
     pub switchover: String,
     /// A person says that the other site is stopped.
     pub word: [String; 2],
@@ -107,16 +107,9 @@ fn answer(pair: &mut Pair, site: usize, verb: Verb) -> String {
 }
 
 fn switchover(row: &Row) -> String {
-    let mut pair = arranged(row, false);
-    if ![A, B].into_iter().all(|site| pair.is_up(site)) {
-        return "–".to_owned();
-    }
-    let demoted = pair.verb(A, Verb::Demote { force: false });
-    pair.pass(1_000);
-    match pair.copies[A].end_of(demoted) {
-        Some(Ok(_)) => answer(&mut pair, B, promote(false)),
-        Some(refused) => verdict(refused),
-        None => "no: A waits for what B does not answer".to_owned(),
+    match [A, B].into_iter().all(|site| arranged(row, false).is_up(site)) {
+        true => ask(row, A, Verb::Switchover { to: site_id(B), force: false }),
+        false => "–".to_owned(),
     }
 }
 
@@ -141,6 +134,7 @@ const ALLOW: &str = "no: nothing proves what is lost";
 fn verdict(end: &Result<VerbOk, VerbError>) -> String {
     let error = match end {
         Ok(VerbOk::Promoted { class, .. }) => return class.to_string(),
+        Ok(VerbOk::SwitchedOver { .. }) => return PromotionClass::Lossless.to_string(),
         Ok(_) => return "done".to_owned(),
         Err(error) => error,
     };
@@ -148,6 +142,7 @@ fn verdict(end: &Result<VerbOk, VerbError>) -> String {
     match error {
         VerbError::PeerIsPrimary { .. } => "no: the other serves".to_owned(),
         VerbError::PeerUnproven { .. } => "no: the other may serve".to_owned(),
+        VerbError::PeerUnfit { why, .. } => format!("no: {why}"),
         VerbError::LossTooLarge { .. } => BOUND.to_owned(),
         VerbError::Unproven => ALLOW.to_owned(),
         VerbError::Unfit(Unfit::LeftOut) => "no: left out of S".to_owned(),

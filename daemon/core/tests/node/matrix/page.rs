@@ -11,7 +11,7 @@ Generated from two cores (`daemon/core/tests/node/matrix`), which are put into e
 `TIDEMARK_WRITE=1 cargo test -p tidemark-core --test node matrix`. A was the primary, its volume has mode sync and S = {A, B} unless it says otherwise, leases last 2 s.
 
 - *by itself*: with `autoFailover`. *serves*: reads and flushes are answered. *holds all*: nothing is answered, and nothing lost. *S then*: the sites whose durability a flush needs.
-- *promote*, *demote*: without a word of a person, `autoFailover` off. *switch*: `demote` at A, then `promote` at B.
+- *promote*, *demote*: without a word of a person, `autoFailover` off. *switch*: `switchover` at A, to B.
 - *word*: a person says that the other site is stopped (`--assert-peer-fenced`; at a site that is primary `drop-peer`). What such a word has to accept besides is named.
 - *lossless*, *lossy*, *unproven*: the class of the promotion. *no*: refused, and why. –: there is nobody to ask.
 
