@@ -342,6 +342,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         tokio::spawn(pages.serve(telemetry.clone(), engine.clone(), ready, stopped(stopping)));
     }
     agent.open_all().await;
+    tokio::spawn(agent.clone().keep_branches());
     is_ready.send_replace(true);
     tracing::info!(site = %identity.site, node = %identity.node, "agent ready");
     let released = {

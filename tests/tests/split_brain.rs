@@ -98,6 +98,13 @@ fn split_and_heal(sites: &TwoSites) -> Result<()> {
     ensure!(a.verify(NAME)?, "the copies differ");
     ensure!((read(&mut at_a, 2)?, read(&mut at_a, 3)?) == (0, 3), "the winner's content changed");
 
+    // What somebody was told is safe goes by a person's word alone.
+    let drop = ["branch", "drop", NAME, "1", "--reason", "copied by hand", "--yes"];
+    let kept = b.json(&drop).expect_err("block 2 was acknowledged");
+    ensure!(kept.to_string().contains("--acknowledge"), "{kept}");
+    let metrics = sites.b.metrics()?;
+    ensure!(metrics.contains("tidemark_volume_rescue_branches_unacknowledged{volume=\"pg\"} 1.0"), "{metrics}");
+
     let image = sites.stage.dir().join("branch.img");
     let to = image.to_string_lossy().into_owned();
     let exported = b.json(&["branch", "export", NAME, "1", "--to", &to])?;
@@ -108,5 +115,7 @@ fn split_and_heal(sites: &TwoSites) -> Result<()> {
     ensure!(bytes.len() == 16 << 20 && bytes[2 * BLOCK..3 * BLOCK] == [2; BLOCK], "the loser's block 2 is not kept");
     let again = b.json(&["branch", "export", NAME, "1", "--to", &to]).expect_err("the file is there");
     ensure!(again.to_string().contains("exists"), "{again}");
+    b.json(&[&drop[..], &["--acknowledge"]].concat())?;
+    ensure!(b.json(&["branch", "list", NAME])?["dropped"][0]["branchClass"] != "unacked", "no record");
     Ok(())
 }

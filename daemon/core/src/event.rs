@@ -293,9 +293,14 @@ pub enum Input {
     Hold(HoldId, Option<Boundary>),
     /// A view that was asked for is not needed any more.
     LetGo(HoldId),
-    /// The sealed suffixes that are kept begin at this record or later (`None`: there are none): the base need not wait for those
-    /// that were before.
-    KeepBranches(Option<Lsn>),
+    /// Of so many sealed suffixes those that are kept begin at this record or later: the base need not wait for the others. Without
+    /// effect when more were sealed meanwhile.
+    KeepBranches {
+        /// Suffixes sealed so far, as the status said.
+        sealed: u32,
+        /// Where the first begins that is kept; none: none is.
+        first: Option<Lsn>,
+    },
     /// `poll_timeout()` has come, or the shell wants the core to look at the clock.
     Tick,
 }

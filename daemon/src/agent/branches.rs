@@ -8,9 +8,10 @@ use tidemark_core::event::FileRef;
 use tidemark_core::format::branch::{BranchClass as Class, BranchHead};
 use tidemark_core::types::{BLOCK, VolumeId};
 
+use super::retention::{dropped_in, is_dropped};
 use super::volumes::failed;
 use super::{Agent, At};
-use crate::control::{BranchClass, BranchInfo, Branches, EngineError, Seen};
+use crate::control::{BranchClass, BranchCounts, BranchInfo, Branches, EngineError, Seen};
 use crate::disk::files::path_in;
 
 /// A branch as its file says.
@@ -30,6 +31,7 @@ pub(super) fn sealed_in(dir: &Path) -> Result<Vec<Sealed>, EngineError> {
         let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("branch-")?.parse().ok());
         if let Some(number) = number
+            && !is_dropped(dir, number)
             && let Some(sealed) = sealed(dir, number)?
         {
             found.push(sealed);
@@ -76,13 +78,23 @@ impl Agent {
                 attachment: self.view_of(at.volume, Seen::Branch(number)),
             });
         }
-        Ok(Branches { branches, present: self.view_of(at.volume, Seen::Present) })
+        let dir = self.dir_of(at.copy).ok_or_else(|| EngineError::NoVolume(at.copy.to_string()))?;
+        let dropped = tokio::task::spawn_blocking(move || dropped_in(&dir)).await.map_err(failed)??;
+        let space = self.status_of(at.copy, at.shard).await.ok().map(|status| status.base_layout);
+        Ok(Branches { branches, present: self.view_of(at.volume, Seen::Present), dropped, space })
     }
 
     /// The branches of a copy, read where blocking is allowed.
     pub(super) async fn sealed_of(&self, copy: VolumeId) -> Result<Vec<Sealed>, EngineError> {
         let dir = self.dir_of(copy).ok_or_else(|| EngineError::NoVolume(copy.to_string()))?;
         tokio::task::spawn_blocking(move || sealed_in(&dir)).await.map_err(failed)?
+    }
+
+    /// How many there are, for the metrics: none where they cannot be read.
+    pub(super) async fn branch_counts(&self, copy: VolumeId) -> BranchCounts {
+        let sealed = self.sealed_of(copy).await.unwrap_or_default();
+        let unacked = sealed.iter().filter(|sealed| sealed.head.class == Class::Unacked).count() as u32;
+        BranchCounts { unacked, unacknowledged: sealed.len() as u32 - unacked }
     }
 
     /// The branch of this number.

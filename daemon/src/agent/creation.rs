@@ -188,6 +188,7 @@ mod tests {
             peer_site: Some(PEER),
             frontend: FrontendKind::Auto,
             attachment: None,
+            branches: Default::default(),
             status: Ok(Box::new(status)),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidemark_core::config::Policy;
 use tidemark_core::types::{SiteId, VolumeId};
-use tidemark_core::verb::{Verb, VerbOk};
+use tidemark_core::verb::{Assertion, Verb, VerbOk};
 use tokio::sync::watch;
 
 use super::arbiter::{Arbiter, no_arbiter, no_witness};
@@ -14,9 +14,9 @@ use super::volumes::failed;
 use super::{Agent, At, GroupCopy, Peer, State, fuse, wall_now};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::control::{
-    AgentInfo, Answer, Attachment, Branches, Disposal, Engine, EngineError, Explained, Foretold, FrontendKind, NewPeer,
-    NewVolume, PeerInfo, PeerKey, Planned, PolicyPatch, PoolInfo, Scope, Seen, ShardInfo, Switchover, Verified,
-    VerifyProgress, VolumeInfo, VolumeKey,
+    AgentInfo, Answer, Attachment, BranchCounts, Branches, Disposal, Engine, EngineError, Explained, Foretold,
+    FrontendKind, NewPeer, NewVolume, PeerInfo, PeerKey, Planned, PolicyPatch, PoolInfo, Scope, Seen, ShardInfo,
+    Switchover, Verified, VerifyProgress, VolumeInfo, VolumeKey,
 };
 use crate::disk;
 use crate::frontend::kernel_nbd;
@@ -37,6 +37,10 @@ impl Agent {
         let status = match closed {
             Some(why) => Err(why),
             None => self.status_of(at.copy, at.shard).await.map(Box::new).map_err(|e| e.to_string()),
+        };
+        let branches = match &status {
+            Ok(status) if status.branches > 0 => self.branch_counts(at.copy).await,
+            _ => BranchCounts::default(),
         };
         let state = self.state();
         let entry = state.volumes.get(&id).ok_or_else(none)?;
@@ -60,6 +64,7 @@ impl Agent {
             peer_site,
             frontend: entry.frontend,
             attachment: entry.open.as_ref().map(|o| Attachment { place: o.place().clone(), connections: 0 }),
+            branches,
             status,
         })
     }
@@ -386,6 +391,10 @@ impl Engine for AgentEngine {
 
     fn close_view(&self, volume: VolumeKey, seen: Seen, force: bool) -> Answer<()> {
         on_volume!(self, volume, |agent, at| agent.close_view(at.volume, seen, force).await)
+    }
+
+    fn drop_branch(&self, volume: VolumeKey, number: u32, word: Assertion, acknowledged: bool) -> Answer<()> {
+        on_group!(self, volume, |agent, at| agent.drop_branch(at, number, word, acknowledged).await)
     }
 
     fn add_peer(&self, peer: NewPeer) -> Answer<PeerInfo> {

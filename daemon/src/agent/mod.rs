@@ -21,6 +21,7 @@ mod nbd_device;
 mod open;
 mod peers;
 mod plans;
+mod retention;
 mod stop;
 mod switchover;
 mod views;

@@ -49,6 +49,7 @@ impl Agent {
                 }
                 Ok(plan)
             }
+            Planned::DropBranch { number, acknowledged } => self.plan_drop(at, number, acknowledged).await,
             Planned::Delete { scope, disposal, force } => self.plan_deletion(at, scope, disposal, force).await,
         }
     }

@@ -189,6 +189,11 @@ impl Agent {
         }
     }
 
+    /// True while somebody may be looking at that of a copy.
+    pub(super) fn is_viewed(&self, copy: VolumeId, what: Seen) -> bool {
+        self.state().views.iter().any(|((_, seen), view)| *seen == what && view.at.copy == copy)
+    }
+
     /// Refuses what would take away what an open view shows.
     pub(super) fn refuse_while_viewed(&self, copy: VolumeId) -> Result<(), EngineError> {
         let state = self.state();

@@ -328,6 +328,8 @@ pub struct Limits {
     pub stop_timeout: Duration,
     /// The longest that a verb may take when its caller names no deadline.
     pub verb_timeout: Duration,
+    /// How long a sealed branch stays of which nothing was acknowledged.
+    pub branch_retention: Duration,
 }
 
 /// Why there is no configuration.

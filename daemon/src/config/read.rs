@@ -9,6 +9,7 @@ use super::section::Section;
 use super::value::{BackendKind, KeyPrefix, Listen, LogLevel, Size, SocketMode};
 use super::*;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// More serving threads than this only fight for the disk.
 const MAX_SHARDS: usize = 64;
 
@@ -286,7 +287,11 @@ fn limits(mut section: Section<'_>) -> Limits {
         nbd_connections: section.bounded("nbd_connections", 256, 1, 65_536),
         stop_timeout: section.or("stop_timeout", Duration::from_secs(60)),
         verb_timeout: section.or("verb_timeout", Duration::from_secs(600)),
+        branch_retention: section.or("branch_retention", 7 * DAY),
     };
+    if !(Duration::from_secs(1)..=3650 * DAY).contains(&limits.branch_retention) {
+        section.conflict("branch_retention", "must be from 1s to 3650d");
+    }
     section.finish();
     limits
 }

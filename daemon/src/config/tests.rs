@@ -158,6 +158,7 @@ const WRONG: &[(&str, &[&str])] = &[
         "[witness]\nbackend = \"file\"\npath = \"/w\"\nlease = \"1m\"\n[limits]\nverb_timeout = \"1m\"\n",
         &["limits.verb_timeout: must be at least 73 s"],
     ),
+    ("[limits]\nbranch_retention = \"0s\"\n", &["limits.branch_retention: must be from 1s to 3650d"]),
     ("[colour]\n", &["unknown key colour: allowed here are admin, defaults, fuse, limits"]),
     ("[[pool]]\nname = \"b\"\npath = \"/b\"\nsize = 1\n", &["unknown key pool[1].size", "log_path, name, path"]),
     ("[[pool]]\nname = \"b\"\n", &["pool[1].path is missing: needed is an absolute path"]),

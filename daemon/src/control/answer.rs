@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use tidemark_core::config::{AckOn, Config, Mode, OnPeerLoss};
+use tidemark_core::layout::Extent;
 use tidemark_core::status::{CopyState, Counters, Status};
 use tidemark_core::types::{Epoch, Position};
 use tidemark_core::verb::{Assertion, PromotionClass, VerbOk};
 use tidemark_proto::admin as wire;
 
-use super::branches::{BranchInfo, Branches};
+use super::branches::{BranchInfo, Branches, DroppedBranch};
 use super::engine::{
     AgentInfo, Attachment, FrontendKind, PeerInfo, Place, PoolInfo, ShardInfo, Verified, VerifyProgress, VolumeInfo,
     WitnessInfo,
@@ -277,7 +278,19 @@ pub(super) fn branches(branches: Branches) -> wire::ListBranchesResponse {
     wire::ListBranchesResponse {
         branches: branches.branches.into_iter().map(branch).collect(),
         present: branches.present.map(attachment),
+        dropped: branches.dropped.into_iter().map(dropped).collect(),
+        space: branches.space.iter().flat_map(|space| space.extents()).map(extent).collect(),
     }
+}
+
+fn extent(extent: &Extent) -> wire::Extent {
+    let volume_id = if extent.is_hole() { String::new() } else { extent.volume.to_string() };
+    wire::Extent { volume_id, length: extent.len }
+}
+
+fn dropped(branch: DroppedBranch) -> wire::DroppedBranch {
+    let DroppedBranch { number, class, bytes, word } = branch;
+    wire::DroppedBranch { number, branch_class: class, bytes, assertion: Some(assertion(&word)) }
 }
 
 fn branch(branch: BranchInfo) -> wire::Branch {

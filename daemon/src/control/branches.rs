@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use tidemark_core::layout::Layout;
 use tidemark_core::types::{Position, WallMs};
+use tidemark_core::verb::Assertion;
 
 use super::engine::{Attachment, EngineError};
 
@@ -31,6 +33,32 @@ pub struct Branches {
     pub branches: Vec<BranchInfo>,
     /// The open view of what the copy holds.
     pub present: Option<Attachment>,
+    /// Branches that were dropped, by number.
+    pub dropped: Vec<DroppedBranch>,
+    /// Where the volumes of the group lie, while the copy is open.
+    pub space: Option<Layout>,
+}
+
+/// A branch that was dropped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DroppedBranch {
+    /// Its number.
+    pub number: u32,
+    /// Its class, as a word.
+    pub class: String,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// Who said so, why, and when.
+    pub word: Assertion,
+}
+
+/// How many branches a copy keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BranchCounts {
+    /// Of which nothing was acknowledged.
+    pub unacked: u32,
+    /// Others: they wait for a person.
+    pub unacknowledged: u32,
 }
 
 /// A sealed suffix.

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tidemark_core::config::Policy;
 use tidemark_core::status::Status;
 use tidemark_core::types::{BlockRange, BootId, GroupId, Lsn, NodeId, SiteId, VolumeId, WallMs};
-use tidemark_core::verb::{Verb, VerbError, VerbOk};
+use tidemark_core::verb::{Assertion, Verb, VerbError, VerbOk};
 use tokio::sync::watch;
 
-use super::branches::{Branches, Seen};
+use super::branches::{BranchCounts, Branches, Seen};
 use super::plan::{Explained, Foretold, Planned};
 use super::policy::PolicyPatch;
 use crate::config::{HostPort, Name};
@@ -69,6 +69,8 @@ pub trait Engine: Send + Sync + 'static {
     fn open_view(&self, volume: VolumeKey, seen: Seen, frontend: FrontendKind) -> Answer<Attachment>;
     /// Closes a view. Not open: success. In use: refused unless `force`.
     fn close_view(&self, volume: VolumeKey, seen: Seen, force: bool) -> Answer<()>;
+    /// Removes a branch for good. `acknowledged`: although records in it may have been acknowledged.
+    fn drop_branch(&self, volume: VolumeKey, number: u32, word: Assertion, acknowledged: bool) -> Answer<()>;
 
     /// Makes a site known, or changes its address or authority.
     fn add_peer(&self, peer: NewPeer) -> Answer<PeerInfo>;
@@ -299,6 +301,8 @@ pub struct VolumeInfo {
     pub frontend: FrontendKind,
     /// The open frontend.
     pub attachment: Option<Attachment>,
+    /// Sealed branches that are kept.
+    pub branches: BranchCounts,
     /// The status of the group's copy, or why it is not open.
     pub status: Result<Box<Status>, String>,
 }

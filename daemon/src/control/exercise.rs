@@ -16,7 +16,7 @@ use super::invalid::Invalid;
 use super::{policy, request};
 
 /// Kinds of requests.
-const KINDS: u8 = 9;
+const KINDS: u8 = 10;
 
 /// Runs one input: true when the request is let through. Panics when something is let through that must not be.
 pub fn exercise(input: &[u8]) -> bool {
@@ -41,6 +41,14 @@ pub fn exercise(input: &[u8]) -> bool {
         ),
         6 => checked(bytes, |r: wire::ResizeVolumeRequest| request::size(r.size_bytes), check_size),
         7 => checked(bytes, |r: wire::DeleteVolumeRequest| request::disposal(r.disposal), drop),
+        9 => checked(
+            bytes,
+            |r: wire::DropBranchRequest| request::drop_branch(&r, WallMs(1)),
+            |(number, word)| {
+                assert!(number > 0);
+                check_verb(Verb::DropPeer(word));
+            },
+        ),
         _ => {
             let text = String::from_utf8_lossy(bytes);
             let texts: Vec<String> = text.split('\0').map(str::to_owned).collect();
@@ -124,6 +132,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let promote = wire::PromoteRequest { volume: name(), assert_peer_fenced: true, who, reason, ..Default::default() };
     let (who, why) = words();
     let assertion = Some(wire::Assertion { who, why, ..Default::default() });
+    let drop_branch =
+        wire::DropBranchRequest { volume: name(), number: 1, assertion: assertion.clone(), ..Default::default() };
     let drop_peer = wire::DropPeerRequest { volume: name(), assertion };
     let site_id = "00000000-0000-4000-8000-00000000000b".to_owned();
     let add = wire::AddPeerRequest { name: "b".into(), site_id, address: "b:9740".into(), ..Default::default() };
@@ -139,6 +149,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         resize.encode_to_vec(),
         delete.encode_to_vec(),
         b"\x01pg\x0000000000-0000-4000-8000-00000000000b".to_vec(),
+        drop_branch.encode_to_vec(),
     ];
     (0..).zip(encoded).map(|(kind, bytes)| [&[kind], bytes.as_slice()].concat()).collect()
 }

@@ -163,6 +163,7 @@ impl FakeEngine {
             peer_site: site,
             frontend: new.policy.frontend.unwrap_or_default(),
             attachment: None,
+            branches: Default::default(),
             status: Ok(Box::new(status(id, size, new.policy.applied_to(Policy::default()), site))),
         };
         state.volumes.insert(new.name, volume.clone());
@@ -373,7 +374,7 @@ impl Engine for FakeEngine {
                 closed: Some(EngineError::Stopping),
                 attachment: None,
             }];
-            Ok(Branches { branches, present: None })
+            Ok(Branches { branches, ..Branches::default() })
         })
     }
 
@@ -389,6 +390,13 @@ impl Engine for FakeEngine {
 
     fn close_view(&self, volume: VolumeKey, _: Seen, _: bool) -> Answer<()> {
         self.with(&volume, |_| Ok(()))
+    }
+
+    fn drop_branch(&self, volume: VolumeKey, number: u32, _: Assertion, acknowledged: bool) -> Answer<()> {
+        self.with(&volume, |_| match acknowledged {
+            true => Ok(()),
+            false => Err(EngineError::Refused { reason: "unacknowledged", text: format!("branch {number}") }),
+        })
     }
 
     fn add_peer(&self, peer: NewPeer) -> Answer<PeerInfo> {

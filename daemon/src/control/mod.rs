@@ -44,7 +44,7 @@ use tonic::transport::server::{Connected, Router};
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 
-pub use branches::{BranchClass, BranchInfo, Branches, Seen};
+pub use branches::{BranchClass, BranchCounts, BranchInfo, Branches, DroppedBranch, Seen};
 pub use engine::{
     AgentInfo, Answer, Attachment, Disposal, Engine, EngineError, FrontendKind, NewPeer, NewVolume, Origin, PeerHealth,
     PeerInfo, PeerKey, Place, PoolInfo, Scope, ShardInfo, Switchover, Verified, VerifyProgress, VolumeInfo, VolumeKey,

@@ -34,6 +34,13 @@ pub enum Planned {
     },
     /// Release.
     Release,
+    /// Removal of a sealed branch.
+    DropBranch {
+        /// Its number.
+        number: u32,
+        /// Although records in it may have been acknowledged.
+        acknowledged: bool,
+    },
     /// Removal of a volume: of this site's copy, or out of its group.
     Delete {
         /// What is removed.
@@ -53,7 +60,7 @@ impl Planned {
             Self::Delete { scope, .. } => *scope == Scope::Volume,
             // Of the fields this one is the volume's.
             Self::Policy(patch) => patch.frontend.is_some(),
-            Self::Copy(_) | Self::Peer(_) | Self::Switchover(_) => false,
+            Self::Copy(_) | Self::Peer(_) | Self::Switchover(_) | Self::DropBranch { .. } => false,
         }
     }
 }
@@ -106,6 +113,10 @@ pub(super) fn question(request: &wire::PlanRequest) -> Result<(&'static str, Que
         Asked::AbortIo(r) => ("abort-io", of(&r.volume, Planned::Copy(Verb::AbortIo))?),
         Asked::Drain(r) => ("drain", of(&r.volume, Planned::Copy(Verb::Drain))?),
         Asked::Verify(r) => ("verify", of(&r.volume, Planned::Copy(Verb::Verify))?),
+        Asked::DropBranch(r) => {
+            let (number, _) = request::drop_branch(r, now)?;
+            ("branch drop", of(&r.volume, Planned::DropBranch { number, acknowledged: r.acknowledged })?)
+        }
         Asked::RemovePeer(r) => ("peer remove", Question::Peer(request::peer(&r.peer)?)),
     })
 }

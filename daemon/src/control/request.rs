@@ -140,6 +140,15 @@ pub(super) fn drop_peer(request: &wire::DropPeerRequest, now: WallMs) -> Result<
     assertion(&given.who, &given.why, now).map(Verb::DropPeer)
 }
 
+/// The branch that is dropped, and who says so.
+pub(super) fn drop_branch(request: &wire::DropBranchRequest, now: WallMs) -> Result<(u32, Assertion), Invalid> {
+    let given = request.assertion.as_ref().ok_or_else(|| field("assertion", "needs who and why"))?;
+    match request.number {
+        0 => Err(field("number", "branches are numbered from 1")),
+        number => Ok((number, assertion(&given.who, &given.why, now)?)),
+    }
+}
+
 fn assertion(who: &str, why: &str, now: WallMs) -> Result<Assertion, Invalid> {
     let words = |name, text: &str| match text.trim() {
         "" => Err(field(name, "is recorded with a human decision and must not be empty")),

@@ -258,6 +258,13 @@ impl Admin for Service {
         self.answered(Call::of("CloseBranch", &request), work, |()| wire::CloseBranchResponse {}).await
     }
 
+    async fn drop_branch(&self, request: Request<wire::DropBranchRequest>) -> Reply<wire::DropBranchResponse> {
+        let key = request::volume(&request.get_ref().volume)?;
+        let (number, word) = request::drop_branch(request.get_ref(), now())?;
+        let work = self.engine.drop_branch(key, number, word, request.get_ref().acknowledged);
+        self.answered(Call::of("DropBranch", &request), work, |()| wire::DropBranchResponse {}).await
+    }
+
     async fn add_peer(&self, request: Request<wire::AddPeerRequest>) -> Reply<wire::Peer> {
         let peer = request::new_peer(request.get_ref())?;
         self.answered(Call::of("AddPeer", &request), self.engine.add_peer(peer), answer::peer).await

@@ -215,9 +215,9 @@ impl Volume {
         self.tell(Input::LetGo(id));
     }
 
-    /// The sealed suffixes that are left begin at this record or later.
-    pub fn keep_branches(&self, at: Option<Lsn>) {
-        self.tell(Input::KeepBranches(at));
+    /// Of so many sealed suffixes those that are kept begin at this record or later.
+    pub fn keep_branches(&self, sealed: u32, first: Option<Lsn>) {
+        self.tell(Input::KeepBranches { sealed, first });
     }
 
     /// Whether the suffix that begins there could be opened, or what this copy holds.

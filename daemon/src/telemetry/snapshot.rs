@@ -189,6 +189,11 @@ fn about_volumes(registry: &mut Registry, volumes: &[VolumeInfo]) {
     );
     let sizes = open.iter().map(|(volume, _)| (name(volume), volume.size as f64));
     gauge(registry, "size", "Size of the volume", Some(Unit::Bytes), sizes);
+    let kept = open.iter().map(|(volume, _)| (name(volume), f64::from(volume.branches.unacked)));
+    gauge(registry, "branches_unacked", "Sealed branches that are kept of which nothing was acknowledged", None, kept);
+    let kept = open.iter().map(|(volume, _)| (name(volume), f64::from(volume.branches.unacknowledged)));
+    let help = "Sealed branches that hold what may have been acknowledged and wait for a person";
+    gauge(registry, "rescue_branches_unacknowledged", help, None, kept);
     for (metric, help, unit, value) in VOLUME_GAUGES {
         gauge(registry, metric, help, unit, open.iter().map(|(volume, status)| (name(volume), value(status))));
     }

@@ -845,7 +845,7 @@ pub struct VerifyResult {
 pub struct PlanRequest {
     #[prost(
         oneof = "plan_request::Verb",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
     )]
     pub verb: ::core::option::Option<plan_request::Verb>,
 }
@@ -881,6 +881,8 @@ pub mod plan_request {
         RemovePeer(super::RemovePeerRequest),
         #[prost(message, tag = "14")]
         Switchover(super::SwitchoverRequest),
+        #[prost(message, tag = "15")]
+        DropBranch(super::DropBranchRequest),
     }
 }
 /// What a verb would do now.
@@ -957,6 +959,38 @@ pub struct ListBranchesResponse {
     /// The open view of what the copy holds, if any.
     #[prost(message, optional, tag = "2")]
     pub present: ::core::option::Option<Attachment>,
+    /// Those that were dropped, by number.
+    #[prost(message, repeated, tag = "3")]
+    pub dropped: ::prost::alloc::vec::Vec<DroppedBranch>,
+    /// How the group's volumes lie in its space, end to end, each from a multiple of 4096 bytes on. Empty while the copy is not open.
+    #[prost(message, repeated, tag = "4")]
+    pub space: ::prost::alloc::vec::Vec<Extent>,
+}
+/// A run of a group's space.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Extent {
+    /// The volume; empty: nobody's.
+    #[prost(string, tag = "1")]
+    pub volume_id: ::prost::alloc::string::String,
+    /// Bytes.
+    #[prost(uint64, tag = "2")]
+    pub length: u64,
+}
+/// A sealed suffix that is no more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DroppedBranch {
+    /// Its number within the volume.
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    /// The records were: unacked, acked, unknown.
+    #[prost(string, tag = "2")]
+    pub branch_class: ::prost::alloc::string::String,
+    /// Bytes that its file had.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// Who dropped it, and why; `retention` where nobody had to be asked.
+    #[prost(message, optional, tag = "4")]
+    pub assertion: ::core::option::Option<Assertion>,
 }
 /// A sealed suffix.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1021,6 +1055,23 @@ pub struct CloseBranchRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseBranchResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropBranchRequest {
+    /// Name or id.
+    #[prost(string, tag = "1")]
+    pub volume: ::prost::alloc::string::String,
+    /// Number of the branch.
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+    /// Recorded for good.
+    #[prost(message, optional, tag = "3")]
+    pub assertion: ::core::option::Option<Assertion>,
+    /// Nobody needs what may have been acknowledged in it.
+    #[prost(bool, tag = "4")]
+    pub acknowledged: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropBranchResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddPeerRequest {
     /// As for volumes.
@@ -2102,6 +2153,31 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "CloseBranch"));
             self.inner.unary(req, path, codec).await
         }
+        /// Removes a sealed suffix for good; a record of it stays. One in which something may have been acknowledged needs `acknowledged`.
+        pub async fn drop_branch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DropBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DropBranchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.admin.v1.Admin/DropBranch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "DropBranch"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Makes another site known. The same request again changes its address or CA.
         pub async fn add_peer(
             &mut self,
@@ -2386,6 +2462,14 @@ pub mod admin_server {
             request: tonic::Request<super::CloseBranchRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CloseBranchResponse>,
+            tonic::Status,
+        >;
+        /// Removes a sealed suffix for good; a record of it stays. One in which something may have been acknowledged needs `acknowledged`.
+        async fn drop_branch(
+            &self,
+            request: tonic::Request<super::DropBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DropBranchResponse>,
             tonic::Status,
         >;
         /// Makes another site known. The same request again changes its address or CA.
@@ -3658,6 +3742,49 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CloseBranchSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.admin.v1.Admin/DropBranch" => {
+                    #[allow(non_camel_case_types)]
+                    struct DropBranchSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::DropBranchRequest>
+                    for DropBranchSvc<T> {
+                        type Response = super::DropBranchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DropBranchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::drop_branch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DropBranchSvc(inner);
                         let codec = crate::codec::StreamCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

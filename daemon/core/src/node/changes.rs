@@ -237,7 +237,6 @@ impl Node {
                 self.match_peer(now);
             }
             AfterK::Arbitrated => self.on_arbitrated(now),
-            AfterK::PutBack => self.begin_with_k(now),
             AfterK::Demoted(id) => self.on_demoted(now, id),
         }
     }

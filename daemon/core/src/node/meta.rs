@@ -89,8 +89,6 @@ pub(super) enum AfterK {
     Open,
     /// The witness accepted it.
     Arbitrated,
-    /// A K that its file had lost: go on opening.
-    PutBack,
     /// A demotion.
     Demoted(VerbId),
 }

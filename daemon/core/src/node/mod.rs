@@ -223,8 +223,6 @@ pub struct Node {
     damage: Option<String>,
     /// What recovery missed; it is missing as long as the log ends below `required`.
     lost_tail: Option<LostTail>,
-    /// A K that the log knows and the file of K does not, until it is put back.
-    lost_k: Option<Config>,
     diverged: Option<String>,
     primary_durable_seen: Lsn,
     primary_appended_seen: Lsn,
@@ -297,7 +295,7 @@ impl Node {
             Input::Lease(grant) => self.on_lease(grant),
             Input::Hold(id, at) => self.on_hold(id, at),
             Input::LetGo(id) => self.on_let_go(id),
-            Input::KeepBranches(at) => self.on_keep_branches(now, at),
+            Input::KeepBranches { sealed, first } => self.on_keep_branches(now, sealed, first),
             Input::Tick => {}
         }
     }

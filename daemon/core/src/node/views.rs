@@ -174,10 +174,10 @@ impl Node {
     }
 
     /// The suffixes that are left begin here or later: the floor may come up to there.
-    pub(super) fn on_keep_branches(&mut self, now: Nanos, at: Option<Lsn>) {
-        let kept = self.branch_at;
-        if kept.is_some_and(|kept| at.is_none_or(|at| at > kept)) {
-            self.superblock.branch_at = at;
+    pub(super) fn on_keep_branches(&mut self, now: Nanos, sealed: u32, first: Option<Lsn>) {
+        let raises = self.branch_at.is_some_and(|kept| first.is_none_or(|first| first > kept));
+        if raises && sealed == self.superblock.branches && self.sealing.is_none() {
+            self.superblock.branch_at = first;
             self.after_superblock(now, AfterSuperblock::BranchAt);
         }
     }

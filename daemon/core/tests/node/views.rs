@@ -135,7 +135,10 @@ fn the_base_goes_on_when_no_sealed_suffix_is_left() {
     pair.write(B, 0, 5);
     pair.pass(5_000);
     assert!(pair.status(A).floor <= from.position.lsn);
-    pair.tell(A, Input::KeepBranches(None));
+    pair.tell(A, Input::KeepBranches { sealed: 0, first: None });
+    pair.pass(5_000);
+    assert!(pair.status(A).floor <= from.position.lsn, "another was sealed meanwhile");
+    pair.tell(A, Input::KeepBranches { sealed: 1, first: None });
     pair.write(B, 1, 5);
     pair.pass(5_000);
     assert!(pair.status(A).floor > from.position.lsn, "{:?}", pair.status(A));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::policy::Frontend;
-use super::volume::Named;
+use super::volume::{Foretell, Named, Yes};
 
 /// What lost against a newer history and was kept.
 #[derive(Subcommand, Debug)]
@@ -32,6 +32,14 @@ pub enum Branch {
     ///
     /// Refused while it is in use, unless --force is given: open requests then fail.
     Close(Close),
+    /// Remove a branch for good
+    ///
+    /// Who, why and when are recorded, and shown by `branch list`. A branch of class unacked is removed by the agent itself when its
+    /// time is over (`limits.branch_retention`); every other stays until somebody states here that nobody needs what it holds.
+    #[command(
+        after_long_help = "Examples:\n  tidemark branch drop db 1 --reason \"copied by hand\" --acknowledge --yes\n  tidemark branch drop db 1 --reason \"not needed\" --plan"
+    )]
+    Drop(Drop),
     /// Show one branch: what it is, and which ranges it changed
     ///
     /// Reads the branch's file, with everything in it checked: run it on the agent's host, as a user who may read the pool. Ranges of a group
@@ -41,9 +49,12 @@ pub enum Branch {
     ///
     /// The file is a sparse image of the volume's size. It holds the blocks that the branch changed, as it left them, and no
     /// other: what the branch did not change is a hole. The output lists the ranges that count; copied over an image of the
-    /// volume as it was at the fork, they give the volume as of the branch's end. Run it on the agent's host. Refused for a group that has,
-    /// or had, several volumes.
-    #[command(after_long_help = "Examples:\n  tidemark branch export db 1 --to /var/tmp/db-branch.img -o json")]
+    /// volume as it was at the fork, they give the volume as of the branch's end. Run it on the agent's host.
+    ///
+    /// Of a group of several volumes the image is that of the volume that is named, and the ranges are its own.
+    #[command(
+        after_long_help = "Examples:\n  tidemark branch export db 1 --to /var/tmp/db-branch.img -o json\n  tidemark branch export pg 1 --volume wal --to /var/tmp/wal-branch.img"
+    )]
     Export(Export),
 }
 
@@ -91,12 +102,38 @@ pub struct Close {
     pub force: bool,
 }
 
+/// `branch drop`.
+#[derive(Args, Debug)]
+pub struct Drop {
+    /// The branch.
+    #[command(flatten)]
+    pub branch: Numbered,
+    /// Why; recorded for good
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Who decides; recorded for good [default: the user and the host]
+    #[arg(long, value_name = "TEXT")]
+    pub who: Option<String>,
+    /// Nobody needs what may have been acknowledged in it (class acked or unknown)
+    #[arg(long)]
+    pub acknowledge: bool,
+    /// The answer.
+    #[command(flatten)]
+    pub yes: Yes,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
+}
+
 /// `branch export`.
 #[derive(Args, Debug)]
 pub struct Export {
     /// The branch.
     #[command(flatten)]
     pub branch: Numbered,
+    /// Which volume of the group; by default the one that is named
+    #[arg(long = "volume", value_name = "NAME")]
+    pub of: Option<String>,
     /// The file, which must not be there yet
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,

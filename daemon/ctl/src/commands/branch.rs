@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use tidemark_core::layout::Layout;
+use tidemark_core::types::VolumeId;
 use tidemark_proto::admin as pb;
 
-use super::volume;
-use crate::cli::branch::{Branch, Close, Export, Numbered, Open, Seen};
+use super::{verbs, volume};
+use crate::cli::branch::{Branch, Close, Drop, Export, Numbered, Open, Seen};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::offline::{branch, export};
@@ -19,6 +21,7 @@ pub(super) async fn run(command: Branch, client: &mut Client, printer: &Printer)
         Branch::List(named) => printer.print(&volume::branches(named, client).await?),
         Branch::Open(args) => printer.print(&open(args, client).await?),
         Branch::Close(args) => printer.print(&close(args, client).await?),
+        Branch::Drop(args) => printer.print(&drop(args, client).await?),
         Branch::Show(numbered) => printer.print(&show(numbered, client).await?),
         Branch::Export(args) => printer.print(&exported(args, client).await?),
     }
@@ -40,6 +43,21 @@ async fn close(args: Close, client: &mut Client) -> Result<Done, Failure> {
     Ok(Done { done: format!("{what} of {} is closed", named.volume) })
 }
 
+pub(super) fn dropping(args: Drop) -> pb::DropBranchRequest {
+    let who = args.who.unwrap_or_else(verbs::caller);
+    let assertion = pb::Assertion { who, why: args.reason, at_ms: 0 };
+    let Numbered { named, number } = args.branch;
+    let (volume, acknowledged) = (named.volume, args.acknowledge);
+    pb::DropBranchRequest { volume, number, assertion: Some(assertion), acknowledged }
+}
+
+async fn drop(args: Drop, client: &mut Client) -> Result<Done, Failure> {
+    let request = dropping(args);
+    let done = format!("branch {} of {} is dropped", request.number, request.volume);
+    client.call(request, async |admin, request| admin.drop_branch(request).await).await?;
+    Ok(Done { done })
+}
+
 async fn show(numbered: Numbered, client: &mut Client) -> Result<BranchContent, Failure> {
     let (volume, branch) = find(&numbered, client).await?;
     let superblock = branch::superblock_of(Path::new(&volume.directory))?;
@@ -49,14 +67,38 @@ async fn show(numbered: Numbered, client: &mut Client) -> Result<BranchContent, 
 }
 
 async fn exported(args: Export, client: &mut Client) -> Result<BranchContent, Failure> {
-    let (volume, branch) = find(&args.branch, client).await?;
-    let superblock = branch::superblock_of(Path::new(&volume.directory))?;
-    if volume.group_volumes.len() > 1 || !superblock.layout.is_one(superblock.volume) {
-        return Err(of_several(&volume));
-    }
-    let content = export::export(Path::new(&branch.path), &superblock.secret, volume.size_bytes, &args.to);
+    let (group, branch) = find(&args.branch, client).await?;
+    let superblock = branch::superblock_of(Path::new(&group.directory))?;
+    let volume = of_group(&group, args.of.as_ref().unwrap_or(&args.branch.named.volume), client).await?;
+    let space = volume::branches(args.branch.named.clone(), client).await?.space;
+    let layout = layout_of(&space).unwrap_or(superblock.layout);
+    let id = VolumeId::parse(&volume.id).unwrap_or(VolumeId::NIL);
+    let content = export::export(Path::new(&branch.path), &superblock.secret, id, layout, &args.to);
     let content = content.map_err(|why| unreadable(&branch, why))?;
     Ok(BranchContent::new(branch, content, Some(args.to.display().to_string())))
+}
+
+/// The space of a group as its copy has it; none where that is not open.
+fn layout_of(space: &[(String, u64)]) -> Option<Layout> {
+    let run = |(id, bytes): &(String, u64)| (VolumeId::parse(id).unwrap_or(VolumeId::NIL), *bytes);
+    Layout::new(space.iter().map(run)).ok().filter(|layout| layout.size() > 0)
+}
+
+/// The volume of a group that is meant by `name`, which may be the group's where that has only one.
+async fn of_group(group: &pb::Volume, name: &str, client: &mut Client) -> Result<pb::Volume, Failure> {
+    if [&group.name, &group.id].contains(&&name.to_owned()) {
+        return Ok(group.clone());
+    }
+    let request = pb::GetVolumeRequest { volume: name.to_owned() };
+    let volume = client.call(request, async |admin, request| admin.get_volume(request).await).await?;
+    let is_named = [&volume.name, &volume.id].contains(&&name.to_owned()) || volume.group_volumes.len() == 1;
+    match is_named && volume.group_id == group.group_id {
+        true => Ok(volume),
+        false => Err(Failure::usage(
+            format!("{name} is no volume of group {}", group.group_name),
+            format!("name one with --volume: {}", group.group_volumes.join(", ")),
+        )),
+    }
 }
 
 /// A branch and its volume.
@@ -72,18 +114,6 @@ async fn find(numbered: &Numbered, client: &mut Client) -> Result<(pb::Volume, r
         hint: Some(format!("`tidemark branch list {}` shows what there is", volume.name)),
     })?;
     Ok((volume, found))
-}
-
-/// Its ranges are of the space that the volumes of the group lie in end to end, not of one volume.
-fn of_several(volume: &pb::Volume) -> Failure {
-    Failure::Unsatisfied {
-        exit: Exit::Refused,
-        message: format!(
-            "a branch of group {} is of several volumes: no image of one volume can hold it",
-            volume.group_name
-        ),
-        hint: Some("`tidemark branch show` lists what it changed, in the group's space; its file stays".to_owned()),
-    }
 }
 
 fn unreadable(branch: &report::Branch, why: String) -> Failure {

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use crate::cli::Command;
+use crate::cli::branch::{Branch, Numbered};
 use crate::cli::group::Group;
 use crate::cli::volume::Volume;
 use crate::failure::Failure;
@@ -25,6 +26,10 @@ pub(super) fn question(command: &Command) -> Option<String> {
         Command::AbortIo(args) => (args.yes, format!("Fail all queued I/O of volume {}?", args.named.volume)),
         Command::Reseed(args) => {
             (args.yes, format!("Replace this site's copy of volume {} by the peer's content?", args.named.volume))
+        }
+        Command::Branch(Branch::Drop(args)) => {
+            let Numbered { named, number } = &args.branch;
+            (args.yes, format!("Remove branch {number} of volume {} for good?", named.volume))
         }
         _ => return None,
     };

@@ -3,8 +3,9 @@
 use tidemark_proto::admin as pb;
 use tidemark_proto::admin::plan_request::Verb;
 
-use super::{group, verbs, volume};
+use super::{branch, group, verbs, volume};
 use crate::cli::Command;
+use crate::cli::branch::Branch;
 use crate::cli::group::Group;
 use crate::cli::verbs::Peer;
 use crate::cli::volume::{Named, Set, Volume};
@@ -26,6 +27,7 @@ pub(super) fn is_wanted(command: &Command) -> bool {
         Command::Volume(Volume::Resize(args)) => args.foretell.plan,
         Command::Volume(Volume::Set(args)) => args.foretell.plan,
         Command::Peer(Peer::Remove(args)) => args.foretell.plan,
+        Command::Branch(Branch::Drop(args)) => args.foretell.plan,
         _ => false,
     }
 }
@@ -71,6 +73,7 @@ fn verb(command: Command) -> Result<Verb, Failure> {
         }
         Command::Volume(Volume::Set(args)) => setting(args)?,
         Command::Peer(Peer::Remove(args)) => Verb::RemovePeer(pb::RemovePeerRequest { peer: args.named.peer }),
+        Command::Branch(Branch::Drop(args)) => Verb::DropBranch(branch::dropping(args)),
         other => unreachable!("only these have a plan: {other:?}"),
     })
 }

@@ -101,7 +101,7 @@ async fn drain(Named { volume }: Named, client: &mut Client) -> Result<pb::Volum
 }
 
 /// Who decides, when nobody says: the person behind sudo, else the user, at this host.
-fn caller() -> String {
+pub(super) fn caller() -> String {
     let names = ["SUDO_USER", "USER", "LOGNAME"];
     let user = names.iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
     let user = user.unwrap_or_else(|| "unknown".to_owned());

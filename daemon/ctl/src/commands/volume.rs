@@ -131,7 +131,9 @@ pub(super) async fn branches(Named { volume }: Named, client: &mut Client) -> Re
     let request = pb::ListBranchesRequest { volume };
     let response = client.call(request, async |admin, request| admin.list_branches(request).await).await?;
     let present = response.present.map(Into::into);
-    Ok(BranchList { branches: response.branches.into_iter().map(Into::into).collect(), present })
+    let dropped = response.dropped.into_iter().map(Into::into).collect();
+    let space = response.space.into_iter().map(|extent| (extent.volume_id, extent.length)).collect();
+    Ok(BranchList { branches: response.branches.into_iter().map(Into::into).collect(), space, dropped, present })
 }
 
 /// The path as the agent has to see it: it does not know our working directory.

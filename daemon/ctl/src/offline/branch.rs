@@ -6,9 +6,11 @@ use std::path::Path;
 
 use tidemark_core::format::block_crcs;
 use tidemark_core::format::branch::BranchHead;
+use tidemark_core::format::codec::Reader;
 use tidemark_core::format::frame::{FIXED_BYTES, FrameHeader, MAX_HEADER_BYTES};
 use tidemark_core::format::record::Kind;
 use tidemark_core::format::superblock::{self, Superblock};
+use tidemark_core::layout::Layout;
 use tidemark_core::types::{BLOCK, BlockRange, Secret, VolumeId};
 
 use super::OfflineError;
@@ -39,8 +41,8 @@ pub enum Change {
     Zeros(BlockRange),
     /// The volume had so many bytes from then on.
     Size(u64),
-    /// The group had other volumes, or of other sizes, from then on.
-    Layout,
+    /// The group had these volumes from then on.
+    Layout(Layout),
 }
 
 /// Checks a branch file from end to end; `Err` says what is wrong with it.
@@ -95,7 +97,10 @@ fn changes(
             (Kind::Write, Some(range)) => each(Change::Data(range, data.to_vec()))?,
             (Kind::Zero | Kind::Discard, Some(range)) => each(Change::Zeros(range))?,
             (Kind::Resize, _) => each(Change::Size(record.lba))?,
-            (Kind::Layout, _) => each(Change::Layout)?,
+            (Kind::Layout, _) => {
+                let layout = Layout::decode(&mut Reader::new("layout", data));
+                each(Change::Layout(layout.map_err(|error| error.to_string())?))?;
+            }
             _ => {}
         }
     }

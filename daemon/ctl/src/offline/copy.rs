@@ -44,6 +44,8 @@ pub struct VolumeCopy {
     pub footers: Vec<Numbered>,
     /// Sealed branches.
     pub branches: Vec<Numbered>,
+    /// How many were dropped.
+    pub dropped: usize,
     _lock: File,
 }
 
@@ -73,6 +75,7 @@ impl VolumeCopy {
             slots: numbered(&dir.join("log"), "slot-", ".seg")?,
             footers: numbered(&dir.join("log"), "footer-", "")?,
             branches: numbered(&dir.join("branch"), "branch-", "")?,
+            dropped: numbered(&dir.join("branch"), "dropped-", "")?.len(),
             _lock: lock,
         })
     }

@@ -57,7 +57,7 @@ impl Findings {
             CopyFlag::Failed => self.problems.push("the copy is marked failed".to_owned()),
             CopyFlag::Diverged => self.problems.push("the copy is marked diverged".to_owned()),
         }
-        let missing = copy.superblock.branches.saturating_sub(copy.branches.len() as u32);
+        let missing = copy.superblock.branches.saturating_sub((copy.branches.len() + copy.dropped) as u32);
         if missing > 0 {
             self.problems.push(format!("{missing} of {} branch files are missing", copy.superblock.branches));
         }

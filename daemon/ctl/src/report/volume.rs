@@ -266,12 +266,48 @@ impl From<pb::Branch> for Branch {
     }
 }
 
+/// A branch that was dropped.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are documented at the message")]
+pub struct Dropped {
+    pub number: u32,
+    pub branch_class: String,
+    pub bytes: u64,
+    pub who: String,
+    pub reason: String,
+    pub at_ms: i64,
+}
+
+impl From<pb::DroppedBranch> for Dropped {
+    fn from(branch: pb::DroppedBranch) -> Self {
+        let pb::Assertion { who, why, at_ms } = branch.assertion.unwrap_or_default();
+        let (number, branch_class, bytes) = (branch.number, branch.branch_class, branch.bytes);
+        Self { number, branch_class, bytes, who, reason: why, at_ms }
+    }
+}
+
+impl Dropped {
+    fn line(&self) -> String {
+        let (when, size) = (moment(self.at_ms), units::bytes(self.bytes));
+        format!(
+            "\nbranch {} ({}, {size}) was dropped {when} by {}: {}",
+            self.number, self.branch_class, self.who, self.reason
+        )
+    }
+}
+
 /// The sealed suffixes of a volume.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BranchList {
     /// By number.
     pub branches: Vec<Branch>,
+    /// Where the group's volumes lie: `(id, bytes)` of each run, end to end.
+    #[serde(skip)]
+    pub space: Vec<(String, u64)>,
+    /// Those that were dropped, by number.
+    pub dropped: Vec<Dropped>,
     /// The open view of what the copy holds, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub present: Option<Attachment>,
@@ -290,7 +326,8 @@ impl Report for BranchList {
             table.row(Tone::Plain, [number, class, fork, end, size, sealed, open, branch.path.clone()]);
         }
         let present = self.present.as_ref().map(|open| format!("\nwhat the copy holds now: {}", open.place()));
-        table.render(paint) + &present.unwrap_or_default()
+        let dropped = self.dropped.iter().map(Dropped::line).collect::<String>();
+        table.render(paint) + &dropped + &present.unwrap_or_default()
     }
 }
 

@@ -99,6 +99,7 @@ fake_admin! {
     list_branches(ListBranchesRequest) -> ListBranchesResponse = ListBranchesResponse::default();
     open_branch(OpenBranchRequest) -> OpenBranchResponse = OpenBranchResponse { attachment: attached().attachment };
     close_branch(CloseBranchRequest) -> CloseBranchResponse = CloseBranchResponse {};
+    drop_branch(DropBranchRequest) -> DropBranchResponse = DropBranchResponse {};
     add_peer(AddPeerRequest) -> Peer = peer();
     remove_peer(RemovePeerRequest) -> RemovePeerResponse = RemovePeerResponse {};
     check_witness(CheckWitnessRequest) -> WitnessCheck = witness();

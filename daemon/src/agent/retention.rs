@@ -1,0 +1,264 @@
+//! How long sealed branches stay: one of which nothing was acknowledged for `limits.branch_retention`, every other until a person says
+//! that nobody needs it. Either way a record of it stays for good, which is durable before the branch goes.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidemark_core::event::FileRef;
+use tidemark_core::plan::Plan;
+use tidemark_core::types::{Lsn, VolumeId, WallMs};
+use tidemark_core::verb::Assertion;
+
+use super::branches::{Sealed, class_of};
+use super::volumes::failed;
+use super::{Agent, At, wall_now};
+use crate::control::{BranchClass, DroppedBranch, EngineError, Foretold, Seen};
+use crate::crashsafe;
+use crate::disk::files::path_in;
+
+/// Branches are looked at so often within the time that they stay, but no more often than each second and no less than each hour.
+const LOOKS: u32 = 8;
+/// Of the record.
+const VERSION: u32 = 1;
+const DROPPED: &str = "dropped-";
+
+/// `branch/dropped-NNNN`: what there was, and who said that it may go.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    version: u32,
+    class: String,
+    fork_lsn: u64,
+    end_lsn: u64,
+    bytes: u64,
+    sealed_ms: u64,
+    who: String,
+    why: String,
+    at_ms: u64,
+}
+
+fn record_in(dir: &Path, number: u32) -> PathBuf {
+    dir.join("branch").join(format!("{DROPPED}{number:04}"))
+}
+
+/// The branches of the copy in `dir` that were dropped, by number. A record that cannot be read counts, and says so.
+pub(super) fn dropped_in(dir: &Path) -> Result<Vec<DroppedBranch>, EngineError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir.join("branch")).map_err(failed)?.flatten() {
+        let name = entry.file_name();
+        if let Some(number) = name.to_str().and_then(|name| name.strip_prefix(DROPPED)?.parse().ok()) {
+            found.push(dropped(&entry.path(), number));
+        }
+    }
+    found.sort_by_key(|branch| branch.number);
+    Ok(found)
+}
+
+fn dropped(path: &Path, number: u32) -> DroppedBranch {
+    let text = crashsafe::read(path).ok().flatten().unwrap_or_default();
+    match toml::from_str::<Record>(&text) {
+        Ok(Record { class, bytes, who, why, at_ms, .. }) => {
+            DroppedBranch { number, class, bytes, word: Assertion { who, why, at: WallMs(at_ms) } }
+        }
+        Err(_) => {
+            let why = format!("{} cannot be read", path.display());
+            let word = Assertion { who: String::new(), why, at: WallMs(0) };
+            DroppedBranch { number, class: "unknown".into(), bytes: 0, word }
+        }
+    }
+}
+
+/// Records that a branch goes, and removes it. A crash in between leaves the record, and [`finish`] for later.
+fn drop_in(dir: &Path, sealed: &Sealed, word: &Assertion) -> Result<(), EngineError> {
+    let head = &sealed.head;
+    let record = Record {
+        version: VERSION,
+        class: class_of(head).as_str().into(),
+        fork_lsn: head.from.position.lsn.0,
+        end_lsn: head.tail.position.lsn.0,
+        bytes: head.bytes,
+        sealed_ms: head.sealed_at.0,
+        who: word.who.clone(),
+        why: word.why.clone(),
+        at_ms: word.at.0,
+    };
+    let text = toml::to_string(&record).map_err(failed)?;
+    crashsafe::replace(&record_in(dir, sealed.number), &[text]).map_err(failed)?;
+    finish(dir, sealed.number)
+}
+
+/// Removes what a drop that is recorded left.
+fn finish(dir: &Path, number: u32) -> Result<(), EngineError> {
+    let path = path_in(dir, FileRef::Branch(number));
+    crashsafe::unlink(&path).and_then(|()| crashsafe::sync_parent(&path)).map_err(failed)
+}
+
+/// True where a drop of it is recorded.
+pub(super) fn is_dropped(dir: &Path, number: u32) -> bool {
+    record_in(dir, number).exists()
+}
+
+impl Agent {
+    /// Whether a branch may go, and what it is.
+    async fn judge_drop(&self, copy: VolumeId, number: u32, acknowledged: bool) -> Result<Sealed, EngineError> {
+        let sealed = self.branch_of(copy, number).await?;
+        if self.is_viewed(copy, Seen::Branch(number)) {
+            let text = "it is open: close it first (`tidemark branch close`)".into();
+            return Err(EngineError::Refused { reason: "in-use", text });
+        }
+        let class = class_of(&sealed.head);
+        if class != BranchClass::Unacked && !acknowledged {
+            let text = format!(
+                "branch {number} is {}: records in it may have been acknowledged to somebody. State that nobody needs them: --acknowledge",
+                class.as_str()
+            );
+            return Err(EngineError::Refused { reason: "unacknowledged", text });
+        }
+        Ok(sealed)
+    }
+
+    /// What [`Agent::drop_branch`] would do.
+    pub(super) async fn plan_drop(&self, at: At, number: u32, acknowledged: bool) -> Foretold {
+        let sealed = self.judge_drop(at.copy, number, acknowledged).await?;
+        let (class, bytes) = (class_of(&sealed.head).as_str(), sealed.head.bytes);
+        Ok(Plan::of([
+            format!("the decision is recorded for good: branch {number}, {class}, {bytes} bytes"),
+            "its file is removed: what is in it alone is lost".to_owned(),
+        ]))
+    }
+
+    /// Removes a branch for good, by a person's word where that is needed.
+    pub(super) async fn drop_branch(
+        self: &Arc<Self>,
+        at: At,
+        number: u32,
+        word: Assertion,
+        acknowledged: bool,
+    ) -> Result<(), EngineError> {
+        let agent = self.clone();
+        let dropped = self.runtime.spawn(async move {
+            // Nobody opens it meanwhile.
+            let _turn = agent.viewing.lock().await;
+            let sealed = agent.judge_drop(at.copy, number, acknowledged).await?;
+            agent.remove_branch(at.copy, sealed, word).await
+        });
+        dropped.await.map_err(failed)?
+    }
+
+    async fn remove_branch(&self, copy: VolumeId, sealed: Sealed, word: Assertion) -> Result<(), EngineError> {
+        let dir = self.dir_of(copy).ok_or_else(|| EngineError::NoVolume(copy.to_string()))?;
+        let Assertion { who, why, .. } = &word;
+        tracing::warn!(id = %copy, number = sealed.number, class = class_of(&sealed.head).as_str(), who, why, "branch dropped");
+        let removed = tokio::task::spawn_blocking(move || drop_in(&dir, &sealed, &word));
+        removed.await.map_err(failed)??;
+        self.tell_kept(copy).await
+    }
+
+    /// Tells the copy where the branches begin that are left, so that its base need not wait for others.
+    async fn tell_kept(&self, copy: VolumeId) -> Result<(), EngineError> {
+        let Some(shard) = self.state().copies.get(&copy).map(|copy| copy.shard) else { return Ok(()) };
+        let Ok(status) = self.status_of(copy, shard).await else { return Ok(()) };
+        let first: Option<Lsn> = self.sealed_of(copy).await?.iter().map(|sealed| sealed.head.from.position.lsn).min();
+        self.on_copy(copy, shard, move |copy| copy.keep_branches(status.branches, first)).await
+    }
+
+    /// Drops branches of which nothing was acknowledged when their time is over, and raises an alarm for each that waits for a person.
+    /// Never ends.
+    pub async fn keep_branches(self: Arc<Self>) {
+        let keep = self.config.limits.branch_retention;
+        let pause = (keep / LOOKS).clamp(Duration::from_secs(1), Duration::from_secs(3600));
+        let mut told = BTreeSet::new();
+        loop {
+            let copies: Vec<VolumeId> = self.state().copies.keys().copied().collect();
+            for copy in copies {
+                if let Err(error) = self.look_at_branches(copy, keep, &mut told).await {
+                    tracing::warn!(id = %copy, %error, "its branches cannot be looked at");
+                }
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn look_at_branches(
+        self: &Arc<Self>,
+        copy: VolumeId,
+        keep: Duration,
+        told: &mut BTreeSet<(VolumeId, u32)>,
+    ) -> Result<(), EngineError> {
+        let Some(dir) = self.dir_of(copy).filter(|dir| dir.join("branch").is_dir()) else { return Ok(()) };
+        let interrupted = dropped_in(&dir)?.into_iter().filter(|of| path_in(&dir, FileRef::Branch(of.number)).exists());
+        interrupted.into_iter().try_for_each(|of| finish(&dir, of.number))?;
+        let oldest = wall_now().0.saturating_sub(keep.as_millis() as u64);
+        for sealed in self.sealed_of(copy).await? {
+            let class = class_of(&sealed.head);
+            if class != BranchClass::Unacked {
+                if told.insert((copy, sealed.number)) {
+                    tracing::error!(
+                        id = %copy, code = "rescue_branch_unacked", number = sealed.number, class = class.as_str(),
+                        "alarm: a sealed branch holds records that may have been acknowledged: it stays until it is dropped"
+                    );
+                }
+            } else if sealed.head.sealed_at.0 <= oldest && !self.is_viewed(copy, Seen::Branch(sealed.number)) {
+                let why = format!("nothing in it was acknowledged, and it was kept for {keep:?}");
+                let word = Assertion { who: "retention".into(), why, at: wall_now() };
+                let _turn = self.viewing.lock().await;
+                self.remove_branch(copy, sealed, word).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_core::format::branch::{BranchClass as Class, BranchHead};
+    use tidemark_core::types::Boundary;
+
+    use super::super::branches::sealed_in;
+    use super::*;
+
+    fn sealed_here() -> (tempfile::TempDir, Sealed) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("branch")).unwrap();
+        let head = BranchHead {
+            volume: VolumeId([1; 16]),
+            class: Class::Acked,
+            from: Boundary::default(),
+            tail: Boundary::default(),
+            bytes: 0,
+            sealed_at: WallMs(3),
+        };
+        std::fs::write(path_in(dir.path(), FileRef::Branch(4)), head.encode()).unwrap();
+        let sealed = sealed_in(dir.path()).unwrap().remove(0);
+        assert_eq!((sealed.number, &sealed.head), (4, &head));
+        (dir, sealed)
+    }
+
+    fn word() -> Assertion {
+        Assertion { who: "me".into(), why: "it was a test".into(), at: WallMs(9) }
+    }
+
+    #[test]
+    fn a_branch_that_is_dropped_leaves_a_record_of_what_it_was_and_who_said_so() {
+        let (dir, sealed) = sealed_here();
+        drop_in(dir.path(), &sealed, &word()).unwrap();
+        assert!(sealed_in(dir.path()).unwrap().is_empty());
+        let dropped = dropped_in(dir.path()).unwrap();
+        assert_eq!(dropped, [DroppedBranch { number: 4, class: "acked".into(), bytes: 0, word: word() }]);
+    }
+
+    #[test]
+    fn a_drop_that_was_interrupted_counts_and_is_finished_later() {
+        let (dir, sealed) = sealed_here();
+        let file = std::fs::read(&sealed.path).unwrap();
+        drop_in(dir.path(), &sealed, &word()).unwrap();
+        std::fs::write(&sealed.path, file).unwrap();
+        assert!(sealed_in(dir.path()).unwrap().is_empty(), "it is recorded as dropped");
+        finish(dir.path(), 4).unwrap();
+        finish(dir.path(), 4).unwrap();
+        assert!(!sealed.path.exists());
+    }
+}
