@@ -127,6 +127,37 @@ pub struct Policy {
     pub peer_loss_ms: u64,
 }
 
+/// What an operator has paused at one copy; recorded there and no part of the policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Paused {
+    /// Nothing is sent to the peer that S does not need.
+    pub ship: bool,
+    /// The floor stands: nothing is written to the base.
+    pub floor: bool,
+}
+
+impl Paused {
+    /// Everything that can be.
+    pub const ALL: Self = Self { ship: true, floor: true };
+
+    /// Nothing is.
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
+
+    /// These parts as well.
+    #[must_use]
+    pub fn with(self, parts: Self) -> Self {
+        Self { ship: self.ship || parts.ship, floor: self.floor || parts.floor }
+    }
+
+    /// But for these parts.
+    #[must_use]
+    pub fn without(self, parts: Self) -> Self {
+        Self { ship: self.ship && !parts.ship, floor: self.floor && !parts.floor }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {

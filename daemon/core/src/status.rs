@@ -1,6 +1,6 @@
 //! A copy's state as values that status, metrics and the CLI show. Every non-normal state carries its reason.
 
-use crate::config::{Config, Policy};
+use crate::config::{Config, Paused, Policy};
 use crate::layout::Layout;
 use crate::plan::Promotable;
 use crate::types::{Epoch, Lsn, Position, SiteId, VolumeId};
@@ -95,6 +95,8 @@ pub enum LinkState {
     Seeding,
     /// The peer receives records as they come.
     Streaming,
+    /// An operator paused it.
+    Paused,
     /// The peer refused, or we did.
     Refused(String),
 }
@@ -152,6 +154,10 @@ pub struct Status {
     pub not_protected_because: String,
     /// Human decisions recorded in this copy's history.
     pub forced_history: Vec<Assertion>,
+    /// What an operator has paused here.
+    pub paused: Paused,
+    /// While the floor is paused: in how many milliseconds the log is full, as it grew of late; `None`: it does not grow.
+    pub log_full_in_ms: Option<u64>,
     /// Sealed suffixes.
     pub branches: u32,
     /// What a promotion of this copy would be now.

@@ -1,7 +1,7 @@
 //! What an operator may ask of one copy of a group of volumes, and what the copy answers. Every verb is idempotent and ends: it never waits
 //! for an unreachable peer.
 
-use crate::config::{Mode, Policy};
+use crate::config::{Mode, Paused, Policy};
 use crate::status::Status;
 use crate::types::{Lsn, SiteId, VolumeId, WallMs};
 
@@ -33,6 +33,10 @@ pub enum Verb {
     },
     /// Change the policy online (mode included). What is not yet possible (a peer that is behind) becomes wanted.
     SetPolicy(Policy),
+    /// Pause what is named here, over restarts: shipping (at the primary, while the peer is not in S), or the floor.
+    Pause(Paused),
+    /// End the pause of what is named.
+    Resume(Paused),
     /// Name the peer site of a local volume, or `None` to forget the peer (only when it is not in S).
     SetPeer(Option<SiteId>),
     /// The peer is gone for good or known to be stopped: leave it out of S by a recorded human decision.
@@ -153,6 +157,11 @@ pub enum VerbError {
         /// The peer.
         site: SiteId,
     },
+    /// Every flush waits for the peer.
+    PeerInS {
+        /// The peer.
+        site: SiteId,
+    },
     /// The peer cannot take over.
     PeerUnfit {
         /// The peer.
@@ -203,6 +212,7 @@ impl VerbError {
             Self::PeerUnproven { site } => {
                 format!("site {site} cannot be reached, so nothing proves that it has stopped")
             }
+            Self::PeerInS { site } => format!("every flush waits for site {site}"),
             Self::PeerUnfit { site, why, .. } => format!("site {site} cannot take over: {why}"),
             Self::LossTooLarge { bytes, ms } => {
                 format!("this copy is not in S: about {bytes} bytes and {ms} ms may be lost")
@@ -228,6 +238,7 @@ impl VerbError {
                 "where the primary is gone for good, --assert-peer-fenced --reason TEXT opens this copy with what it has"
             }
             Self::CopyState { hint, .. } | Self::Role { hint, .. } | Self::PeerUnfit { hint, .. } => hint,
+            Self::PeerInS { .. } => "set mode async first: `tidemark volume set --mode async`",
             Self::NoPeer(_) => "name one with `tidemark volume set --peer-site`",
             Self::Invalid(_) | Self::Interrupted(_) => "",
         }

@@ -141,6 +141,8 @@ fn a_plan_asks_nothing_changes_nothing_and_ends_with_three_when_it_would_be_refu
         "group delete db --plan",
         "promote db --plan",
         "switchover db --to munich --plan",
+        "pause db --ship --plan",
+        "resume db --plan",
         "volume set db --mode async --plan",
     ] {
         let done = agent.run(line);
@@ -164,6 +166,17 @@ fn a_switchover_says_who_serves_and_how_long_nobody_did() {
     for line in ["switchover db", "switchover db --to b --detach --force"] {
         assert_eq!(code(&agent.run(line)), 2, "{line}");
     }
+}
+
+#[test]
+fn a_pause_names_what_and_a_resumption_need_not() {
+    let agent = FakeAgent::answering();
+    assert_eq!(code(&agent.run("pause db")), 2);
+    for line in ["pause db --ship --floor", "pause db --floor", "resume db", "resume db --ship"] {
+        assert_eq!(code(&agent.run(line)), 0, "{line}");
+    }
+    let seen = agent.seen();
+    assert!(seen[0].contains("ship: true, floor: true") && seen[3].contains("ship: true, floor: false"), "{seen:?}");
 }
 
 #[test]

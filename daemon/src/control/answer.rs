@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tidemark_core::config::{AckOn, Config, Mode, OnPeerLoss};
+use tidemark_core::config::{AckOn, Config, Mode, OnPeerLoss, Paused};
 use tidemark_core::layout::Extent;
 use tidemark_core::status::{CopyState, Counters, Status};
 use tidemark_core::types::{Epoch, Position};
@@ -139,7 +139,14 @@ fn volume_status(status: &Status) -> wire::VolumeStatus {
         counters: Some(counters(&status.counters)),
         seeding: seeding(&status.copy),
         promotable: Some(super::plan::promotable(&status.promotable)),
+        paused: paused(status.paused),
+        log_full_in_ms: status.log_full_in_ms,
     }
+}
+
+fn paused(paused: Paused) -> Vec<String> {
+    let parts = [("ship", paused.ship), ("floor", paused.floor)];
+    parts.iter().filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect()
 }
 
 fn seeding(copy: &CopyState) -> Option<wire::Progress> {

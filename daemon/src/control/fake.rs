@@ -89,6 +89,8 @@ pub(crate) fn status(volume: VolumeId, size: u64, policy: Policy, peer: Option<S
         protected: false,
         not_protected_because: "there is no peer".to_owned(),
         forced_history: vec![],
+        paused: Default::default(),
+        log_full_in_ms: None,
         branches: 1,
         promotable: Promotable { loss: Some(Loss::NOTHING), needs_word: false, waits_ms: 0, blockers: Vec::new() },
         oldest_disk_op_ms: 3,
@@ -303,6 +305,10 @@ impl Engine for FakeEngine {
                 Verb::Promote { assert_peer_fenced, .. } => promote(status, assert_peer_fenced),
                 Verb::Demote { .. } => {
                     status.role = Role::Secondary;
+                    Ok(VerbOk::Done(status.clone()))
+                }
+                Verb::Pause(parts) => {
+                    (status.paused, status.log_full_in_ms) = (parts, Some(90_000));
                     Ok(VerbOk::Done(status.clone()))
                 }
                 Verb::DropPeer(assertion) => {

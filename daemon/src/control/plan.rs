@@ -1,5 +1,6 @@
 //! Plans and explanations: what is asked for, and how the answer reads.
 
+use tidemark_core::config::Paused;
 use tidemark_core::plan::{Plan, Promotable};
 use tidemark_core::status::{Role, Status};
 use tidemark_core::types::SiteId;
@@ -92,6 +93,8 @@ pub(super) fn question(request: &wire::PlanRequest) -> Result<(&'static str, Que
         Asked::Promote(r) => ("promote", of(&r.volume, Planned::Copy(request::promote(r, now)?))?),
         Asked::Demote(r) => ("demote", of(&r.volume, Planned::Copy(Verb::Demote { force: r.force }))?),
         Asked::Switchover(r) => ("switchover", of(&r.volume, Planned::Switchover(request::switchover(r)?))?),
+        Asked::Pause(r) => ("pause", of(&r.volume, Planned::Copy(request::pause(r)?))?),
+        Asked::Resume(r) => ("resume", of(&r.volume, Planned::Copy(request::resume(r)))?),
         Asked::DropPeer(r) => ("drop-peer", of(&r.volume, Planned::Copy(request::drop_peer(r, now)?))?),
         Asked::SetPolicy(r) => {
             let wanted = r.policy.as_ref().ok_or_else(|| field("policy", "names no field to change"))?;
@@ -146,6 +149,8 @@ pub fn explained_verbs(scope: Scope, peer: Option<SiteId>) -> Vec<(&'static str,
         ("promote", promote(false)),
         ("promote --assert-peer-fenced", promote(true)),
         ("demote", Planned::Copy(Verb::Demote { force: false })),
+        ("pause --ship", Planned::Copy(Verb::Pause(Paused { ship: true, floor: false }))),
+        ("pause --floor", Planned::Copy(Verb::Pause(Paused { ship: false, floor: true }))),
         ("drop-peer", Planned::Copy(Verb::DropPeer(word()))),
         ("reseed", Planned::Copy(Verb::Reseed)),
         ("verify", Planned::Copy(Verb::Verify)),

@@ -79,6 +79,7 @@ pub fn verb_reason(error: &VerbError) -> &'static str {
     match error {
         VerbError::PeerIsPrimary { .. } => "peer-is-primary",
         VerbError::PeerUnproven { .. } => "peer-unproven",
+        VerbError::PeerInS { .. } => "peer-in-s",
         VerbError::PeerUnfit { .. } => "peer-unfit",
         VerbError::LossTooLarge { .. } => "loss-too-large",
         VerbError::Unproven => "unproven",
@@ -98,7 +99,7 @@ pub(super) fn reason(status: &Status) -> &'static str {
 }
 
 /// Every reason of this module; an engine's own refusals count as `other` unless they are here, which bounds the metric.
-const REASONS: [&str; 37] = [
+const REASONS: [&str; 38] = [
     "invalid",
     "no-volume",
     "no-peer",
@@ -112,6 +113,7 @@ const REASONS: [&str; 37] = [
     "permission",
     "peer-is-primary",
     "peer-unproven",
+    "peer-in-s",
     "peer-unfit",
     "loss-too-large",
     "unproven",
@@ -151,6 +153,7 @@ mod tests {
         let errors = [
             VerbError::PeerIsPrimary { site, epoch: Epoch::default() },
             VerbError::PeerUnproven { site },
+            VerbError::PeerInS { site },
             VerbError::PeerUnfit { site, why: text(), hint: text() },
             VerbError::LossTooLarge { bytes: 1, ms: 1 },
             VerbError::Unproven,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use tidemark_core::config::Paused;
 use tidemark_core::types::{SECTOR, SiteId, VolumeId, WallMs};
 use tidemark_core::verb::{Assertion, Verb};
 use tidemark_proto::admin as wire;
@@ -135,6 +136,20 @@ pub(super) fn switchover(request: &wire::SwitchoverRequest) -> Result<Switchover
     Ok(Switchover { to, detach: request.detach, force: request.force })
 }
 
+pub(super) fn pause(request: &wire::PauseRequest) -> Result<Verb, Invalid> {
+    let parts = Paused { ship: request.ship, floor: request.floor };
+    match parts.is_none() {
+        true => Err(field("ship", "name what to pause: ship, floor, or both")),
+        false => Ok(Verb::Pause(parts)),
+    }
+}
+
+/// Without a part: all of them.
+pub(super) fn resume(request: &wire::ResumeRequest) -> Verb {
+    let parts = Paused { ship: request.ship, floor: request.floor };
+    Verb::Resume(if parts.is_none() { Paused::ALL } else { parts })
+}
+
 pub(super) fn drop_peer(request: &wire::DropPeerRequest, now: WallMs) -> Result<Verb, Invalid> {
     let given = request.assertion.as_ref().ok_or_else(|| field("assertion", "needs who and why"))?;
     assertion(&given.who, &given.why, now).map(Verb::DropPeer)
@@ -229,6 +244,17 @@ mod tests {
         };
         assert_eq!(assertion, Assertion { who: "ann".into(), why: "fire".into(), at: WallMs(7) });
         assert_eq!(drop_peer(&wire::DropPeerRequest::default(), WallMs(7)).unwrap_err().field, "assertion");
+    }
+
+    #[test]
+    fn a_pause_names_what_and_a_resumption_without_a_part_means_all() {
+        assert_eq!(pause(&wire::PauseRequest::default()).unwrap_err().field, "ship");
+        let ship = Paused { ship: true, floor: false };
+        let request = wire::PauseRequest { ship: true, ..Default::default() };
+        assert_eq!(pause(&request), Ok(Verb::Pause(ship)));
+        assert_eq!(resume(&wire::ResumeRequest::default()), Verb::Resume(Paused::ALL));
+        let request = wire::ResumeRequest { ship: true, ..Default::default() };
+        assert_eq!(resume(&request), Verb::Resume(ship));
     }
 
     #[test]

@@ -197,6 +197,16 @@ impl Admin for Service {
         self.answered(Call::of("Switchover", &request), both, word).await
     }
 
+    async fn pause(&self, request: Request<wire::PauseRequest>) -> Reply<wire::Volume> {
+        let verb = request::pause(request.get_ref())?;
+        self.verb(Call::of("Pause", &request), &request.get_ref().volume, verb).await
+    }
+
+    async fn resume(&self, request: Request<wire::ResumeRequest>) -> Reply<wire::Volume> {
+        let verb = request::resume(request.get_ref());
+        self.verb(Call::of("Resume", &request), &request.get_ref().volume, verb).await
+    }
+
     async fn drop_peer(&self, request: Request<wire::DropPeerRequest>) -> Reply<wire::Volume> {
         let verb = request::drop_peer(request.get_ref(), now())?;
         self.verb(Call::of("DropPeer", &request), &request.get_ref().volume, verb).await

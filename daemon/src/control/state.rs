@@ -48,8 +48,8 @@ pub const COPY_CODES: [&str; 8] =
     ["opening", "seeding", "catching-up", "current", "stale", "diverged", "suspect", "failed"];
 
 /// Every code of [`link`].
-pub const LINK_CODES: [&str; 7] =
-    ["no-peer", "disconnected", "handshaking", "catching-up", "seeding", "streaming", "refused"];
+pub const LINK_CODES: [&str; 8] =
+    ["no-peer", "disconnected", "handshaking", "catching-up", "seeding", "streaming", "paused", "refused"];
 
 /// The role of a copy.
 pub fn role(role: &Role) -> StateText {
@@ -133,6 +133,9 @@ pub fn link(link: &LinkState) -> StateText {
         LinkState::Seeding => {
             StateText::because("seeding", "seeding", "the peer receives its first content; ends by itself")
         }
+        LinkState::Paused => {
+            StateText::because("paused", "paused", "an operator paused shipping; `tidemark resume --ship` lifts it")
+        }
         LinkState::Refused(reason) => StateText::because("refused", "refused", reason),
     }
 }
@@ -186,6 +189,7 @@ mod tests {
             LinkState::CatchingUp,
             LinkState::Seeding,
             LinkState::Streaming,
+            LinkState::Paused,
             LinkState::Refused(why()),
         ];
         let roles: Vec<StateText> = roles().iter().map(role).collect();

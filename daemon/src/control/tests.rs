@@ -208,6 +208,10 @@ async fn verbs_of_the_copy_answer_with_the_volume_afterwards() {
     let demoted =
         agent.client.demote(wire::DemoteRequest { volume: volume(), force: true }).await.unwrap().into_inner();
     assert_eq!(demoted.status.unwrap().role.unwrap().code, "secondary");
+    let pause = wire::PauseRequest { volume: volume(), ship: false, floor: true };
+    let paused = agent.client.pause(pause).await.unwrap().into_inner().status.unwrap();
+    assert_eq!((paused.paused, paused.log_full_in_ms), (vec!["floor".to_owned()], Some(90_000)));
+    agent.client.resume(wire::ResumeRequest { volume: volume(), ..Default::default() }).await.unwrap();
     agent.client.abort_io(wire::AbortIoRequest { volume: volume() }).await.unwrap();
     agent.client.reseed(wire::ReseedRequest { volume: volume() }).await.unwrap();
     let assertion = Some(wire::Assertion { who: "ann".into(), why: "gone".into(), at_ms: 0 });

@@ -59,7 +59,7 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-const VOLUME_GAUGES: [Gauged<Status>; 28] = [
+const VOLUME_GAUGES: [Gauged<Status>; 31] = [
     ("arbitrated", "1 when the witness decides who serves", None, |s| f64::from(u8::from(s.config.lease_gen != 0))),
     ("floor_lsn", "Position that the base image holds", None, |s| s.floor.0 as f64),
     ("committed_lsn", "Position durable at every site that counts", None, |s| s.committed.0 as f64),
@@ -91,6 +91,11 @@ const VOLUME_GAUGES: [Gauged<Status>; 28] = [
     }),
     ("promotable_needs_word", "1 when making this copy primary takes a person's word", None, |s| {
         f64::from(u8::from(s.promotable.needs_word))
+    }),
+    ("shipping_paused", "1 when an operator paused shipping to the peer", None, |s| f64::from(u8::from(s.paused.ship))),
+    ("floor_paused", "1 when an operator paused the floor", None, |s| f64::from(u8::from(s.paused.floor))),
+    ("log_full_in", "Floor paused: when the log is full, as it grew of late", Some(Unit::Seconds), |s| {
+        s.log_full_in_ms.map_or(f64::INFINITY, seconds)
     }),
     ("protected", "1 when a loss of this site would lose no acknowledged flush", None, |s| {
         f64::from(u8::from(s.protected))

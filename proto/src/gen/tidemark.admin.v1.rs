@@ -218,7 +218,7 @@ pub struct VolumeStatus {
     /// opening, seeding, catching-up, current, stale, diverged, suspect, failed.
     #[prost(message, optional, tag = "2")]
     pub copy: ::core::option::Option<State>,
-    /// no-peer, disconnected, handshaking, catching-up, seeding, streaming, refused.
+    /// no-peer, disconnected, handshaking, catching-up, seeding, streaming, paused, refused.
     #[prost(message, optional, tag = "3")]
     pub link: ::core::option::Option<State>,
     /// protected, not-protected: a loss of this site would lose no acknowledged flush.
@@ -278,6 +278,12 @@ pub struct VolumeStatus {
     /// What a promotion of this copy would be now.
     #[prost(message, optional, tag = "22")]
     pub promotable: ::core::option::Option<Promotable>,
+    /// What an operator has paused here: ship, floor.
+    #[prost(string, repeated, tag = "23")]
+    pub paused: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// While the floor is paused: in how long the log is full, as it grew of late; absent when it does not grow.
+    #[prost(uint64, optional, tag = "24")]
+    pub log_full_in_ms: ::core::option::Option<u64>,
 }
 /// What a promotion of a copy would be now.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -765,6 +771,30 @@ pub struct SwitchoverResponse {
     pub volume: ::core::option::Option<Volume>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseRequest {
+    /// Name or id.
+    #[prost(string, tag = "1")]
+    pub volume: ::prost::alloc::string::String,
+    /// Nothing more is sent to the peer. At the primary, while the peer is not in S.
+    #[prost(bool, tag = "2")]
+    pub ship: bool,
+    /// Nothing more is written to the base.
+    #[prost(bool, tag = "3")]
+    pub floor: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeRequest {
+    /// Name or id.
+    #[prost(string, tag = "1")]
+    pub volume: ::prost::alloc::string::String,
+    /// Shipping; with neither of the two, everything.
+    #[prost(bool, tag = "2")]
+    pub ship: bool,
+    /// The floor.
+    #[prost(bool, tag = "3")]
+    pub floor: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DropPeerRequest {
     /// Name or id.
     #[prost(string, tag = "1")]
@@ -845,7 +875,7 @@ pub struct VerifyResult {
 pub struct PlanRequest {
     #[prost(
         oneof = "plan_request::Verb",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
     )]
     pub verb: ::core::option::Option<plan_request::Verb>,
 }
@@ -883,6 +913,10 @@ pub mod plan_request {
         Switchover(super::SwitchoverRequest),
         #[prost(message, tag = "15")]
         DropBranch(super::DropBranchRequest),
+        #[prost(message, tag = "16")]
+        Pause(super::PauseRequest),
+        #[prost(message, tag = "17")]
+        Resume(super::ResumeRequest),
     }
 }
 /// What a verb would do now.
@@ -1920,6 +1954,50 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Switchover"));
             self.inner.unary(req, path, codec).await
         }
+        /// Pauses shipping, or the floor, of this site's copy, over restarts.
+        pub async fn pause(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::Volume>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.admin.v1.Admin/Pause",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Pause"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends pauses.
+        pub async fn resume(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::Volume>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.admin.v1.Admin/Resume",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "Resume"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Leaves the peer out of S by a recorded human decision.
         pub async fn drop_peer(
             &mut self,
@@ -2398,6 +2476,16 @@ pub mod admin_server {
             tonic::Response<super::SwitchoverResponse>,
             tonic::Status,
         >;
+        /// Pauses shipping, or the floor, of this site's copy, over restarts.
+        async fn pause(
+            &self,
+            request: tonic::Request<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::Volume>, tonic::Status>;
+        /// Ends pauses.
+        async fn resume(
+            &self,
+            request: tonic::Request<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::Volume>, tonic::Status>;
         /// Leaves the peer out of S by a recorded human decision.
         async fn drop_peer(
             &self,
@@ -3307,6 +3395,92 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SwitchoverSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.admin.v1.Admin/Pause" => {
+                    #[allow(non_camel_case_types)]
+                    struct PauseSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::PauseRequest>
+                    for PauseSvc<T> {
+                        type Response = super::Volume;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PauseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::pause(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PauseSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.admin.v1.Admin/Resume" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ResumeRequest>
+                    for ResumeSvc<T> {
+                        type Response = super::Volume;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::resume(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeSvc(inner);
                         let codec = crate::codec::StreamCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -78,6 +78,10 @@ kinds! {
     Switchover,
     /// The same, by one verb.
     SwitchedOver,
+    /// Shipping was paused.
+    ShippingPaused,
+    /// The floor was paused.
+    FloorPaused,
     /// The old primary came back after a failover.
     OldPrimaryReturned,
     /// The peer was left out of S.

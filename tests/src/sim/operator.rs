@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tidemark_core::config::{AckOn, Mode, Policy};
+use tidemark_core::config::{AckOn, Mode, Paused, Policy};
 use tidemark_core::event::{FileRef, Input, VerbId};
 use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams};
@@ -73,6 +73,13 @@ pub enum Step {
         /// How long it stays away afterwards.
         away_ms: u64,
     },
+    /// Shipping or the floor is paused for a while.
+    Pause {
+        /// Shipping; else the floor.
+        ship: bool,
+        /// For how long.
+        ms: u64,
+    },
     /// The volume grows by so many sectors.
     Resize(u64),
     /// A group gets a volume, loses one, or one of its grows.
@@ -98,6 +105,8 @@ pub(super) enum Purpose {
     Demote,
     HandOver,
     Switchover,
+    Pause { ship: bool, ms: u64 },
+    Resume,
     TakeBack,
     Policy,
     DropPeer { away_ms: u64 },
@@ -164,6 +173,8 @@ pub struct Operator {
     pub(super) tried: u64,
     /// True time since which the target serves and everything is connected.
     healthy_since: Option<u64>,
+    /// When what is paused goes on.
+    resume_at: u64,
     /// No copy is left that may be opened.
     pub hopeless: bool,
 }
@@ -200,6 +211,7 @@ impl Operator {
             moved_at: 0,
             tried: 0,
             healthy_since: None,
+            resume_at: 0,
             hopeless: false,
         }
     }
@@ -266,7 +278,8 @@ fn verb_step(rng: &mut Rng) -> Step {
         57..=66 => Step::Resize(rng.between(1, 800)),
         67..=76 => Step::Verify,
         77..=88 => Step::Drain,
-        89..=95 => Step::Reseed,
+        89..=93 => Step::Reseed,
+        draw @ 94..=97 => Step::Pause { ship: draw.is_multiple_of(2), ms: rng.log_between(20, 5_000) },
         _ => Step::CleanRestart { primary: true },
     }
 }
@@ -394,6 +407,10 @@ impl<C: Copy> World<C> {
                     self.verb(target, Verb::Demote { force: true }, Purpose::Demote);
                 }
             }
+            Step::Pause { ship, ms } => {
+                let site = if ship || self.rng.percent(50) { target } else { other };
+                self.verb(site, Verb::Pause(Paused { ship, floor: !ship }), Purpose::Pause { ship, ms });
+            }
             Step::Policy(mode, ack_on) => {
                 self.operator.policy.mode = mode;
                 self.operator.policy.ack_on = ack_on;
@@ -507,6 +524,11 @@ impl<C: Copy> World<C> {
                 self.fired.hit(Fault::SwitchedOver);
                 self.retarget(1 - site);
             }
+            Purpose::Pause { ship, ms } => {
+                self.fired.hit(if ship { Fault::ShippingPaused } else { Fault::FloorPaused });
+                self.operator.resume_at = self.now + ms * MS;
+            }
+            Purpose::Resume => {}
             Purpose::Policy => self.policy_set(),
             Purpose::DropPeer { away_ms } => {
                 self.fired.hit(Fault::DropPeer);
@@ -650,6 +672,7 @@ impl<C: Copy> World<C> {
         self.expire_verbs();
         self.run_plan();
         self.remove_when_quiet();
+        self.end_pauses();
         self.continue_move();
         match self.operator.moving {
             Some(_) => {}
@@ -661,6 +684,18 @@ impl<C: Copy> World<C> {
         self.wake_client(0);
         let next = (LOOK_MS / 2 + self.rng.below(LOOK_MS)) * MS;
         self.after(next, Ev::Doctor);
+    }
+
+    /// Nothing is paused for ever, nor when the workload is over.
+    fn end_pauses(&mut self) {
+        if self.now < self.operator.resume_at && !self.operator.is_ending() {
+            return;
+        }
+        for site in [0, 1] {
+            if self.sites[site].status.as_ref().is_some_and(|status| !status.paused.is_none()) {
+                self.verb(site, Verb::Resume(Paused::ALL), Purpose::Resume);
+            }
+        }
     }
 
     fn expire_verbs(&mut self) {

@@ -1,6 +1,6 @@
 //! The superblock of a volume copy: what it is, where its floor stands, what its base looked like.
 
-use crate::config::{AckOn, OnPeerLoss, Policy};
+use crate::config::{AckOn, OnPeerLoss, Paused, Policy};
 use crate::format::codec::{FormatError, Reader, Writer};
 use crate::format::config::{mode_code, mode_of};
 use crate::format::twin::TwinKind;
@@ -120,6 +120,8 @@ pub struct Superblock {
     pub branch_at: Option<Lsn>,
     /// Policy.
     pub policy: Policy,
+    /// What an operator has paused here.
+    pub paused: Paused,
     /// Human decisions.
     pub forced: Vec<Assertion>,
     /// Samples of the base.
@@ -244,7 +246,8 @@ impl Superblock {
         let is_one = self.layout.is_one(self.volume);
         w.u8(u8::from(!is_one));
         w.u64(self.branch_at.map_or(0, |at| at.0 + 1));
-        w.zeros(11);
+        w.u8(u8::from(self.paused.ship) | u8::from(self.paused.floor) << 1);
+        w.zeros(10);
         self.encode_lists(&mut w);
         if !is_one {
             self.layout.encode(&mut w);
@@ -304,7 +307,9 @@ impl Superblock {
         let cut = Cut { at: r.position()?, sequence: r.u64()? };
         let has_layout = r.u8()? & 1 != 0;
         let branch_at = r.u64()?.checked_sub(1).map(Lsn);
-        r.skip(11)?;
+        let paused = r.u8()?;
+        let paused = Paused { ship: paused & 1 != 0, floor: paused & 2 != 0 };
+        r.skip(10)?;
         let (history, forced, samples) = decode_lists(&mut r)?;
         let layout = if has_layout { Layout::decode(&mut r)? } else { Layout::one(volume, size) };
         Ok(Self {
@@ -331,6 +336,7 @@ impl Superblock {
             branches,
             branch_at,
             policy,
+            paused,
             forced,
             samples,
         })
@@ -390,6 +396,7 @@ mod tests {
             branch_at: None,
             policy: Policy::default(),
             forced: vec![Assertion { who: "op".into(), why: "site burnt down".into(), at: WallMs(5) }],
+            paused: Paused::default(),
             samples: vec![Sample { offset: 4096, len: 4096, hash: [1; 16] }],
         }
     }
@@ -397,6 +404,8 @@ mod tests {
     #[test]
     fn a_superblock_survives_its_encoding() {
         assert_eq!(Superblock::decode(&superblock().encode()).unwrap(), superblock());
+        let paused = Superblock { paused: Paused { ship: false, floor: true }, ..superblock() };
+        assert_eq!(Superblock::decode(&paused.encode()).unwrap(), paused);
         let with_branch = Superblock { branch_at: Some(Lsn::ZERO), ..superblock() };
         assert_eq!(Superblock::decode(&with_branch.encode()).unwrap(), with_branch);
     }

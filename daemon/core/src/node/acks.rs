@@ -97,6 +97,7 @@ impl Node {
         }
         let bytes = (placed.header.padded_bytes() + placed.header.payload_bytes()) as u64;
         self.appended_bytes += bytes;
+        self.growth.note(now, bytes);
         self.note_written(now, placed.header.last(), bytes);
         self.counters.frames += 1;
         if placed.change.is_some() && self.leads() {

@@ -72,8 +72,9 @@ impl Node {
 
     /// Starts an advance when something asks for one and frees segments that nobody needs.
     pub(super) fn pump_floor(&mut self, now: Nanos) {
-        self.free_segments();
+        let short = self.free_segments();
         let fill = self.floor_fill();
+        self.watch_pauses(fill, short);
         self.pace_floor(now, fill);
         if self.draining.is_some_and(|to| self.floor.at().position.lsn >= to) {
             self.draining = None;
@@ -85,6 +86,7 @@ impl Node {
         let busy = !self.floor.is_idle() || self.sealing.is_some() || self.floor_retry_at.is_some();
         if !sound
             || busy
+            || self.superblock.paused.floor
             || self.damage.is_some()
             || !matches!(self.stage, Stage::Running)
             || !self.wants_floor(now, fill)
@@ -106,7 +108,7 @@ impl Node {
 
     /// The base yields to the log as long as there is room and nobody waits for it.
     fn pace_floor(&mut self, now: Nanos, fill: u64) {
-        let awaited = self.draining.is_some() || !matches!(self.stage, Stage::Running);
+        let awaited = self.draining.is_some() || self.superblock.paused.floor || !matches!(self.stage, Stage::Running);
         let (appended, size) = (std::mem::take(&mut self.appended_bytes), self.floor_size());
         let pace = self.floor.pace();
         pace.set_fill(if awaited { 100 } else { fill });
@@ -117,8 +119,8 @@ impl Node {
     }
 
     /// Segments below the floor are kept while the peer may still ask for them: a member of S for as long as it takes (it may be
-    /// listed and not have confirmed yet), any other while the log has room.
-    fn free_segments(&mut self) {
+    /// listed and not have confirmed yet), any other while the log has room: true when it has none, and the peer needs more than stays.
+    fn free_segments(&mut self) -> bool {
         let saved = self.superblock.floor.position.lsn;
         let floor = if planted(Planted::TrimBeforeSuperblock) { self.floor_limit() } else { saved };
         let floor =
@@ -133,6 +135,7 @@ impl Node {
         let in_s = self.superblock.peer.is_some_and(|peer| self.k.has(peer)) && self.k.primary == Some(self.site);
         let upto = if short && !in_s { floor } else { floor.min(needed) };
         self.log.segments.free(upto);
+        upto > needed
     }
 
     pub(super) fn on_floor_read(&mut self, now: Nanos, result: DiskResult) {

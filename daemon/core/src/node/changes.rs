@@ -91,7 +91,7 @@ impl Node {
         if self.k.sites.len() == 1 && config.sites.len() == 1 {
             self.change = Some(Change::Local);
             self.persist_k(now, config, AfterK::Change);
-        } else if larger && self.peer_is_close() && !self.rests(now) {
+        } else if larger && self.peer_is_close() && self.ships() && !self.rests(now) {
             self.change = Some(Change::Expand { config: config.clone(), tail: None, asked: false });
             self.persist_k(now, config, AfterK::Change);
         } else if !larger && self.peer_is_confirmed() {

@@ -174,6 +174,9 @@ impl Node {
         // Nobody was asked: the witness accepted what an agent proposed by itself.
         let by_witness = next.epoch.major > self.k.epoch.major && !next.forced;
         let is_automatic = by_witness && next.since != self.k.since;
+        if next.primary != Some(self.site) {
+            self.end_pause_of_shipping(now);
+        }
         self.k = next;
         if self.arbiter.on_new_k(now, is_automatic) {
             let why = "the configuration changed three times of late: a site joins S or takes over by itself only after a \

@@ -16,6 +16,7 @@ mod link;
 mod meta;
 mod open;
 mod oracle;
+mod pauses;
 mod plan;
 mod promotion;
 mod receive;
@@ -268,6 +269,9 @@ pub struct Node {
     /// Was to be closed when a sealing took the log apart: goes on with that afterwards.
     close_after_cut: Option<VerbId>,
     written: backlog::Written,
+    growth: pauses::Growth,
+    /// It was said that a pause makes the log run short.
+    pause_alarmed: bool,
     /// Bytes placed in the log that the floor's pace has not heard of yet.
     appended_bytes: u64,
     counters: Counters,

@@ -107,6 +107,7 @@ impl Node {
             branch_at: None,
             policy: params.policy,
             forced: Vec::new(),
+            paused: Default::default(),
             samples: Vec::new(),
         };
         NewVolume {
@@ -209,6 +210,8 @@ impl Node {
             closing_saved: false,
             close_after_cut: None,
             written: Default::default(),
+            growth: Default::default(),
+            pause_alarmed: false,
             appended_bytes: 0,
             counters: Counters::default(),
             superblock: sb,

@@ -7,6 +7,7 @@ use crate::node::oracle::Bounds;
 use crate::node::verbs::{DEADLINE_MS, DRAIN_DEADLINE_MS, is_by_word};
 use crate::node::{Node, Stage};
 use crate::plan::Plan;
+use crate::ship::sender::Source;
 use crate::status::{Role, SuspendReason};
 use crate::types::{Nanos, SiteId};
 use crate::verb::{Verb, VerbError};
@@ -74,6 +75,8 @@ impl Node {
             Verb::Demote { force } => self.plan_demotion(*force),
             Verb::Switchover { to, force } => self.plan_switchover(*to, *force),
             Verb::SetPolicy(policy) => self.plan_policy(policy),
+            Verb::Pause(parts) => self.plan_pause(*parts),
+            Verb::Resume(parts) => Ok(self.plan_resume(*parts)),
             Verb::SetPeer(peer) => self.plan_peer(*peer),
             Verb::DropPeer(_) => self.plan_drop_peer(now),
             Verb::Resize { volume, size } => self.plan_layout(Some(self.judge_growth(*volume, *size)?)),
@@ -127,6 +130,11 @@ impl Node {
         }
         if self.failed {
             let (state, hint) = ("failed".into(), "nothing can be recorded here: open the copy again first".into());
+            return Err(VerbError::CopyState { state, hint });
+        }
+        if !self.ships() && self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe) {
+            let (state, hint) =
+                ("not shipped to its peer".into(), "resume that first (`tidemark resume --ship`)".into());
             return Err(VerbError::CopyState { state, hint });
         }
         Ok(true)
@@ -232,6 +240,10 @@ impl Node {
 
     /// Asked again while a drain waits.
     pub(super) fn judge_draining(&self) -> Result<(), VerbError> {
+        if self.superblock.paused.floor {
+            let hint = "its floor is paused: resume it first (`tidemark resume --floor`)".into();
+            return Err(VerbError::CopyState { state: "not to be written to its base".into(), hint });
+        }
         match self.floor_stands() {
             Some(state) => {
                 let hint = "its base cannot be brought up to its log".into();
@@ -249,6 +261,7 @@ impl Node {
 
     pub(super) fn judge_release(&self) -> Result<(), VerbError> {
         self.need_primary("a volume is released at its primary")?;
+        self.judge_draining()?;
         if self.k.sites.len() > 1 || self.superblock.peer.is_some() {
             return Err(VerbError::Invalid(
                 "the volume still has a peer: set mode async and forget the peer first".into(),

@@ -30,7 +30,7 @@ impl Node {
     /// The peer needs its first content, or lies beyond the reach of the log.
     pub(super) fn want_seeding(&mut self, now: Nanos, hello: &Hello) {
         // A K on its way to the disk may be one that lists the peer.
-        if self.role != Role::Primary || self.is_persisting_k() || !self.tell_k_first(hello) {
+        if self.role != Role::Primary || !self.ships() || self.is_persisting_k() || !self.tell_k_first(hello) {
             return;
         }
         let epoch = hello.config.epoch;
@@ -97,7 +97,7 @@ impl Node {
     /// Reads and sends what the window allows; ends passes.
     pub(super) fn pump_seeding(&mut self, now: Nanos) {
         self.pump_seeded(now);
-        if self.seeder.is_none() || self.role != Role::Primary {
+        if self.seeder.is_none() || self.role != Role::Primary || !self.ships() {
             return;
         }
         self.map_more(now);

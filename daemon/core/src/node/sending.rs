@@ -38,8 +38,10 @@ impl Node {
         if !leads || self.seeding_blocks_stream() {
             return;
         }
-        while self.send_next(now) {}
-        self.ask_peer_sync();
+        if self.ships() {
+            while self.send_next(now) {}
+            self.ask_peer_sync();
+        }
         self.pump_idle(now);
     }
 

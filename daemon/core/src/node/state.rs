@@ -44,6 +44,8 @@ impl Node {
             protected: why.is_empty(),
             not_protected_because: why,
             forced_history: self.superblock.forced.clone(),
+            paused: self.superblock.paused,
+            log_full_in_ms: self.log_full_in_ms(now),
             branches: self.superblock.branches,
             promotable: self.promotable(now),
             oldest_disk_op_ms: oldest,
@@ -169,6 +171,9 @@ impl Node {
             return LinkState::Refused(why.clone());
         }
         let Some(link) = &self.link else { return LinkState::Disconnected };
+        if self.k.primary == Some(self.site) && !self.ships() {
+            return LinkState::Paused;
+        }
         if self.seeder.is_some() || self.seeded.is_some() {
             return LinkState::Seeding;
         }
@@ -200,6 +205,9 @@ impl Node {
             return format!("the volume is {}", self.role_name());
         }
         let Some(link) = &self.link else { return "the peer site is not connected".into() };
+        if !self.ships() {
+            return "shipping is paused by an operator: `tidemark resume --ship`".into();
+        }
         if self.seeder.is_some() {
             return "the peer's copy is being seeded".into();
         }

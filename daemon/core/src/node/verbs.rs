@@ -57,6 +57,8 @@ pub(super) enum Pending {
     Resized { lsn: Lsn, wanted: Layout },
     /// Waits until the superblock is saved.
     Saving,
+    /// The same, and until the floor rests.
+    Pause,
 }
 
 impl Node {
@@ -88,6 +90,8 @@ impl Node {
             Verb::Demote { force } => self.demote(now, id, force),
             Verb::Switchover { to, force } => self.switchover(now, id, to, force),
             Verb::SetPolicy(policy) => self.set_policy(now, id, policy),
+            Verb::Pause(parts) => self.begin_pause(now, id, parts),
+            Verb::Resume(parts) => self.end_pause(now, id, parts),
             Verb::SetPeer(peer) => self.set_peer(now, id, peer),
             Verb::DropPeer(assertion) => self.drop_peer(now, id, assertion),
             Verb::Resize { volume, size } => self.resize(now, id, volume, size),
@@ -185,6 +189,7 @@ impl Node {
             self.on_peer_down(link.conn);
         }
         self.seeder = None;
+        self.superblock.paused.ship = false;
         self.superblock.peer = peer;
         self.wait(now, id, DEADLINE_MS, Pending::Saving);
         self.after_superblock(now, AfterSuperblock::Verb(id));
@@ -379,6 +384,10 @@ impl Node {
                 self.finish_verb(now, verb.id);
                 return None;
             }
+            Pending::Pause if self.is_pause_settled() => {
+                self.finish_verb(now, verb.id);
+                return None;
+            }
             Pending::Release => return self.step_release(now, verb),
             // Its number may come to be that of another record.
             Pending::Resized { lsn, .. } if matches!(self.role, Role::Fenced(_)) || *lsn > self.log.last_numbered() => {
@@ -447,6 +456,9 @@ impl Node {
             }
             Pending::TakeOver => {
                 "the witness did not answer, or the lease of the primary has not ended: it may be alive"
+            }
+            Pending::Pause => {
+                "it is recorded and in force as soon as the superblock is written, and the base's advance has ended"
             }
             Pending::Handover { .. } => "the peer did not answer; it is asked again at the next contact",
             _ => "the deadline is over",

@@ -40,7 +40,7 @@ impl Node {
     pub(super) fn judge_verify(&self) -> Result<(), VerbError> {
         self.need_primary("copies are compared at the primary")?;
         let streams = self.link.as_ref().is_some_and(|l| l.sender.source == Source::Stream);
-        if !streams || self.seeder.is_some() {
+        if !streams || self.seeder.is_some() || !self.ships() {
             let (state, hint) = ("not streaming to its peer".into(), "wait until it is in step".into());
             return Err(VerbError::CopyState { state, hint });
         }

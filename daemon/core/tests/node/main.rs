@@ -7,6 +7,7 @@ mod full;
 mod groups;
 mod matrix;
 mod oracle;
+mod pauses;
 mod regress;
 mod reseed;
 mod sealing;

@@ -131,6 +131,14 @@ pub enum Command {
         after_long_help = "Examples:\n  tidemark switchover db --to munich --plan\n  tidemark switchover db --to munich --detach"
     )]
     Switchover(verbs::Switchover),
+    /// Pause shipping, or the base image, of a volume's group here, over restarts
+    ///
+    /// What is paused stands in `volume show`. Shipping is refused while flushes wait for the other site (mode sync or receive).
+    /// While the base is paused the log fills, and requests wait when it is full: `logFullInMs` says when that would be.
+    #[command(after_long_help = "Examples:\n  tidemark pause logs --ship\n  tidemark pause db --floor --plan")]
+    Pause(verbs::Pause),
+    /// Go on with what was paused
+    Resume(verbs::Resume),
     /// Go on without the peer: leave it out of S
     ///
     /// Flushes no longer wait for the peer; until it is back and equal, a loss of this site loses data. The decision is

@@ -71,6 +71,41 @@ pub struct Switchover {
     pub foretell: Foretell,
 }
 
+/// `pause`.
+#[derive(Args, Debug)]
+#[group(id = "parts", required = true, multiple = true, args = ["ship", "floor"])]
+pub struct Pause {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// Send nothing more to the other site; at the primary, while flushes do not wait for that site
+    #[arg(long)]
+    pub ship: bool,
+    /// Write nothing more to the base image here
+    #[arg(long)]
+    pub floor: bool,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
+}
+
+/// `resume`.
+#[derive(Args, Debug)]
+pub struct Resume {
+    /// The volume.
+    #[command(flatten)]
+    pub named: Named,
+    /// Shipping; with neither of the two, whatever is paused
+    #[arg(long)]
+    pub ship: bool,
+    /// The base image
+    #[arg(long)]
+    pub floor: bool,
+    /// Or only its plan.
+    #[command(flatten)]
+    pub foretell: Foretell,
+}
+
 /// `drop-peer`.
 #[derive(Args, Debug)]
 pub struct DropPeer {

@@ -20,6 +20,8 @@ pub(super) fn is_wanted(command: &Command) -> bool {
         Command::Promote(args) => args.foretell.plan,
         Command::Demote(args) => args.foretell.plan,
         Command::Switchover(args) => args.foretell.plan,
+        Command::Pause(args) => args.foretell.plan,
+        Command::Resume(args) => args.foretell.plan,
         Command::DropPeer(args) => args.foretell.plan,
         Command::AbortIo(args) | Command::Reseed(args) | Command::Volume(Volume::Release(args)) => args.foretell.plan,
         Command::Volume(Volume::Delete(args)) => args.foretell.plan,
@@ -61,6 +63,8 @@ fn verb(command: Command) -> Result<Verb, Failure> {
     Ok(match command {
         Command::Promote(args) => Verb::Promote(verbs::promotion(args)),
         Command::Demote(args) => Verb::Demote(pb::DemoteRequest { volume: args.named.volume, force: args.force }),
+        Command::Pause(args) => Verb::Pause(verbs::pausing(args)),
+        Command::Resume(args) => Verb::Resume(verbs::resuming(args)),
         Command::Switchover(args) => Verb::Switchover(verbs::switching(args)),
         Command::DropPeer(args) => Verb::DropPeer(verbs::parting(args)),
         Command::AbortIo(args) => Verb::AbortIo(pb::AbortIoRequest { volume: args.named.volume }),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidemark_proto::admin as pb;
 
 use crate::cli::Command;
-use crate::cli::verbs::{Demote, DropPeer, Promote, Switchover};
+use crate::cli::verbs::{Demote, DropPeer, Pause, Promote, Resume, Switchover};
 use crate::cli::volume::Named;
 use crate::client::Client;
 use crate::failure::Failure;
@@ -28,6 +28,14 @@ pub(super) async fn run(command: Command, client: &mut Client, printer: &Printer
             return printer.print(&SwitchedOver::from(done));
         }
         Command::Demote(args) => demote(args, client).await?,
+        Command::Pause(args) => {
+            let request = pausing(args);
+            client.call(request, async |admin, request| admin.pause(request).await).await?
+        }
+        Command::Resume(args) => {
+            let request = resuming(args);
+            client.call(request, async |admin, request| admin.resume(request).await).await?
+        }
         Command::DropPeer(args) => drop_peer(args, client).await?,
         Command::AbortIo(args) => abort_io(args.named, client).await?,
         Command::Reseed(args) => reseed(args.named, client).await?,
@@ -68,6 +76,14 @@ async fn say_that_it_waits() {
 async fn demote(args: Demote, client: &mut Client) -> Result<pb::Volume, Failure> {
     let request = pb::DemoteRequest { volume: args.named.volume, force: args.force };
     client.call(request, async |admin, request| admin.demote(request).await).await
+}
+
+pub(super) fn pausing(args: Pause) -> pb::PauseRequest {
+    pb::PauseRequest { volume: args.named.volume, ship: args.ship, floor: args.floor }
+}
+
+pub(super) fn resuming(args: Resume) -> pb::ResumeRequest {
+    pb::ResumeRequest { volume: args.named.volume, ship: args.ship, floor: args.floor }
 }
 
 pub(super) fn switching(args: Switchover) -> pb::SwitchoverRequest {

@@ -98,6 +98,9 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seeding: Option<Progress>,
     pub promotable: Promotable,
+    pub paused: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_full_in_ms: Option<u64>,
 }
 
 impl From<pb::VolumeStatus> for Status {
@@ -125,6 +128,8 @@ impl From<pb::VolumeStatus> for Status {
             counters: status.counters.unwrap_or_default().into(),
             seeding: status.seeding.map(Into::into),
             promotable: status.promotable.unwrap_or_default().into(),
+            paused: status.paused,
+            log_full_in_ms: status.log_full_in_ms,
         }
     }
 }
@@ -156,6 +161,10 @@ impl Status {
         let mut pairs: Vec<_> = self.aspects().iter().map(|(name, state)| (*name, explained(state))).collect();
         pairs.push(("promotable", self.promotable.text()));
         pairs.extend(self.promotable.blockers.iter().map(|blocker| ("not without", blocker.text())));
+        if !self.paused.is_empty() {
+            let full = self.log_full_in_ms.map(|ms| format!("; the log is full in {}", units::span_ms(ms)));
+            pairs.push(("paused", format!("{}{}", self.paused.join(", "), full.unwrap_or_default())));
+        }
         pairs.extend(self.seeding.as_ref().map(|progress| ("seeding", progress.text())));
         pairs.extend(self.config_fields(name_of));
         pairs.extend(self.position_fields());

@@ -90,6 +90,8 @@ fake_admin! {
     promote(PromoteRequest) -> PromoteResponse = promoted();
     demote(DemoteRequest) -> Volume = volume();
     switchover(SwitchoverRequest) -> SwitchoverResponse = switched();
+    pause(PauseRequest) -> Volume = volume();
+    resume(ResumeRequest) -> Volume = volume();
     drop_peer(DropPeerRequest) -> Volume = volume();
     abort_io(AbortIoRequest) -> Volume = volume();
     reseed(ReseedRequest) -> Volume = volume();

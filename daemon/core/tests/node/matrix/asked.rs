@@ -142,6 +142,7 @@ fn verdict(end: &Result<VerbOk, VerbError>) -> String {
     match error {
         VerbError::PeerIsPrimary { .. } => "no: the other serves".to_owned(),
         VerbError::PeerUnproven { .. } => "no: the other may serve".to_owned(),
+        VerbError::PeerInS { .. } => "no: flushes wait for the other".to_owned(),
         VerbError::PeerUnfit { why, .. } => format!("no: {why}"),
         VerbError::LossTooLarge { .. } => BOUND.to_owned(),
         VerbError::Unproven => ALLOW.to_owned(),
