@@ -176,7 +176,8 @@ impl K {
 }
 
 impl Id {
-    fn core(self) -> Since {
+    /// As the core has it.
+    pub fn core(self) -> Since {
         let mut nonce = Nonce::NIL;
         nonce.0[0] = self.nonce;
         Since { epoch: Epoch { major: self.major.into(), minor: self.minor.into() }, nonce }

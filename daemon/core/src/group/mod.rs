@@ -1,10 +1,11 @@
 //! The configuration K: who may change it how, and what two copies that meet conclude from their Ks; leases, and what is
-//! remembered of a witness. Pure; groups of several volumes join here later.
+//! remembered of a witness; groups with several agents a site. Pure.
 
 pub mod arbitrated;
 pub mod ballot;
 pub mod flapping;
 pub mod lease;
+pub mod members;
 pub mod witness;
 
 use crate::config::{Config, Mode, Since};

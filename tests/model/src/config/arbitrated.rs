@@ -1,11 +1,12 @@
 //! Changes of K at the witness (R15 i, R4, R17, section 8), and their refusal (R15 v).
 
 use tidemark_core::group::arbitrated::Proposer;
+use tidemark_core::group::members;
 
 use super::data::take;
-use super::state::{Joint, Kind, Lead, Proposal, State, Volume};
-use super::{Groups, is_joint};
-use crate::k::{Id, K, Site, node, nonce, only, other, site_id};
+use super::state::{Kind, Lead, Proposal, State, Volume};
+use super::{Groups, Joint, is_joint};
+use crate::k::{Id, K, Site, node, nonce, other, site_id};
 use crate::mutation::Mutation;
 
 impl Groups {
@@ -41,6 +42,11 @@ impl Groups {
         Some(with_lead(state, site, Lead::Asks(Proposal { kind, expected: cell.id, k })))
     }
 
+    fn proposer(&self, state: &State, site: Site, major: u8) -> Proposer {
+        let nonce = nonce(self.fresh(state, site, (major, 0)));
+        Proposer { site: site_id(site), node: node(site), nonce, lease_gen: 0 }
+    }
+
     /// By the core's rules.
     fn decided(&self, state: &State, site: Site, kind: Kind) -> Option<K> {
         let (cell, local) = (state.witness, self.newest(state, site));
@@ -48,8 +54,7 @@ impl Groups {
         if major > self.scope.majors {
             return None;
         }
-        let nonce = nonce(self.fresh(state, site, (major, 0)));
-        let proposer = Proposer { site: site_id(site), node: node(site), nonce, lease_gen: 0 };
+        let proposer = self.proposer(state, site, major);
         let (at_witness, mut copy) = (cell.config(), local.config());
         let judged = if self.is(Mutation::JudgedOnCopy) { local.config() } else { at_witness.clone() };
         if self.is(Mutation::NoSince) && kind == Kind::Promote {
@@ -75,16 +80,16 @@ impl Groups {
         Some(k)
     }
 
-    /// R15 v: K gives the primary back to the other site.
+    /// R15 v, by the core's rule: K gives the primary back to the other site.
     fn withdrawal(&self, state: &State, site: Site, refused: K) -> Option<K> {
         let refusing = self.volumes().map(|v| state.agent(site, v).k).find(|k| self.refuses(k, site, &refused))?;
-        let major = state.witness.id.major.max(self.newest(state, site).id.major) + 1;
+        let newest = self.newest(state, site);
+        let major = refused.id.major.max(newest.id.major) + 1;
         if state.witness.id != refused.id || major > self.scope.majors {
             return None;
         }
-        let id = Id { major, minor: 0, nonce: self.fresh(state, site, (major, 0)) };
-        let (primary, sites) = (other(site) as u8, only(other(site)));
-        Some(K { id, since: id, base: refused.since, primary, sites, rev: refusing.rev, by: site as u8, ..refused })
+        let proposer = self.proposer(state, site, major);
+        Some(K::of(&proposer.withdraw(&refused.config(), &refusing.config(), &newest.config(), site_id(other(site)))))
     }
 
     /// The primary tells the witness a K that both sites made.
@@ -93,11 +98,11 @@ impl Groups {
         (is_news && local.is_led_by(site)).then_some(*local)
     }
 
-    /// R15 v: a K made at the witness that takes no account of what both sites decided meanwhile.
+    /// R15 v, by the core's rule: a K made at the witness that takes no account of what both sites decided meanwhile.
     fn refuses(&self, mine: &K, site: Site, made: &K) -> bool {
-        let is_later = made.base.is_before(mine.since);
-        let differs = !mine.has(site) || mine.rev != made.rev;
-        made.is_led_by(site) && is_later && differs && !self.is(Mutation::NoBase)
+        made.is_led_by(site)
+            && members::refuses(&mine.config(), site_id(site), &made.config())
+            && !self.is(Mutation::NoBase)
     }
 
     pub(super) fn decide(&self, state: &State, site: Site, heard: bool) -> Option<State> {

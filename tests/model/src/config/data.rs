@@ -1,6 +1,7 @@
 //! Writes, shipping, acknowledgements; opening, restarting, following.
 
 use tidemark_core::group::Acceptor;
+use tidemark_core::group::members::may_open;
 use tidemark_core::ship::AdoptStep;
 
 use super::state::{Ack, Agent, State, Volume};
@@ -114,7 +115,7 @@ impl Groups {
     /// R7, R10, R15 v: every agent of the site has persisted K, and the whole log is durable on S.
     pub(super) fn open(&self, state: &State, site: Site, volume: Volume) -> Option<State> {
         let (agent, peer) = (state.agent(site, volume), state.peer(site, volume));
-        let all_have_it = self.volumes().all(|v| state.agent(site, v).k.id == agent.k.id);
+        let all_have_it = may_open(agent.k.id.core(), self.volumes().map(|v| state.agent(site, v).k.id.core()));
         let is_ready = !agent.open && !agent.drained && agent.durable == agent.log.len();
         let is_forward = !is_joint(&agent.k) || self.is_rolled_forward(agent, peer);
         if !agent.k.is_led_by(site) || !is_ready || !is_forward || !(all_have_it || self.is(Mutation::OpenBeforeAll)) {

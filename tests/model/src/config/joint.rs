@@ -2,11 +2,12 @@
 
 use tidemark_core::config::Mode;
 use tidemark_core::group::joint;
+use tidemark_core::group::members::{Joint, Members, Round, Side};
 use tidemark_core::ship::AdoptStep;
 
 use super::arbitrated::with_lead;
 use super::data::{acceptor_of, take};
-use super::state::{Joint, Lead, MOST, State, UNTOLD, Volume};
+use super::state::{Lead, MOST, State, UNTOLD, Volume};
 use super::{Groups, is_joint};
 use crate::k::{BOTH, Id, K, Site, node, nonce, only, other, site_id};
 use crate::mutation::Mutation;
@@ -126,16 +127,14 @@ impl Groups {
     pub(super) fn persist_joint(&self, state: &State, site: Site, volume: Volume) -> Option<State> {
         let (kind, k, mut tails) = self.change(state, site)?;
         let agent = state.agent(site, volume);
-        let prepared = |v: Volume| {
-            let agent = state.agent(site, v);
-            agent.k.id == k.id || if kind == Joint::Expand { agent.held } else { agent.drained }
-        };
         let has_it = |v: Volume| state.peer(site, v).k.id == k.id;
+        let round = self.round(state, kind, Side::Proposes, site, &k);
+        let is_ready = round.prepared.or(round.persisted).has(volume);
         let may = match kind {
-            Joint::Expand | Joint::Handover => prepared(volume) && self.volumes().all(prepared),
             Joint::Release if self.is(Mutation::ReleasePrimaryFirst) => true,
             Joint::Release if self.is(Mutation::ReleaseByOne) => self.volumes().any(has_it),
-            Joint::Release => self.volumes().all(has_it),
+            Joint::Release => round.may_persist(),
+            Joint::Expand | Joint::Handover => is_ready && round.may_persist(),
         };
         if !may || k.id.is_before(agent.k.id) {
             return None;
@@ -146,6 +145,18 @@ impl Groups {
         let mut after = with_lead(state, site, Lead::Changes(kind, k, tails));
         take(after.agent_mut(site, volume), site, k);
         Some(after)
+    }
+
+    /// A joint change as the members of `site` take it, for the core's rule.
+    fn round(&self, state: &State, joint: Joint, side: Side, site: Site, k: &K) -> Round {
+        let has_it = |s: Site| self.volumes().filter(move |v| state.agent(s, *v).k.id == k.id).collect::<Members>();
+        let is_prepared = |v: &Volume| match (joint, side) {
+            (Joint::Expand, Side::Proposes) => state.agent(site, *v).held,
+            (Joint::Expand, Side::Accepts) => state.sites[site].verified & 1 << v != 0,
+            (Joint::Release | Joint::Handover, _) => state.agent(site, *v).drained,
+        };
+        let (all, prepared) = (Members::first(self.scope.agents), self.volumes().filter(is_prepared).collect());
+        Round { joint, side, all, prepared, persisted: has_it(site), other_has_it: has_it(other(site)).covers(all) }
     }
 
     pub(super) fn verify(&self, state: &State, site: Site, volume: Volume) -> Option<State> {
@@ -173,7 +184,8 @@ impl Groups {
             return None;
         }
         let may = match kind {
-            Joint::Expand => self.may_join(state, site, volume),
+            Joint::Expand if self.is(Mutation::VerifyEach) => state.sites[site].verified & 1 << volume != 0,
+            Joint::Expand => self.round(state, kind, Side::Accepts, site, &k).may_persist(),
             Joint::Release => acceptor_of(agent, site, true, |acceptor| {
                 acceptor.adopt(&k.config(), AdoptStep::Release, &agent.log.boundary(0)).is_ok()
             }),
@@ -187,20 +199,14 @@ impl Groups {
         Some(after)
     }
 
-    fn may_join(&self, state: &State, site: Site, volume: Volume) -> bool {
-        let verified = state.sites[site].verified;
-        let wanted = if self.is(Mutation::VerifyEach) { 1 << volume } else { self.all() };
-        verified & wanted == wanted
-    }
-
     /// Every agent of the old primary has demoted itself, and the logs are equal.
     fn may_be_handed(&self, state: &State, site: Site, volume: Volume, k: &K) -> bool {
         let (agent, old) = (state.agent(site, volume), state.peer(site, volume));
-        let gave = |v: Volume| {
-            let old = state.peer(site, v);
-            old.k.id == k.id || self.is(Mutation::DemotionNotDurable) && old.drained
+        let gave = match self.is(Mutation::DemotionNotDurable) {
+            true => self.volumes().all(|v| state.peer(site, v).drained || state.peer(site, v).k.id == k.id),
+            false => self.round(state, Joint::Handover, Side::Accepts, site, k).may_persist(),
         };
         let is_equal = agent.log == old.log && agent.durable == agent.log.len();
-        self.volumes().all(gave) && agent.k.is_led_by(other(site)) && (is_equal || self.is(Mutation::HandoverUnequal))
+        gave && agent.k.is_led_by(other(site)) && (is_equal || self.is(Mutation::HandoverUnequal))
     }
 }

@@ -15,7 +15,8 @@ mod joint;
 mod properties;
 mod state;
 
-pub use state::{Joint, Kind, State, Volume};
+pub use state::{Kind, State, Volume};
+pub use tidemark_core::group::members::Joint;
 
 use state::{Left, MOST};
 use stateright::{Model, Property};
@@ -131,11 +132,6 @@ pub enum Action {
 impl Groups {
     fn volumes(&self) -> std::ops::Range<Volume> {
         0..self.scope.agents
-    }
-
-    /// Every agent of the group is meant: a bit each.
-    fn all(&self) -> u8 {
-        (1 << self.scope.agents) - 1
     }
 
     fn is(&self, mutation: Mutation) -> bool {

@@ -1,5 +1,7 @@
 //! What the sites, their agents and the witness hold.
 
+use tidemark_core::group::members::Joint;
+
 use crate::k::{Id, K, Site, other};
 use crate::log::Log;
 
@@ -35,17 +37,6 @@ pub struct Agent {
     pub drained: bool,
     /// From the peer.
     pub ack: Ack,
-}
-
-/// A joint change.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Joint {
-    /// R5.
-    Expand,
-    /// R15 iii.
-    Release,
-    /// R15 ii.
-    Handover,
 }
 
 /// Why a K is proposed at the witness.
