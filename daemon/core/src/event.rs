@@ -13,6 +13,7 @@ use crate::group::witness::{Found, Revision};
 use crate::layout::Layout;
 use crate::node::Held;
 use crate::ship::Message;
+use crate::site::SiteMessage;
 use crate::types::{Boundary, ByteRange, Lsn, Nanos, SiteId};
 use crate::verb::{Verb, VerbError, VerbOk};
 
@@ -281,6 +282,17 @@ pub enum Input {
     PeerMessage(ConnId, Message),
     /// The stream is gone; nothing more comes from it.
     PeerDown(ConnId),
+    /// A stream to another member of the group at this site is up; only between its leader and each of the others.
+    SiteUp {
+        /// The stream.
+        conn: ConnId,
+        /// Who is at the other end, by what its certificate proved and the list of members says.
+        member: usize,
+    },
+    /// A message of another member arrived.
+    SiteMessage(ConnId, SiteMessage),
+    /// That stream is gone; nothing more comes from it.
+    SiteDown(ConnId),
     /// An operator or a controller asks.
     Verb(VerbId, Verb),
     /// The end of a question to the witness, whatever came of it.
@@ -314,6 +326,8 @@ pub enum Output {
     Disk(DiskToken, DiskOp),
     /// Send this on the stream, in order. The core bounds what it has outstanding.
     Send(ConnId, Message),
+    /// Send this to another member of the group at this site, in order.
+    SendSite(ConnId, SiteMessage),
     /// Close the stream; the reason is for the log and the metric.
     Close(ConnId, CloseReason),
     /// The end of a verb.

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod planted;
 pub mod rng;
 pub mod ship;
+pub mod site;
 pub mod status;
 pub mod timeline;
 pub mod types;

@@ -71,11 +71,23 @@ pub enum Planted {
     AnyGrantServes,
     /// A renewal counts from when its answer came, not from when it was sent.
     RenewedFromAnswer,
+    /// A member verifies what its peer had before that stopped answering alone (R5).
+    TailAtPrepare,
+    /// A site joins S when its leader has verified its own part.
+    VerifyByOne,
+    /// A site answers a change of S when its leader has persisted it, the other members not yet.
+    AnswerBeforeAll,
+    /// A member opens before all have persisted the K that makes their site the primary.
+    OpenBeforeAll,
+    /// A member serves without a sub-lease of its leader.
+    ServeWithoutSubLease,
+    /// A sub-lease counts from when the answer came, not from when it was asked for.
+    SubLeaseFromAnswer,
 }
 
 impl Planted {
     /// Every planted bug.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 38] = [
         Self::AckBeforeSyncAtPrimary,
         Self::AckBeforeSyncAtSecondary,
         Self::StaleFrameAccepted,
@@ -108,11 +120,22 @@ impl Planted {
         Self::ConfirmedFromAnswer,
         Self::AnyGrantServes,
         Self::RenewedFromAnswer,
+        Self::TailAtPrepare,
+        Self::VerifyByOne,
+        Self::AnswerBeforeAll,
+        Self::OpenBeforeAll,
+        Self::ServeWithoutSubLease,
+        Self::SubLeaseFromAnswer,
     ];
 
     /// True for a rule that only a witness makes matter.
     pub fn needs_witness(self) -> bool {
-        self as u8 >= Self::ShrinkWithoutWitness as u8
+        self as u8 >= Self::ShrinkWithoutWitness as u8 && !self.needs_members()
+    }
+
+    /// True for a rule that only several members a site make matter.
+    pub fn needs_members(self) -> bool {
+        self as u8 >= Self::TailAtPrepare as u8
     }
 
     /// The bug of that name, in the spelling of the variant.

@@ -165,6 +165,7 @@ impl Agent {
                 bases: files.bases(),
                 tail_bytes: tidemark_core::node::TAIL_BYTES,
                 lease,
+                members: None,
             };
             Ok((files, params))
         });

@@ -355,6 +355,8 @@ impl Volume {
             }
             Output::HoldEnded(id) => self.holds.borrow_mut().on_ended(id),
             Output::Layout { layout, base } => self.lay_out(layout, &base),
+            // A copy that is opened without other members has nothing to say to any.
+            Output::SendSite(..) => {}
         }
     }
 

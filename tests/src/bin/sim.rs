@@ -36,6 +36,9 @@ struct Args {
     /// Which seeds have a witness: some (a third, by the seed), all, none.
     #[arg(long, default_value = "some", value_parser = parse_witnessed)]
     witnessed: Witnessed,
+    /// Two agents a site for one group, in a world of their own.
+    #[arg(long)]
+    members: bool,
     /// Do not fail when a kind of fault never fired.
     #[arg(long)]
     allow_silent: bool,
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
 }
 
 fn options(args: &Args) -> Options {
-    Options { requests: args.steps, witnessed: args.witnessed, ..Options::default() }
+    Options { requests: args.steps, witnessed: args.witnessed, members: args.members, ..Options::default() }
 }
 
 fn threads(args: &Args) -> usize {
@@ -114,6 +117,9 @@ fn many(args: &Args) -> ExitCode {
     }
     let mut silent = summary.fired.silent();
     silent.retain(|fault| args.witnessed != Witnessed::None || !fault.needs_witness());
+    if args.members {
+        silent.retain(|fault| Fault::OF_MEMBERS.contains(fault));
+    }
     if !silent.is_empty() && !args.allow_silent {
         println!("FAILED: never fired: {silent:?}");
         return ExitCode::FAILURE;
@@ -148,7 +154,9 @@ fn planted(name: &str, args: &Args) -> ExitCode {
     let begun = Instant::now();
     // What only a witness brings about is looked for where there is one, the rest where nothing else is going on.
     let witnessed = if bug.needs_witness() { Witnessed::All } else { Witnessed::None };
-    let options = Options { witnessed, ..options(args) };
+    let members = args.members || bug.needs_members();
+    let witnessed = if bug.needs_members() { Witnessed::Some } else { witnessed };
+    let options = Options { witnessed, members, ..options(args) };
     let (mut from, mut unproven) = (args.seeds.start, 0);
     while from < args.seeds.end {
         plant(Some(bug));

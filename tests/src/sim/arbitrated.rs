@@ -15,7 +15,7 @@ use crate::sim::witness::Witness;
 use crate::sim::world::MS;
 
 /// Shorter than what a waiting request is patient for.
-const CALM: Calm = Calm { window_ns: 60_000 * MS, rest_ns: 45_000 * MS };
+pub(super) const CALM: Calm = Calm { window_ns: 60_000 * MS, rest_ns: 45_000 * MS };
 
 /// Separates what witnessed seeds draw from everything else.
 const STREAM: u64 = 0x7769_746e_6573_7365;

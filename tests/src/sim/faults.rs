@@ -222,6 +222,23 @@ pub struct DiskRates {
     pub no_space: u32,
 }
 
+impl Fault {
+    /// What befalls groups with several agents a site.
+    pub const OF_MEMBERS: [Self; 11] = [
+        Self::Kill,
+        Self::PowerCut,
+        Self::LostUnsynced,
+        Self::Partition,
+        Self::OneWay,
+        Self::SlowMessage,
+        Self::HalfOpen,
+        Self::Switchover,
+        Self::Failover,
+        Self::WitnessCut,
+        Self::WitnessLostAnswer,
+    ];
+}
+
 /// What a seed draws once.
 #[derive(Clone, Debug)]
 pub struct Rates {

@@ -13,6 +13,7 @@ pub mod foretold;
 pub mod group;
 pub mod image;
 pub mod judge;
+pub mod members;
 pub mod model;
 pub mod net;
 pub mod operator;

@@ -42,14 +42,19 @@ pub fn quiet_panics() {
     }));
 }
 
+/// What the panic that was just caught said.
+pub(super) fn last_panic() -> String {
+    LAST_PANIC.with(|p| p.borrow_mut().take()).unwrap_or_else(|| "see above".into())
+}
+
 /// Runs one seed. A panic in the core is a violation.
 pub fn run_seed(seed: u64, options: Options) -> Outcome {
+    if options.members {
+        return crate::sim::members::run_seed(seed, options);
+    }
     let mut world = World::<Node>::new(seed, options);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
-    let panic = ended.err().map(|_| {
-        let text = LAST_PANIC.with(|p| p.borrow_mut().take());
-        format!("panic: {}", text.unwrap_or_else(|| "see above".into()))
-    });
+    let panic = ended.err().map(|_| format!("panic: {}", last_panic()));
     Outcome {
         seed,
         violation: panic.or(world.violation.take()),

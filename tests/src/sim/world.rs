@@ -93,11 +93,13 @@ pub struct Options {
     pub print: bool,
     /// Which seeds have a witness.
     pub witnessed: Witnessed,
+    /// Two agents a site: the seeds of [`super::members`].
+    pub members: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { requests: 1_000, keep_lines: 0, print: false, witnessed: Witnessed::Some }
+        Self { requests: 1_000, keep_lines: 0, print: false, witnessed: Witnessed::Some, members: false }
     }
 }
 
@@ -137,7 +139,7 @@ macro_rules! note {
         }
     }};
 }
-pub(super) use note;
+pub(in crate::sim) use note;
 
 impl<C: Copy> World<C> {
     /// The world of a seed.
@@ -315,6 +317,7 @@ impl<C: Copy> World<C> {
             },
             tail_bytes: self.operator.tail_bytes,
             lease: self.arbitration.as_ref().map(|arb| arb.terms),
+            members: None,
         };
         let instance = s.instance;
         match C::open(s.clock.at(self.now), params) {
@@ -474,6 +477,7 @@ impl<C: Copy> World<C> {
             Output::Layout { layout, base } => self.compose(site, layout, base),
             Output::Event(event) => self.saw(site, event),
             Output::Held(..) | Output::HoldEnded(_) => {} // nobody looks at copies here
+            Output::SendSite(..) => self.fail(format!("{} speaks to a member that it does not have", name(site))),
         }
     }
 
@@ -887,7 +891,7 @@ fn short(p: tidemark_core::types::Position) -> (u8, u32, u64) {
     (p.generation.0[0], p.incarnation.0, p.lsn.0)
 }
 
-pub(super) fn k(config: &tidemark_core::config::Config) -> String {
+pub(in crate::sim) fn k(config: &tidemark_core::config::Config) -> String {
     let sites: Vec<u8> = config.sites.iter().map(|s| s.0[0]).collect();
     format!(
         "K {} primary {:?} S {sites:?} {:?} gen {:02x}{}",
@@ -899,7 +903,7 @@ pub(super) fn k(config: &tidemark_core::config::Config) -> String {
     )
 }
 
-fn gist(message: &Message) -> String {
+pub(in crate::sim) fn gist(message: &Message) -> String {
     match message {
         Message::Append(a) => format!(
             "Append epoch {} first {} header {} payload {}",

@@ -134,7 +134,7 @@ impl Node {
 
     /// Up to where every member of S has what K's mode asks for, by acknowledgements of just this K (R2).
     fn promised(&self) -> Lsn {
-        if !self.role.serves() || self.is_persisting_k() {
+        if !self.role.serves() || self.is_persisting_k() || self.is_held() {
             return Lsn::ZERO;
         }
         let local = if planted(Planted::AckBeforeSyncAtPrimary) { self.log.appended() } else { self.log.durable() };

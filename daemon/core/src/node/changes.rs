@@ -8,6 +8,7 @@ use crate::node::{Node, Stage};
 use crate::planted::{Planted, planted};
 use crate::ship::sender::Source;
 use crate::ship::{AdoptStep, Hello, Message, Refusal};
+use crate::site::Readiness;
 use crate::status::{Role, SuspendReason};
 use crate::types::{Boundary, Epoch, Lsn, Nanos, Nonce, SiteId};
 
@@ -23,6 +24,15 @@ pub(super) enum Change {
     Release { config: Config },
     /// Only this copy is concerned.
     Local,
+}
+
+/// What the peer's K asks of the members of a group, where there are several.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// It is answered when all have persisted it.
+    of_all: bool,
+    /// What all have to be before.
+    wanted: Option<Readiness>,
 }
 
 impl Node {
@@ -41,7 +51,8 @@ impl Node {
 
     /// Starts or continues a change of K.
     pub(super) fn pump_change(&mut self, now: Nanos) {
-        if !self.may_change() || self.is_persisting_k() || !matches!(self.stage, Stage::Running) {
+        let busy = self.is_persisting_k() || self.is_led() || self.is_rallying();
+        if !self.may_change() || busy || !matches!(self.stage, Stage::Running) {
             return;
         }
         match self.change.clone() {
@@ -91,6 +102,8 @@ impl Node {
         if self.k.sites.len() == 1 && config.sites.len() == 1 {
             self.change = Some(Change::Local);
             self.persist_k(now, config, AfterK::Change);
+        } else if larger && self.peer_is_close() && self.ships() && !self.rests(now) && self.has_members() {
+            self.rally_to_expand(now, config);
         } else if larger && self.peer_is_close() && self.ships() && !self.rests(now) {
             self.change = Some(Change::Expand { config: config.clone(), tail: None, asked: false });
             self.persist_k(now, config, AfterK::Change);
@@ -106,7 +119,7 @@ impl Node {
         self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe && l.sender.confirmed == self.k.epoch)
     }
 
-    fn peer_is_close(&self) -> bool {
+    pub(super) fn peer_is_close(&self) -> bool {
         let lag = self.link.as_ref().map_or(u64::MAX, |l| l.sender.outstanding_bytes());
         let streams = self.link.as_ref().is_some_and(|l| l.sender.source == Source::Stream);
         // Once K lists it, only an operator takes it off again: it must be possible to bring it up from the log.
@@ -127,7 +140,8 @@ impl Node {
     fn continue_expand(&mut self, config: Config, tail: Option<Boundary>) {
         let Some(tail) = tail.or_else(|| self.boundary_below(self.log.durable())) else { return };
         let Some(link) = self.link.as_ref().filter(|l| l.sender.source != Source::Probe) else { return };
-        let ready = link.sender.durable() >= tail.position.lsn || planted(Planted::ExpandWithoutCheck);
+        let is_here = link.sender.durable() >= tail.position.lsn || planted(Planted::ExpandWithoutCheck);
+        let ready = is_here && self.all_hold_k();
         self.change = Some(Change::Expand { config: config.clone(), tail: Some(tail), asked: ready });
         if ready {
             self.pause(true);
@@ -153,8 +167,9 @@ impl Node {
 
     /// The peer has to be seeded before it can be asked anything.
     fn left_behind(&self) -> Option<Hello> {
-        let link = self.link.as_ref().filter(|l| l.sender.source == Source::Probe)?;
-        link.hello.as_deref().filter(|hello| hello.needs_seed).cloned()
+        let hello = self.link.as_ref()?.hello.as_deref()?;
+        let is_left = self.link.as_ref().is_some_and(|l| l.sender.source == Source::Probe) && hello.needs_seed;
+        (is_left || self.a_fellow_seeds()).then(|| hello.clone())
     }
 
     fn boundary_below(&self, lsn: Lsn) -> Option<Boundary> {
@@ -172,6 +187,7 @@ impl Node {
     pub(super) fn change_lost(&mut self) {
         // An EXPAND that was persisted here is in force: the peer is asked again at the next contact.
         self.change = None;
+        self.rally_lost();
     }
 
     /// The peer answered a K.
@@ -218,7 +234,7 @@ impl Node {
                     self.match_peer(now);
                 }
             }
-            AfterK::Answer { conn, config } => self.on_k_adopted(now, conn, &config),
+            AfterK::Answer { conn, config, by_all } => self.on_k_adopted(now, conn, &config, by_all),
             AfterK::Adopted => {
                 match self.k.primary == Some(self.site) {
                     true => self.named_primary(),
@@ -238,6 +254,7 @@ impl Node {
             }
             AfterK::Arbitrated => self.on_arbitrated(now),
             AfterK::Demoted(id) => self.on_demoted(now, id),
+            AfterK::Led => self.on_led(now),
         }
     }
 
@@ -264,6 +281,9 @@ impl Node {
 
     /// Sends K to a peer that does not know it.
     pub(super) fn tell_k(&mut self, hello: &Hello) {
+        if self.is_led() {
+            return; // its leader tells the other one, and that its own members
+        }
         let (config, tail) = (self.k.clone(), self.log.end());
         if hello.config.id() == config.id() || hello.config.epoch > config.epoch {
             return;
@@ -320,7 +340,8 @@ impl Node {
             (acceptor.holds_tail, acceptor.is_sound) = (true, true);
         }
         let verdict = acceptor.expand(&config, &tail);
-        self.answer_k(now, conn, config, verdict);
+        let wanted = Some(Readiness::Verified(config.id()));
+        self.answer_k(now, conn, config, verdict, Asked { of_all: true, wanted });
     }
 
     pub(super) fn on_adopt(&mut self, now: Nanos, config: Config, step: AdoptStep, tail: Boundary) {
@@ -340,22 +361,29 @@ impl Node {
             }
             None => self.acceptor(site, &tail).adopt(&config, step, &tail),
         };
-        self.answer_k(now, conn, config, verdict);
+        let wanted = matches!(step, AdoptStep::Handover).then_some(Readiness::Settled);
+        let of_all = matches!(step, AdoptStep::Handover | AdoptStep::Release);
+        self.answer_k(now, conn, config, verdict, Asked { of_all, wanted });
     }
 
-    fn answer_k(&mut self, now: Nanos, conn: ConnId, config: Config, verdict: Result<(), Refusal>) {
+    fn answer_k(&mut self, now: Nanos, conn: ConnId, config: Config, verdict: Result<(), Refusal>, asked: Asked) {
         if !config.forced {
             self.arbiter.ballot.outdone_by(config.epoch);
         }
         // A handover by both sites goes on though nobody knows what became of a takeover: see `take_office`.
         let hands_over = self.k.primary.is_none() && config.primary.is_some_and(|site| site != self.site);
         let deciding = self.promotion_pending() || self.arbiter.is_deciding() && !hands_over;
-        let busy = self.is_persisting_k() || self.sealing.is_some() || deciding;
+        let busy = self.is_persisting_k() || self.sealing.is_some() || deciding || self.is_led() || self.is_rallying();
+        let is_asked_of_all = self.has_members() && config.id() != self.k.id() && verdict.is_ok() && !busy;
+        if let Some(wanted) = asked.wanted.filter(|_| is_asked_of_all) {
+            return self.rally_to_accept(now, conn, config, wanted);
+        }
         let verdict = if busy { Err(Refusal::State) } else { verdict };
         match verdict {
             Ok(()) if config.id() != self.k.id() => {
-                self.persist_k(now, config.clone(), AfterK::Answer { conn, config });
+                self.persist_k(now, config.clone(), AfterK::Answer { conn, config, by_all: asked.of_all });
             }
+            Ok(()) if asked.of_all && !self.answer_for_all(conn, &config) => {}
             result => {
                 let (epoch, nonce) = (config.epoch, config.nonce);
                 self.send(Message::ConfigAnswer { epoch, nonce, result });
@@ -363,7 +391,7 @@ impl Node {
         }
     }
 
-    fn on_k_adopted(&mut self, now: Nanos, conn: ConnId, config: &Config) {
+    fn on_k_adopted(&mut self, now: Nanos, conn: ConnId, config: &Config, by_all: bool) {
         if self.k.primary != Some(self.site) {
             self.opening = None;
             self.set_role(Role::Secondary);
@@ -376,7 +404,9 @@ impl Node {
             if let Some(hello) = &mut link.hello {
                 hello.config = config.clone();
             }
-            self.send(Message::ConfigAnswer { epoch, nonce, result: Ok(()) });
+            if !by_all || self.answer_for_all(conn, config) {
+                self.send(Message::ConfigAnswer { epoch, nonce, result: Ok(()) });
+            }
         }
         self.match_peer(now);
     }

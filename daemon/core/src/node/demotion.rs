@@ -27,6 +27,7 @@ impl Node {
         let served = self.served();
         self.opening = None;
         self.set_role(Role::Suspended(SuspendReason::User));
+        self.rally_to_demote(now, force);
         self.wait(now, id, DEADLINE_MS, Pending::Demote { served, hands_over });
     }
 
@@ -43,7 +44,8 @@ impl Node {
 
     /// What a demotion waits for at the peer.
     pub(super) fn demotion_wants(&self) -> Option<Lsn> {
-        let is_wanted = self.verbs.iter().any(|verb| matches!(verb.kind, Pending::Demote { .. }));
+        let is_wanted =
+            self.verbs.iter().any(|verb| matches!(verb.kind, Pending::Demote { .. })) || self.drains_as_led();
         is_wanted.then(|| self.log.end().position.lsn)
     }
 

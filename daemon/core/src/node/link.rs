@@ -266,7 +266,10 @@ impl Node {
         match contact {
             // An operator named the loser by reseeding it: it waits for what the other side tells it.
             Contact::SplitBrain if self.reseed_wanted => {}
-            _ if self.is_named_winner(contact, &hello) => self.win(now, &hello),
+            _ if self.is_named_winner(contact, &hello) && !self.is_led() => self.win(now, &hello),
+            // Whatever was decided, its leader hears of it, and it from its leader.
+            Contact::SplitBrain if self.is_led() => {}
+            Contact::AdoptTheirs if self.is_led() && hello.config.primary.is_some() => {}
             Contact::SplitBrain => self.on_split_brain(),
             Contact::PeerLeads => self.follow(now, &hello, true),
             Contact::AdoptTheirs if hello.config.primary == Some(self.site) => {
@@ -349,12 +352,13 @@ impl Node {
         self.fence(now, hello.config.epoch);
         match self.parted_at(hello) {
             Some(common) if !self.is_no_prefix() => self.begin_sealing(hello, common),
+            _ if self.is_led() => {}
             _ => self.adopt_theirs(now, hello.config.clone()),
         }
     }
 
     /// Where both sides went on with records of their own.
-    fn parted_at(&self, hello: &Hello) -> Option<Lsn> {
+    pub(super) fn parted_at(&self, hello: &Hello) -> Option<Lsn> {
         match self.relation(hello) {
             Relation::Common { common, mine_has_more: true, theirs_has_more: true } => Some(common.lsn),
             // A tail of the same incarnation is no other history: the peer may still be brought to it.
@@ -380,7 +384,9 @@ impl Node {
             if hello.is_primary {
                 return self.refuse(Refusal::SplitBrain);
             }
-            self.begin_opening();
+            if !self.is_led() {
+                self.begin_opening();
+            }
         }
         if hello.needs_seed {
             return self.want_seeding(now, hello);

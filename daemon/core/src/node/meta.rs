@@ -81,8 +81,8 @@ pub(super) enum AfterSuperblock {
 pub(super) enum AfterK {
     /// A change of the primary's own (see `changes`).
     Change,
-    /// The peer's message is answered.
-    Answer { conn: ConnId, config: Config },
+    /// The peer's message is answered; `by_all`: when every member of the group has it.
+    Answer { conn: ConnId, config: Config, by_all: bool },
     /// Own proposal found at the peer.
     Adopted,
     /// A promotion or a forced decision: open.
@@ -91,6 +91,8 @@ pub(super) enum AfterK {
     Arbitrated,
     /// A demotion.
     Demoted(VerbId),
+    /// The leader of this member's site has it.
+    Led,
 }
 
 impl Node {

@@ -13,6 +13,7 @@ mod changes;
 mod demotion;
 mod growth;
 mod link;
+mod members;
 mod meta;
 mod open;
 mod oracle;
@@ -50,6 +51,7 @@ use crate::log::recovery::Recovery;
 use crate::outbox::{Outbox, Route};
 use crate::rng::Rng;
 use crate::ship::seed::{Seeded, Seeder};
+use crate::site::Membership;
 use crate::status::{Counters, Role};
 use crate::timeline::History;
 use crate::types::{BootId, Boundary, GenId, GroupId, Lsn, Nanos, NodeId, Nonce, Secret, SiteId, VolumeId, WallMs};
@@ -77,6 +79,11 @@ pub enum CreateKind {
     /// A replica that will be seeded; K is the primary's.
     Replica {
         /// The primary's K.
+        config: Config,
+    },
+    /// The first copy of one more member of a group (see [`crate::site`]): of zeros, or adopted; K is the leader's.
+    Member {
+        /// The leader's K.
         config: Config,
     },
 }
@@ -144,6 +151,8 @@ pub struct OpenParams {
     pub tail_bytes: u64,
     /// The terms of the agent's lease at its witness; `None`: it has no witness.
     pub lease: Option<Terms>,
+    /// Which member of the group it is; `None`: the only one of this site.
+    pub members: Option<Membership>,
 }
 
 /// Where the node is in its life.
@@ -245,6 +254,8 @@ pub struct Node {
     says_full: bool,
 
     arbiter: arbitration::Arbiter,
+    /// Other members of the group at this site; `None`: there are none.
+    members: Option<Box<members::Site>>,
     link: Option<link::Link>,
     catch_up: Option<sending::CatchUp>,
     link_refused: Option<String>,
@@ -294,6 +305,9 @@ impl Node {
             Input::PeerUp { conn, site } => self.on_peer_up(now, conn, site),
             Input::PeerMessage(conn, message) => self.on_peer_message(now, conn, message),
             Input::PeerDown(conn) => self.on_peer_down(conn),
+            Input::SiteUp { conn, member } => self.on_site_up(conn, member),
+            Input::SiteMessage(conn, message) => self.on_site_message(now, conn, message),
+            Input::SiteDown(conn) => self.on_site_down(now, conn),
             Input::Verb(id, verb) => self.on_verb(now, id, verb),
             Input::Witness(id, answer) => self.on_witness(now, id, answer),
             Input::Lease(grant) => self.on_lease(grant),
@@ -349,6 +363,7 @@ impl Node {
         self.pump_tell(now);
         self.pump_seed_again(now);
         self.pump_log(now);
+        self.pump_members(now);
         self.pump_arbiter(now);
         self.pump_change(now);
         self.pump_opening(now);
@@ -363,6 +378,7 @@ impl Node {
         self.pump_views();
         self.pump_floor(now);
         self.pump_verbs(now);
+        self.pump_members(now);
         self.pump_closing(now);
     }
 
@@ -388,6 +404,7 @@ impl Node {
             self.seeding_timeout(),
             self.arbiter_timeout(),
             self.handing_timeout(),
+            self.members_timeout(),
         ];
         times.into_iter().flatten().filter(|at| *at > self.looked_at).min()
     }

@@ -15,6 +15,7 @@ use crate::group;
 use crate::log::recovery::{MIN_SLOT_BYTES, Recovered, Recovery, Start, Step};
 use crate::log::{Log, Placed, Segments};
 use crate::node::arbitration::Arbiter;
+use crate::node::members::Site;
 use crate::node::meta::TwinFile;
 use crate::node::space::Space;
 use crate::node::{CreateKind, CreateParams, LostTail, NewVolume, Node, OpenParams, Stage};
@@ -80,6 +81,7 @@ impl Node {
                 (k, CopyFlag::Complete)
             }
             CreateKind::Replica { config } => (config.clone(), CopyFlag::Seeding(Nonce::NIL)),
+            CreateKind::Member { config } => (config.clone(), CopyFlag::Complete),
         };
         let origin = Boundary { position: Position::default(), chain: chain_origin(&params.secret, params.volume) };
         let superblock = Superblock {
@@ -191,6 +193,7 @@ impl Node {
             full_since: None,
             says_full: false,
             arbiter: Arbiter::new(params.lease, sb.group, now),
+            members: Site::new(params.members),
             link: None,
             catch_up: None,
             link_refused: None,
@@ -445,6 +448,9 @@ impl Node {
             return self.set_role(Role::Suspended(SuspendReason::Failed));
         }
         self.set_role(Role::Suspended(SuspendReason::Restart));
+        if self.is_led() {
+            return; // its leader says whether it may serve
+        }
         let alone = self.k.sites == [self.site];
         let local = self.superblock.peer.is_none();
         // A volume that never served has nothing that another site could have taken over.

@@ -145,8 +145,16 @@ impl Node {
         }
     }
 
-    /// The judgement, for a copy that is open: by a person's word, or without one.
+    /// The judgement, for a copy that is open: by a person's word, or without one. Of the members of a group the worst one decides.
     pub(super) fn judge_promotion(&self, now: Nanos, by_word: bool) -> Result<Judgement, VerbError> {
+        let judged = self.judge_own(now, by_word)?;
+        match judged.way {
+            Way::Serves => Ok(judged),
+            _ => self.judge_members(&judged.loss).map(|()| judged),
+        }
+    }
+
+    fn judge_own(&self, now: Nanos, by_word: bool) -> Result<Judgement, VerbError> {
         if self.role == Role::Primary {
             return Ok(Judgement::lossless(Way::Serves));
         }

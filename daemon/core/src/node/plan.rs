@@ -125,6 +125,9 @@ impl Node {
             Role::Suspended(_) if force => {}
             Role::Suspended(_) => return Err(self.role_error("use --force to fail what is queued")),
         }
+        if self.has_members() && (self.role != Role::Primary || self.a_fellow_pauses()) {
+            return Err(self.role_error("not every member of the group serves: wait until they do"));
+        }
         if self.change.is_some() || self.is_persisting_k() || self.arbiter.is_deciding() {
             return Err(changing());
         }

@@ -31,6 +31,10 @@ impl Node {
         self.arbiter.flapping.clear();
         match way {
             Way::Serves => self.end_verb(id, Ok(loss.promoted(self.log.end().position.lsn))),
+            Way::HandOver { to_stay, both } if self.has_members() => {
+                self.wait(now, id, DEADLINE_MS, Pending::Rally);
+                self.rally_to_take_over(now, id, to_stay, both);
+            }
             Way::HandOver { to_stay, both } => self.ask_handover(now, id, to_stay, both),
             Way::TakeOver => {
                 self.arbiter.hurry();
@@ -130,6 +134,15 @@ impl Node {
     pub(super) fn propose_handover(&mut self, config: Config) {
         let step = if config.sites.len() > 1 { AdoptStep::Handover } else { AdoptStep::Rejoin };
         self.send(Message::Adopt { config, step, tail: self.log.end() });
+    }
+
+    /// The same, when every member of the group is ready for it and whoever asked still waits.
+    pub(super) fn ask_handover_of_all(&mut self, now: Nanos, id: VerbId, peer: SiteId, both: bool) {
+        let waits = |v: &super::verbs::PendingVerb| v.id == id && matches!(v.kind, Pending::Rally);
+        if self.verbs.iter().any(waits) && self.k.primary.is_none() {
+            self.verbs.retain(|v| v.id != id);
+            self.ask_handover(now, id, peer, both);
+        }
     }
 
     /// True while this copy has asked to take over.

@@ -103,7 +103,9 @@ impl Node {
             Stage::Tail => self.settle_tail(opening),
             Stage::RollForward if self.is_everywhere(end) => self.fork(now),
             Stage::RollForward => {}
-            Stage::Fork(lsn) if self.is_everywhere(lsn) && self.may_open(now) => self.serve(now),
+            Stage::Fork(lsn) if self.is_everywhere(lsn) && self.may_open(now) && self.members_may_open(now) => {
+                self.serve(now);
+            }
             Stage::Fork(_) => {}
         }
     }

@@ -41,6 +41,8 @@ pub(super) enum Pending {
     Handover { config: Config },
     /// Waits until the witness lets this copy take over.
     TakeOver,
+    /// Waits until every member of the group is ready to be handed over.
+    Rally,
     /// Waits until everything is everywhere, then persists "no primary"; then perhaps the peer is to take over.
     Demote { served: bool, hands_over: bool },
     /// Waits until the peer serves.
@@ -82,6 +84,9 @@ impl Node {
     }
 
     pub(super) fn carry_out(&mut self, now: Nanos, id: VerbId, verb: Verb) {
+        if let Some(why) = self.is_leaders_verb(&verb) {
+            return self.end_verb(id, Err(why));
+        }
         let result = match verb {
             Verb::Promote { assert_peer_fenced, max_loss_bytes, max_loss_seconds, allow_unproven } => {
                 let bounds = Bounds { max_loss_bytes, max_loss_seconds, allow_unproven };
@@ -352,7 +357,7 @@ impl Node {
                     return None;
                 }
             },
-            Pending::Demote { hands_over, .. } if self.is_drained() => {
+            Pending::Demote { hands_over, .. } if self.is_drained() && self.all_are_drained() => {
                 verb.kind = if *hands_over { Pending::HandOver } else { Pending::Persisting };
                 verb.deadline = now.after_ms(DEADLINE_MS).max(verb.deadline);
                 self.persist_demotion(now, verb.id);

@@ -196,6 +196,7 @@ impl Copy {
             bases: self.bases(),
             tail_bytes: 256 << 10,
             lease: self.lease,
+            members: None,
         };
         self.alarms.clear();
         self.composed = None;
@@ -522,7 +523,7 @@ impl Pair {
                 let base = self.copies[site].base().to_vec();
                 self.copies[site].ended_views.push((id, base));
             }
-            Output::Event(_) => {}
+            Output::SendSite(..) | Output::Event(_) => {}
         }
         true
     }

@@ -85,6 +85,7 @@ impl Shell {
             bases: vec![(volume, SIZE)],
             tail_bytes: tidemark_core::node::TAIL_BYTES,
             lease: None,
+            members: None,
         };
         let node = Node::open(Nanos(1), params).expect("opens");
         Self { dir: dir.to_owned(), node, now: Nanos(1), next_request: 0 }

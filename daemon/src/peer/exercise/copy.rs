@@ -115,6 +115,7 @@ impl Copy {
             bases: vec![(VOLUME, disk.file(FileRef::Base).len() as u64)],
             tail_bytes: TAIL_BYTES,
             lease: None,
+            members: None,
         };
         let node = Node::open(now, params).unwrap_or_else(|error| panic!("the copy does not open: {error}"));
         let mut copy = Self { node, disk, who, now, is_late: false, held: VecDeque::new(), sent: 0, outbox: None };
@@ -170,6 +171,7 @@ impl Copy {
                     | Output::Close(..)
                     | Output::Verb(..)
                     | Output::Ask(..)
+                    | Output::SendSite(..)
                     | Output::Layout { .. }
                     | Output::Held(..)
                     | Output::HoldEnded(_)

@@ -43,7 +43,10 @@ impl Node {
         }
     }
 
-    pub(super) fn serves_until(&self) -> Serves {
+    pub(in crate::node) fn serves_until(&self) -> Serves {
+        if let Some(serves) = self.led_until() {
+            return serves;
+        }
         if self.k.lease_gen == 0 || planted(Planted::ServeWithoutLease) {
             return Serves::Unbounded;
         }
@@ -85,7 +88,8 @@ impl Node {
 
     /// The peer greets and says whether it serves.
     pub(in crate::node) fn heard_whether_it_serves(&mut self, now: Nanos, is_primary: bool) {
-        self.arbiter.gave_way = self.arbiter.waits_to_open && !is_primary;
+        // That its leader does not serve says nothing of the other members of that site.
+        self.arbiter.gave_way = self.arbiter.waits_to_open && !is_primary && !self.has_members();
         self.arbiter.idle_since = if is_primary { None } else { self.arbiter.idle_since.or(Some(now)) };
     }
 

@@ -218,6 +218,9 @@ impl Node {
 
     fn aim(&self, now: Nanos) -> Option<Aim> {
         self.arbiter.terms?;
+        if self.is_led() {
+            return None;
+        }
         if self.arbiter.word_until.is_some() {
             return Some(Aim::Learn);
         }
@@ -250,7 +253,7 @@ impl Node {
             Role::Primary | Role::Suspended(_) => {}
         }
         let may_shrink = self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
-        if may_shrink && with_peer && self.peer_is_lost(now) {
+        if may_shrink && with_peer && (self.peer_is_lost(now) || self.a_fellow_is_alone()) {
             return Some(Aim::Shrink);
         }
         let waits_for_peer = with_peer && restarted;
@@ -262,14 +265,14 @@ impl Node {
         (can && (!names_it || is_unsure)).then_some(Aim::Resume)
     }
 
-    fn peer_is_lost(&self, now: Nanos) -> bool {
+    pub(super) fn peer_is_lost(&self, now: Nanos) -> bool {
         let streams = self.link.as_ref().is_some_and(|l| l.hello.is_some() && l.sender.source != Source::Probe);
         // Without an arbitrated K a peer that has nothing to say says nothing.
         let is_silent = !streams || self.k.lease_gen != 0;
         is_silent && now >= self.peer_is_lost_at()
     }
 
-    fn peer_is_lost_at(&self) -> Nanos {
+    pub(super) fn peer_is_lost_at(&self) -> Nanos {
         Nanos(self.arbiter.useful.max(self.arbiter.k_since).0.saturating_add(self.peer_loss_ns()))
     }
 
@@ -279,7 +282,8 @@ impl Node {
         let asked = self.takes_over_by_verb();
         let auto = self.superblock.policy.auto_failover && now >= self.leader_is_silent_at();
         // A primary that was replaced waits for its successor, which may not know of it.
-        (fit && (asked || auto || self.leader_is_idle(now))).then_some(Aim::TakeOver)
+        let all_fit = self.hindrance().is_none();
+        (fit && all_fit && (asked || auto || self.leader_is_idle(now))).then_some(Aim::TakeOver)
     }
 
     fn leader_is_lost_at(&self) -> Nanos {
@@ -302,7 +306,9 @@ impl Node {
     }
 
     fn leader_is_idle_at(&self) -> Option<Nanos> {
-        self.arbiter.idle_since.map(|since| Nanos(since.0.saturating_add(self.peer_loss_ns())))
+        // Another member of the primary's site may serve as long as its leader let it before.
+        let ns = if self.has_members() { self.arbiter.terms().wait_ns() } else { self.peer_loss_ns() };
+        self.arbiter.idle_since.map(|since| Nanos(since.0.saturating_add(ns)))
     }
 
     pub(super) fn takes_over_by_verb(&self) -> bool {
