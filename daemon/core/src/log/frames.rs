@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::config::Config;
 use crate::format::block_crcs;
 use crate::format::codec::{FormatError, Reader, Writer};
+use crate::format::config::Fork;
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind, MAX_PEERS, MAX_RECORDS, PeerDurable};
 use crate::format::record::{DESCRIPTOR_BYTES, Descriptor, Kind};
 use crate::layout::{Change, Layout};
@@ -63,6 +65,13 @@ pub fn change_in(header: &FrameHeader, payload: &[Bytes]) -> Result<Option<Chang
         block += blocks;
     }
     Ok(change)
+}
+
+/// The K under which an incarnation began with this frame, when it does; of a frame whose payload was checked.
+pub fn opened_under(header: &FrameHeader, payload: &[Bytes]) -> Option<Config> {
+    // A FORK is alone in its frame.
+    header.records.first().filter(|record| record.kind == Kind::Fork)?;
+    Fork::decode(&gather(payload, 0, BLOCK)).ok().map(|fork| fork.config)
 }
 
 fn gather(pieces: &[Bytes], mut skip: usize, len: usize) -> Vec<u8> {

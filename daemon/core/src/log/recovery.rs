@@ -17,17 +17,18 @@
 
 use bytes::{Buf, Bytes};
 
+use crate::config::Config;
 use crate::event::{DiskDone, DiskOp, DiskResult, FileRef, Slot};
 use crate::format::block_crcs;
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
 use crate::format::superblock::Cut;
 use crate::log::Placed;
-use crate::log::frames::change_in;
+use crate::log::frames::{change_in, opened_under};
 use crate::log::segments::{FrameRef, Segment, Segments};
 use crate::outbox::{Outbox, Route};
 use crate::planted::{Planted, planted};
-use crate::types::{BLOCK, Boundary, GenId, Lsn, Nanos, Secret, SiteId, VolumeId};
+use crate::types::{BLOCK, Boundary, Epoch, GenId, Lsn, Nanos, Secret, SiteId, VolumeId};
 
 /// Bytes read at a time.
 const CHUNK: u64 = 4 << 20;
@@ -70,6 +71,8 @@ pub struct Recovered {
     pub beyond: Lsn,
     /// What is damaged, for people.
     pub damage: Option<&'static str>,
+    /// The newest K under which an incarnation in this log began. It was in force at whoever wrote it or took it from the stream.
+    pub opened_under: Option<Config>,
 }
 
 /// What a completed read led to.
@@ -102,6 +105,7 @@ pub struct Recovery {
     base: u64,
     end: Boundary,
     damage: Option<&'static str>,
+    opened_under: Option<Config>,
     required: Lsn,
     beyond: Lsn,
     cut_bytes: u64,
@@ -125,6 +129,7 @@ impl Recovery {
             base: 0,
             end,
             damage: None,
+            opened_under: None,
             required,
             beyond: Lsn::ZERO,
             cut_bytes: 0,
@@ -337,7 +342,9 @@ impl Recovery {
             return if self.broken || !follows { self.no_frame(used) } else { self.bad_payload(total) };
         }
         let is_new = header.first > self.start.floor.position.lsn;
-        let change = if is_new { change_in(&header, &[payload]) } else { Ok(None) };
+        let payload = [payload];
+        let opened = opened_under(&header, &payload);
+        let change = if is_new { change_in(&header, &payload) } else { Ok(None) };
         self.is_foreign |= is_new && (!header.is_understood() || change.is_err());
         if self.is_foreign {
             return Parsed::End;
@@ -348,6 +355,8 @@ impl Recovery {
         segment.used_blocks = frame.block + frame.blocks;
         segment.frames.push(frame);
         self.end = header.boundary();
+        let newest = self.opened_under.as_ref().map_or(Epoch::default(), |k| k.epoch);
+        self.opened_under = opened.filter(|k| k.epoch > newest).or(self.opened_under.take());
         if is_new {
             let payload_block = block + (header.padded_bytes() / BLOCK) as u32;
             placed.push(Placed { header, slot: segment.slot, payload_block, change: change.ok().flatten() });
@@ -443,6 +452,7 @@ impl Recovery {
                 required: self.required,
                 beyond: self.beyond.max(self.required),
                 damage: if damaged { self.damage.or(Some("durable records are missing")) } else { None },
+                opened_under: self.opened_under.take(),
             }),
         )
     }

@@ -253,6 +253,7 @@ impl Node {
                 self.match_peer(now);
             }
             AfterK::Arbitrated => self.on_arbitrated(now),
+            AfterK::PutBack => self.begin_with_k(now),
             AfterK::Demoted(id) => self.on_demoted(now, id),
             AfterK::Led => self.on_led(now),
         }

@@ -89,6 +89,8 @@ pub(super) enum AfterK {
     Open,
     /// The witness accepted it.
     Arbitrated,
+    /// A K that its file had lost: go on opening.
+    PutBack,
     /// A demotion.
     Demoted(VerbId),
     /// The leader of this member's site has it.

@@ -233,6 +233,8 @@ pub struct Node {
     damage: Option<String>,
     /// What recovery missed; it is missing as long as the log ends below `required`.
     lost_tail: Option<LostTail>,
+    /// A K that the log knows and the file of K does not, until it is put back.
+    lost_k: Option<Config>,
     diverged: Option<String>,
     primary_durable_seen: Lsn,
     primary_appended_seen: Lsn,

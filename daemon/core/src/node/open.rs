@@ -16,7 +16,7 @@ use crate::log::recovery::{MIN_SLOT_BYTES, Recovered, Recovery, Start, Step};
 use crate::log::{Log, Placed, Segments};
 use crate::node::arbitration::Arbiter;
 use crate::node::members::Site;
-use crate::node::meta::TwinFile;
+use crate::node::meta::{AfterK, TwinFile};
 use crate::node::space::Space;
 use crate::node::{CreateKind, CreateParams, LostTail, NewVolume, Node, OpenParams, Stage};
 use crate::outbox::{Outbox, Route};
@@ -177,6 +177,7 @@ impl Node {
             required: sb.durable,
             damage: None,
             lost_tail: None,
+            lost_k: None,
             diverged: None,
             primary_durable_seen: Lsn::ZERO,
             primary_appended_seen: Lsn::ZERO,
@@ -268,7 +269,8 @@ impl Node {
     }
 
     fn on_log_recovered(&mut self, now: Nanos, found: Recovered) {
-        let Recovered { segments, end, cut_bytes, required, beyond, damage } = found;
+        let Recovered { segments, end, cut_bytes, required, beyond, damage, opened_under } = found;
+        self.lost_k = opened_under.filter(|k| k.epoch > self.k.epoch);
         self.history.cut_after(end.position.lsn);
         let records = end.position.lsn.since(self.floor.at().position.lsn);
         let (volume, secret) = (self.superblock.volume, self.superblock.secret.clone());
@@ -366,6 +368,21 @@ impl Node {
         if self.is_cut() {
             return;
         }
+        match self.lost_k.take_if(|_| matches!(self.stage, Stage::Running)) {
+            Some(k) => self.put_back_k(now, k),
+            None => self.begin_with_k(now),
+        }
+    }
+
+    /// The file of K is older than the log: its newest slot does not read any more, and the one before says nothing of what this
+    /// copy has done since. The K of the log's last opening was in force here once, and is as new as anything that is left.
+    fn put_back_k(&mut self, now: Nanos, k: Config) {
+        self.alarm("configuration_damaged", format!("its newest version is lost; {} is taken from the log", k.epoch));
+        self.persist_k(now, k, AfterK::PutBack);
+    }
+
+    /// K is what it was: the copy takes its role.
+    pub(super) fn begin_with_k(&mut self, now: Nanos) {
         self.begin_role();
         self.greet();
         self.match_peer(now);

@@ -1,8 +1,11 @@
 //! A follower whose disk was put back, a loss that is only estimated, a volume that grows over what a device held, a FORK that
 //! is not durable yet.
 
+use bytes::Bytes;
 use tidemark_core::config::{Mode, Policy};
 use tidemark_core::event::{DiskOp, FileRef};
+use tidemark_core::format::config;
+use tidemark_core::status::{Role, SuspendReason};
 use tidemark_core::types::BLOCK;
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
@@ -149,4 +152,34 @@ fn an_incarnation_begins_at_home_before_the_peer_hears_of_it() {
     pair.do_late(A);
     pair.pass(1_000);
     assert_eq!(pair.status(B).appended, pair.status(A).appended);
+}
+
+#[test]
+fn a_configuration_whose_newest_version_does_not_read_any_more_is_taken_from_the_log() {
+    let mut pair = in_sync();
+    pair.write(A, 1, 0x11);
+    pair.pass(1_000);
+    pair.kill(A);
+    pair.verb(B, promote_anyway());
+    pair.pass(1_000);
+    pair.write(B, 1, 0x22);
+    pair.pass(1_000);
+    let promoted = pair.status(B).config;
+    assert_eq!(pair.status(B).role, Role::Primary);
+
+    pair.kill(B);
+    let file = pair.copies[B].files.get_mut(&FileRef::Config).unwrap();
+    let newest = config::FILE.decode(&Bytes::from(file.clone())).unwrap().counter;
+    file[config::FILE.offset(newest) as usize + 100] ^= 1;
+    pair.start(B);
+    pair.pass(1_000);
+    assert_eq!(pair.status(B).config, promoted, "B still knows that it was promoted");
+    assert_eq!(pair.status(B).role, Role::Suspended(SuspendReason::Restart));
+
+    pair.start(A);
+    pair.connect();
+    pair.pass(3_000);
+    assert_eq!(pair.status(B).role, Role::Primary);
+    assert_eq!((pair.status(A).role, pair.read(B, 1)), (Role::Secondary, 0x22));
+    assert_eq!(pair.status(A).appended, pair.status(B).appended);
 }
