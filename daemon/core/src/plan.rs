@@ -50,6 +50,9 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What a verb waits for that comes while a copy is being opened: only then it is judged.
+    pub const RECOVERY: &str = "the recovery of the log";
+
     /// A plan of these steps, which waits for nothing.
     pub fn of<S: Into<String>>(steps: impl IntoIterator<Item = S>) -> Self {
         Self { steps: steps.into_iter().map(Into::into).collect(), loss: None, waits: Vec::new() }

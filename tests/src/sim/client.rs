@@ -456,7 +456,10 @@ impl<C: Copy> World<C> {
         let excused = self.sites[site].erred || self.sites[site].tainted;
         match (error, &asked.kind) {
             (_, Kind::Wrong) => {}
-            (RequestError::Invalid, _) if !self.is_removing() => {
+            // Whoever was replaced may have a layout that never came to be everywhere.
+            (RequestError::Invalid, _)
+                if !self.is_removing() && self.sites.iter().all(|s| s.line <= Some(asked.line)) =>
+            {
                 self.fail(format!("{} refused a valid request as invalid", name(site)))
             }
             (RequestError::Io, _) if !excused => {

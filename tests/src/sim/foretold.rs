@@ -82,6 +82,8 @@ impl<C: Copy> World<C> {
             (Ok(_), Err(VerbError::Interrupted(_))) => None,
             // The plan waits for the witness, which may have said no in the very moment.
             (Ok(plan), Err(VerbError::Unfit(_))) if !plan.waits.is_empty() => None,
+            // It was to be judged later, and that was in the same moment.
+            (Ok(plan), Err(_)) if plan.waits.iter().any(|wait| wait.what == Plan::RECOVERY) => None,
             // What is judged at once was judged by the plan; a peer or a witness that was asked may refuse later.
             (Ok(plan), Err(_)) => (foretold.at == self.now).then(|| format!("was foretold to go on ({plan:?})")),
             (Ok(plan), Ok(ok)) => self.judge_loss(site, plan, ok, &foretold),

@@ -277,6 +277,8 @@ impl Node {
         self.log = Log::new(volume, secret, segments, end, self.tail_bytes);
         self.log.after_recovery(now);
         self.required = required;
+        // After a cut there is no more to bring into the base.
+        self.draining = self.draining.map(|to| to.min(end.position.lsn));
         if self.space.layout.extents().len() > 1 && !self.space.has_room(&self.space.layout) {
             self.fail_copy("the base image of a volume of the group is missing or too small");
         }

@@ -40,7 +40,7 @@ impl Node {
             Verb::Close => {}
             Verb::Promote { .. } if self.is_recovering() => {
                 let steps = ["is judged when the log has been read"];
-                return Ok(Plan::of(steps).waiting("the recovery of the log", DEADLINE_MS));
+                return Ok(Plan::of(steps).waiting(Plan::RECOVERY, DEADLINE_MS));
             }
             _ if self.is_recovering() => return Err(opening()),
             _ => {}

@@ -401,6 +401,7 @@ impl Node {
                 return None;
             }
             Pending::Resized { lsn, .. } if self.log.durable() >= *lsn => {
+                self.acks.answered(*lsn);
                 self.finish_verb(now, verb.id);
                 return None;
             }

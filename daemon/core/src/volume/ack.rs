@@ -48,6 +48,11 @@ impl Acks {
         self.completed = lsn;
     }
 
+    /// A verb was answered that wrote up to `lsn`: a FLUSH covers what an operator was told as it does what a client was.
+    pub fn answered(&mut self, lsn: Lsn) {
+        self.completed = self.completed.max(lsn);
+    }
+
     /// A FLUSH arrived: it covers every request whose reply was queued before.
     pub fn flush(&mut self, id: RequestId) -> Lsn {
         self.habit.flushed();

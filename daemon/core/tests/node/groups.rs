@@ -305,3 +305,19 @@ fn the_base_of_a_volume_that_came_and_went_above_the_floor_stays_as_long_as_the_
         assert!(!pair.copies[site].bases.contains_key(&SECOND));
     }
 }
+
+#[test]
+fn a_flush_after_a_volume_was_removed_says_that_it_is_removed_at_both_sites() {
+    let mut pair = of_two();
+    let policy = Policy { mode: Mode::Sync, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(1_000);
+    pair.disconnect();
+    remove(&mut pair, A, SECOND);
+    let flush = pair.flush(A);
+    pair.pass(1_000);
+    assert!(!pair.copies[A].replies.contains(&flush), "B would still have the volume");
+    pair.connect();
+    pair.pass(1_000);
+    assert!(pair.copies[A].replies.contains(&flush) && !pair.status(B).layout.has(SECOND));
+}

@@ -131,3 +131,25 @@ fn a_slot_that_is_being_made_when_the_log_is_cut_does_not_take_the_place_of_one_
     pair.start(A);
     assert_eq!(pair.status(A).appended, held);
 }
+
+#[test]
+fn a_drain_that_waited_for_what_was_cut_ends_with_the_log() {
+    let mut pair = Pair::new();
+    let policy = Policy { mode: Mode::Sync, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(1_000);
+    pair.write(A, 0, 1);
+    pair.pass(1_000);
+    pair.disconnect();
+    for block in 0..20 {
+        pair.write_without_promise(A, block, 2);
+    }
+    let drain = pair.verb(A, Verb::Drain);
+    pair.pass(1_000);
+    assert!(pair.copies[A].end_of(drain).is_none(), "the base may not pass what B has");
+    pair.verb(B, promote_anyway());
+    pair.connect();
+    pair.pass(2_000);
+    assert_eq!((pair.status(A).branches, pair.status(A).appended), (1, pair.status(B).appended));
+    assert!(matches!(pair.copies[A].end_of(drain), Some(Ok(_))), "{:?}", pair.copies[A].end_of(drain));
+}
