@@ -14,7 +14,7 @@ use tidemark_core::verb::Assertion;
 
 use super::branches::{Sealed, class_of};
 use super::volumes::failed;
-use super::{Agent, At, wall_now};
+use super::{Agent, At, images, wall_now};
 use crate::control::{BranchClass, DroppedBranch, EngineError, Foretold, Seen};
 use crate::crashsafe;
 use crate::disk::files::path_in;
@@ -93,6 +93,7 @@ fn drop_in(dir: &Path, sealed: &Sealed, word: &Assertion) -> Result<(), EngineEr
 /// Removes what a drop that is recorded left.
 fn finish(dir: &Path, number: u32) -> Result<(), EngineError> {
     let path = path_in(dir, FileRef::Branch(number));
+    images::remove(dir, number)?;
     crashsafe::unlink(&path).and_then(|()| crashsafe::sync_parent(&path)).map_err(failed)
 }
 
@@ -161,7 +162,11 @@ impl Agent {
     async fn tell_kept(&self, copy: VolumeId) -> Result<(), EngineError> {
         let Some(shard) = self.state().copies.get(&copy).map(|copy| copy.shard) else { return Ok(()) };
         let Ok(status) = self.status_of(copy, shard).await else { return Ok(()) };
-        let first: Option<Lsn> = self.sealed_of(copy).await?.iter().map(|sealed| sealed.head.from.position.lsn).min();
+        let first: Option<Lsn> = {
+            let sealed = self.sealed_of(copy).await?;
+            let waiting = sealed.iter().filter(|sealed| sealed.images.is_none());
+            waiting.map(|sealed| sealed.head.from.position.lsn).min()
+        };
         self.on_copy(copy, shard, move |copy| copy.keep_branches(status.branches, first)).await
     }
 
