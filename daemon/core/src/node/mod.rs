@@ -10,6 +10,7 @@ mod advance;
 mod arbitration;
 mod backlog;
 mod changes;
+mod contact;
 mod demotion;
 mod growth;
 mod link;

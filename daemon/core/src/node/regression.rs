@@ -2,7 +2,7 @@
 
 use crate::group;
 use crate::node::Node;
-use crate::node::link::relation_of;
+use crate::node::contact::relation_of;
 use crate::ship::Hello;
 use crate::timeline::{History, Relation};
 
