@@ -11,7 +11,7 @@ use crate::format::config::Fork;
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind, MAX_PEERS, MAX_RECORDS, PeerDurable};
 use crate::format::record::{DESCRIPTOR_BYTES, Descriptor, Kind};
 use crate::layout::{Change, Layout};
-use crate::types::{BLOCK, Boundary, Chain, GenId, Incarnation, Lsn, Secret, VolumeId};
+use crate::types::{BLOCK, Boundary, Chain, GenId, Incarnation, Lsn, Secret, SiteId, VolumeId};
 
 /// A frame's payload is at most this: larger groups gain nothing and delay the first of them.
 pub const FRAME_BYTES: u64 = 1 << 20;
@@ -67,11 +67,11 @@ pub fn change_in(header: &FrameHeader, payload: &[Bytes]) -> Result<Option<Chang
     Ok(change)
 }
 
-/// The K under which an incarnation began with this frame, when it does; of a frame whose payload was checked.
-pub fn opened_under(header: &FrameHeader, payload: &[Bytes]) -> Option<Config> {
+/// The K under which `site` began an incarnation with this frame, when it did; of a frame whose payload was checked.
+pub fn opened_under(header: &FrameHeader, payload: &[Bytes], site: SiteId) -> Option<Config> {
     // A FORK is alone in its frame.
     header.records.first().filter(|record| record.kind == Kind::Fork)?;
-    Fork::decode(&gather(payload, 0, BLOCK)).ok().map(|fork| fork.config)
+    Fork::decode(&gather(payload, 0, BLOCK)).ok().filter(|fork| fork.site == site).map(|fork| fork.config)
 }
 
 fn gather(pieces: &[Bytes], mut skip: usize, len: usize) -> Vec<u8> {

@@ -71,7 +71,8 @@ pub struct Recovered {
     pub beyond: Lsn,
     /// What is damaged, for people.
     pub damage: Option<&'static str>,
-    /// The newest K under which an incarnation in this log began. It was in force at whoever wrote it or took it from the stream.
+    /// The newest K under which the own site began an incarnation in this log: it was in force here. One of the other site need not have
+    /// been: what is written under a newer K is sent to whoever has not confirmed that yet.
     pub opened_under: Option<Config>,
 }
 
@@ -343,7 +344,7 @@ impl Recovery {
         }
         let is_new = header.first > self.start.floor.position.lsn;
         let payload = [payload];
-        let opened = opened_under(&header, &payload);
+        let opened = opened_under(&header, &payload, self.start.site);
         let change = if is_new { change_in(&header, &payload) } else { Ok(None) };
         self.is_foreign |= is_new && (!header.is_understood() || change.is_err());
         if self.is_foreign {

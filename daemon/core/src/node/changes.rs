@@ -253,7 +253,7 @@ impl Node {
                 self.match_peer(now);
             }
             AfterK::Arbitrated => self.on_arbitrated(now),
-            AfterK::PutBack => self.begin_with_k(now),
+            AfterK::PutBack => self.on_k_put_back(now),
             AfterK::Demoted(id) => self.on_demoted(now, id),
             AfterK::Led => self.on_led(now),
         }
@@ -374,7 +374,12 @@ impl Node {
         // A handover by both sites goes on though nobody knows what became of a takeover: see `take_office`.
         let hands_over = self.k.primary.is_none() && config.primary.is_some_and(|site| site != self.site);
         let deciding = self.promotion_pending() || self.arbiter.is_deciding() && !hands_over;
-        let busy = self.is_persisting_k() || self.sealing.is_some() || deciding || self.is_led() || self.is_rallying();
+        let busy = self.is_recovering()
+            || self.is_persisting_k()
+            || self.sealing.is_some()
+            || deciding
+            || self.is_led()
+            || self.is_rallying();
         let is_asked_of_all = self.has_members() && config.id() != self.k.id() && verdict.is_ok() && !busy;
         if let Some(wanted) = asked.wanted.filter(|_| is_asked_of_all) {
             return self.rally_to_accept(now, conn, config, wanted);
@@ -408,6 +413,9 @@ impl Node {
             if !by_all || self.answer_for_all(conn, config) {
                 self.send(Message::ConfigAnswer { epoch, nonce, result: Ok(()) });
             }
+        } else {
+            // The stream that asked is gone: the present one learns of it by a greeting.
+            self.greet();
         }
         self.match_peer(now);
     }

@@ -6,7 +6,7 @@ use crate::format::config as k_format;
 use crate::format::twin::TwinKind;
 use crate::node::Node;
 use crate::outbox::{Outbox, Route};
-use crate::types::Nanos;
+use crate::types::{Lsn, Nanos};
 
 /// The state of a twin file.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ pub(super) enum AfterSuperblock {
     SeedDone,
     Cut,
     Policy(VerbId),
-    BranchAt,
+    BranchAt(Option<Lsn>),
     Verb(VerbId),
     Closed,
 }
@@ -153,7 +153,7 @@ impl Node {
             AfterSuperblock::SeedBegun => self.on_seed_begun(now),
             AfterSuperblock::SeedDone => self.on_seed_done(now),
             AfterSuperblock::Cut => self.on_cut_saved(now),
-            AfterSuperblock::BranchAt => self.on_branch_at_saved(),
+            AfterSuperblock::BranchAt(at) => self.on_branch_at_saved(at),
             AfterSuperblock::Policy(id) => self.on_policy_saved(now, id),
             AfterSuperblock::Verb(id) => self.finish_waiting(now, id),
             AfterSuperblock::Closed => self.on_closed(now),

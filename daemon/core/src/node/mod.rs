@@ -236,6 +236,8 @@ pub struct Node {
     lost_tail: Option<LostTail>,
     /// A K that the log knows and the file of K does not, until it is put back.
     lost_k: Option<Config>,
+    /// A version of K does not read: it may have been the newest.
+    k_is_damaged: bool,
     diverged: Option<String>,
     primary_durable_seen: Lsn,
     primary_appended_seen: Lsn,

@@ -178,6 +178,7 @@ impl Node {
             damage: None,
             lost_tail: None,
             lost_k: None,
+            k_is_damaged: files.k_is_damaged,
             diverged: None,
             primary_durable_seen: Lsn::ZERO,
             primary_appended_seen: Lsn::ZERO,
@@ -270,7 +271,7 @@ impl Node {
 
     fn on_log_recovered(&mut self, now: Nanos, found: Recovered) {
         let Recovered { segments, end, cut_bytes, required, beyond, damage, opened_under } = found;
-        self.lost_k = opened_under.filter(|k| k.epoch > self.k.epoch);
+        self.lost_k = opened_under.filter(|k| self.k_is_damaged && k.epoch > self.k.epoch);
         self.history.cut_after(end.position.lsn);
         let records = end.position.lsn.since(self.floor.at().position.lsn);
         let (volume, secret) = (self.superblock.volume, self.superblock.secret.clone());
@@ -355,8 +356,14 @@ impl Node {
 
     fn base_checked(&mut self, now: Nanos) {
         let Stage::CheckingBase { left: 0, wrong } = self.stage else { return };
-        if self.settling > 0 {
+        if self.settling > 0 || self.is_persisting_k() {
             return;
+        }
+        if self.close_after_cut.is_none()
+            && !self.failed
+            && let Some(k) = self.lost_k.take()
+        {
+            return self.put_back_k(now, k);
         }
         if wrong {
             self.suspect("the base image is not as it was left: mounted, swapped or written by somebody else");
@@ -370,24 +377,26 @@ impl Node {
         if self.is_cut() {
             return;
         }
-        match self.lost_k.take_if(|_| matches!(self.stage, Stage::Running)) {
-            Some(k) => self.put_back_k(now, k),
-            None => self.begin_with_k(now),
-        }
+        self.begin_role();
+        self.greet();
+        self.match_peer(now);
     }
 
     /// The file of K is older than the log: its newest slot does not read any more, and the one before says nothing of what this
-    /// copy has done since. The K of the log's last opening was in force here once, and is as new as anything that is left.
+    /// copy has done since. The K of its own last opening was in force here once, and is as new as anything that is left. Nobody is
+    /// greeted or served before it is back.
     fn put_back_k(&mut self, now: Nanos, k: Config) {
         self.alarm("configuration_damaged", format!("its newest version is lost; {} is taken from the log", k.epoch));
         self.persist_k(now, k, AfterK::PutBack);
     }
 
-    /// K is what it was: the copy takes its role.
-    pub(super) fn begin_with_k(&mut self, now: Nanos) {
-        self.begin_role();
-        self.greet();
-        self.match_peer(now);
+    /// K is back: the copy goes on being opened.
+    pub(super) fn on_k_put_back(&mut self, now: Nanos) {
+        self.k_is_damaged = false;
+        if self.k.primary != Some(self.site) {
+            self.fail_waiting();
+        }
+        self.base_checked(now);
     }
 
     /// A base that was never identified (new or adopted) is sampled once, so that a swap is noticed from the start.
@@ -495,6 +504,8 @@ struct SmallFiles {
     superblock_counter: u64,
     k: Config,
     k_counter: u64,
+    /// The other version of K does not read: it may have been the newer one.
+    k_is_damaged: bool,
 }
 
 impl SmallFiles {
@@ -504,7 +515,13 @@ impl SmallFiles {
         let k_twin = k_format::FILE.decode(&params.config).map_err(OpenError::Config)?;
         let k = k_format::decode_file(k_twin.content).map_err(OpenError::Config)?;
         check_identity(params, &superblock)?;
-        Ok(Self { superblock, superblock_counter: twin.counter, k, k_counter: k_twin.counter })
+        Ok(Self {
+            superblock,
+            superblock_counter: twin.counter,
+            k,
+            k_counter: k_twin.counter,
+            k_is_damaged: k_twin.other_damaged,
+        })
     }
 
     /// What recovery of the log starts from.

@@ -28,7 +28,10 @@ impl Node {
         }
         let Judgement { way, loss, .. } = judged?;
         bounds.accept(&loss)?;
-        self.arbiter.flapping.clear();
+        // A peer's word is no person's.
+        if ![VerbId::PEER, VerbId::BACK].contains(&id) {
+            self.arbiter.flapping.clear();
+        }
         match way {
             Way::Serves => self.end_verb(id, Ok(loss.promoted(self.log.end().position.lsn))),
             Way::HandOver { to_stay, both } if self.has_members() => {
@@ -162,6 +165,10 @@ impl Node {
             |v| matches!(&v.kind, Pending::Handover { config } if config.epoch == epoch && config.nonce == nonce),
         );
         let Some(at) = at else { return false };
+        if result.is_ok() && self.is_persisting_k() {
+            // A greeting said so before: this K, or a newer one, is on its way to the disk (see `handover_found`).
+            return true;
+        }
         let verb = self.verbs.remove(at);
         match (verb.kind, result) {
             (Pending::Handover { config }, Ok(())) => {

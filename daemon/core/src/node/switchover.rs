@@ -109,7 +109,12 @@ impl Node {
         }
         let leads = self.link.as_ref().and_then(|l| l.hello.as_ref()).is_some_and(|hello| hello.is_primary);
         match (self.k.primary, self.role) {
-            (Some(site), Role::Secondary) if site == to => Ok(Start::Done),
+            (Some(site), Role::Secondary) if site == to && leads => Ok(Start::Done),
+            (Some(site), Role::Secondary) if site == to => {
+                let why = "it is the primary, and has not said here that it serves".into();
+                let hint = "see its status".into();
+                Err(VerbError::PeerUnfit { site: to, why, hint })
+            }
             (_, Role::Fenced(_)) if leads => Ok(Start::Done),
             (_, Role::Fenced(_)) => Err(self.role_error("another site became the primary: promote there")),
             (None, _) => self.judge_successor(to).map(|_| Start::Nobody),

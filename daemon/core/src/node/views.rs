@@ -178,7 +178,7 @@ impl Node {
         let raises = self.branch_at.is_some_and(|kept| first.is_none_or(|first| first > kept));
         if raises && sealed == self.superblock.branches && self.sealing.is_none() {
             self.superblock.branch_at = first;
-            self.after_superblock(now, AfterSuperblock::BranchAt);
+            self.after_superblock(now, AfterSuperblock::BranchAt(self.superblock.branch_at));
         }
     }
 
@@ -192,7 +192,7 @@ impl Node {
         self.superblock.branch_at = None;
         let why = "the log needed its room, or was drained: sealed branches can be exported, and no longer be opened";
         self.alarm("branch_not_openable", why);
-        self.after_superblock(now, AfterSuperblock::BranchAt);
+        self.after_superblock(now, AfterSuperblock::BranchAt(self.superblock.branch_at));
     }
 
     fn branches_stand_in_the_way(&self) -> bool {
@@ -201,8 +201,8 @@ impl Node {
     }
 
     /// What the superblock says of them is durable.
-    pub(super) fn on_branch_at_saved(&mut self) {
-        self.branch_at = self.superblock.branch_at;
+    pub(super) fn on_branch_at_saved(&mut self, branch_at: Option<Lsn>) {
+        self.branch_at = branch_at;
         self.pump_again = true;
     }
 }
