@@ -357,10 +357,6 @@ impl Engine for AgentEngine {
         on_group!(self, volume, |agent, at| agent.do_switchover(at, &switchover).await)
     }
 
-    fn reseed(&self, volume: VolumeKey, without_image: bool) -> Answer<VerbOk> {
-        on_group!(self, volume, |agent, at| agent.reseed(at, without_image).await)
-    }
-
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified> {
         on_group!(self, volume, |agent, at| agent.do_verify(at.copy, at.shard, progress).await)
     }

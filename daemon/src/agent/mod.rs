@@ -15,7 +15,6 @@ mod fuse;
 #[path = "no_fuse.rs"]
 mod fuse;
 mod groups;
-mod images;
 mod lease;
 mod nbd;
 mod nbd_device;

@@ -65,15 +65,7 @@ impl Agent {
 
     async fn plan_verb(&self, at: At, verb: Verb) -> Foretold {
         self.may_begin(at.copy, &verb)?;
-        let is_reseed = matches!(verb, Verb::Reseed);
-        let mut plan = self.plan_on(at, verb).await?;
-        if is_reseed && self.needs_image(at).await? {
-            plan.steps.insert(
-                0,
-                "what the copy holds is kept as images, to be opened later (not with --without-image)".into(),
-            );
-        }
-        Ok(plan)
+        self.plan_on(at, verb).await
     }
 
     /// What this agent has against a verb of the copy.

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidemark_core::event::FileRef;
+use tidemark_core::format::branch::BranchHead;
 use tidemark_core::plan::Plan;
 use tidemark_core::types::{Lsn, VolumeId, WallMs};
 use tidemark_core::verb::Assertion;
 
-use super::branches::{Sealed, class_of};
+use super::branches::{Sealed, class_of, sealed};
 use super::volumes::failed;
-use super::{Agent, At, images, wall_now};
+use super::{Agent, At, wall_now};
 use crate::control::{BranchClass, DroppedBranch, EngineError, Foretold, Seen};
 use crate::crashsafe;
 use crate::disk::files::path_in;
@@ -90,16 +91,28 @@ fn drop_in(dir: &Path, sealed: &Sealed, word: &Assertion) -> Result<(), EngineEr
     finish(dir, sealed.number)
 }
 
+/// The branches in `dir` whose drop is recorded, and whose files are there.
+fn interrupted_in(dir: &Path) -> Result<Vec<u32>, EngineError> {
+    let numbers = dropped_in(dir)?.into_iter().map(|of| of.number);
+    let found: Result<Vec<_>, EngineError> = numbers.map(|number| sealed(dir, number)).collect();
+    let left = found?.into_iter().flatten().filter(|of| is_dropped(dir, of.number, &of.head));
+    Ok(left.map(|of| of.number).collect())
+}
+
 /// Removes what a drop that is recorded left.
 fn finish(dir: &Path, number: u32) -> Result<(), EngineError> {
     let path = path_in(dir, FileRef::Branch(number));
-    images::remove(dir, number)?;
     crashsafe::unlink(&path).and_then(|()| crashsafe::sync_parent(&path)).map_err(failed)
 }
 
-/// True where a drop of it is recorded.
-pub(super) fn is_dropped(dir: &Path, number: u32) -> bool {
-    record_in(dir, number).exists()
+/// True where a drop of just this branch is recorded. A sealing that a crash interrupted is done again under the same number: a record of
+/// the branch that had it before says nothing of the one that has it now, and one that cannot be read says nothing of any.
+pub(super) fn is_dropped(dir: &Path, number: u32, head: &BranchHead) -> bool {
+    let text = crashsafe::read(&record_in(dir, number)).ok().flatten().unwrap_or_default();
+    toml::from_str::<Record>(&text).is_ok_and(|record| {
+        (record.fork_lsn, record.end_lsn, record.sealed_ms)
+            == (head.from.position.lsn.0, head.tail.position.lsn.0, head.sealed_at.0)
+    })
 }
 
 impl Agent {
@@ -162,11 +175,7 @@ impl Agent {
     async fn tell_kept(&self, copy: VolumeId) -> Result<(), EngineError> {
         let Some(shard) = self.state().copies.get(&copy).map(|copy| copy.shard) else { return Ok(()) };
         let Ok(status) = self.status_of(copy, shard).await else { return Ok(()) };
-        let first: Option<Lsn> = {
-            let sealed = self.sealed_of(copy).await?;
-            let waiting = sealed.iter().filter(|sealed| sealed.images.is_none());
-            waiting.map(|sealed| sealed.head.from.position.lsn).min()
-        };
+        let first: Option<Lsn> = self.sealed_of(copy).await?.iter().map(|sealed| sealed.head.from.position.lsn).min();
         self.on_copy(copy, shard, move |copy| copy.keep_branches(status.branches, first)).await
     }
 
@@ -194,8 +203,9 @@ impl Agent {
         told: &mut BTreeSet<(VolumeId, u32)>,
     ) -> Result<(), EngineError> {
         let Some(dir) = self.dir_of(copy).filter(|dir| dir.join("branch").is_dir()) else { return Ok(()) };
-        let interrupted = dropped_in(&dir)?.into_iter().filter(|of| path_in(&dir, FileRef::Branch(of.number)).exists());
-        interrupted.into_iter().try_for_each(|of| finish(&dir, of.number))?;
+        for number in interrupted_in(&dir)? {
+            finish(&dir, number)?;
+        }
         let oldest = wall_now().0.saturating_sub(keep.as_millis() as u64);
         for sealed in self.sealed_of(copy).await? {
             let class = class_of(&sealed.head);
@@ -206,10 +216,14 @@ impl Agent {
                         "alarm: a sealed branch holds records that may have been acknowledged: it stays until it is dropped"
                     );
                 }
-            } else if sealed.head.sealed_at.0 <= oldest && !self.is_viewed(copy, Seen::Branch(sealed.number)) {
+            } else if sealed.head.sealed_at.0 <= oldest {
+                // Nobody opens it meanwhile.
+                let _turn = self.viewing.lock().await;
+                if self.is_viewed(copy, Seen::Branch(sealed.number)) {
+                    continue;
+                }
                 let why = format!("nothing in it was acknowledged, and it was kept for {keep:?}");
                 let word = Assertion { who: "retention".into(), why, at: wall_now() };
-                let _turn = self.viewing.lock().await;
                 self.remove_branch(copy, sealed, word).await?;
             }
         }
@@ -219,7 +233,7 @@ impl Agent {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_core::format::branch::{BranchClass as Class, BranchHead};
+    use tidemark_core::format::branch::BranchClass as Class;
     use tidemark_core::types::Boundary;
 
     use super::super::branches::sealed_in;
@@ -262,8 +276,19 @@ mod tests {
         drop_in(dir.path(), &sealed, &word()).unwrap();
         std::fs::write(&sealed.path, file).unwrap();
         assert!(sealed_in(dir.path()).unwrap().is_empty(), "it is recorded as dropped");
+        assert_eq!(interrupted_in(dir.path()).unwrap(), [4]);
         finish(dir.path(), 4).unwrap();
         finish(dir.path(), 4).unwrap();
         assert!(!sealed.path.exists());
+    }
+
+    #[test]
+    fn the_record_of_a_drop_says_nothing_of_another_branch_that_got_its_number() {
+        let (dir, sealed) = sealed_here();
+        drop_in(dir.path(), &sealed, &word()).unwrap();
+        let again = BranchHead { sealed_at: WallMs(4), ..sealed.head.clone() };
+        std::fs::write(&sealed.path, again.encode()).unwrap();
+        assert_eq!(sealed_in(dir.path()).unwrap().len(), 1, "it is there");
+        assert!(interrupted_in(dir.path()).unwrap().is_empty(), "and stays");
     }
 }

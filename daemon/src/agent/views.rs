@@ -16,7 +16,7 @@ use tidemark_core::verb::VerbError;
 use tokio::sync::oneshot;
 
 use super::volumes::failed;
-use super::{Agent, At, Door, Open, fuse, images};
+use super::{Agent, At, Door, Open, fuse};
 use crate::control::{Attachment, EngineError, FrontendKind, Place, Seen};
 use crate::frontend::BlockTarget;
 use crate::view::{View, ViewRemote, ViewTarget};
@@ -31,8 +31,7 @@ pub(super) struct OpenView {
     open: Arc<Open>,
     view: Arc<View>,
     at: At,
-    /// None: it shows images, which nobody changes.
-    hold: Option<HoldId>,
+    hold: HoldId,
 }
 
 fn refused(reason: &'static str, text: impl Into<String>) -> EngineError {
@@ -66,20 +65,11 @@ impl Agent {
             return Err(refused("limit", format!("no more than {MAX_VIEWS} views are open at a time: close one")));
         }
         let begins = match seen {
-            Seen::Branch(number) => {
-                let sealed = self.branch_of(at.copy, number).await?;
-                if let Some(number) = sealed.images {
-                    return self.open_images(at, seen, kind, number).await;
-                }
-                Some(sealed.head.from)
-            }
+            Seen::Branch(number) => Some(self.branch_of(at.copy, number).await?.head.from),
             Seen::Present => None,
         };
         let (hold, held, ended) = self.hold(at, begins).await?;
-        let opened = match self.held_view(at, seen, *held, ended).await {
-            Ok(view) => self.show(at, seen, kind, &view).await.map(|open| (open, view)),
-            Err(error) => Err(error),
-        };
+        let opened = self.open_held(at, seen, kind, *held, ended).await;
         let (open, view) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -87,32 +77,13 @@ impl Agent {
                 return Err(error);
             }
         };
-        Ok(self.remember_view(seen, OpenView { open: Arc::new(open), view, at, hold: Some(hold) }))
-    }
-
-    /// Opens what was kept when the copy was given up.
-    async fn open_images(
-        &self,
-        at: At,
-        seen: Seen,
-        kind: FrontendKind,
-        number: u32,
-    ) -> Result<Attachment, EngineError> {
-        let dir = self.dir_of(at.copy).ok_or_else(|| EngineError::NoVolume(at.volume.to_string()))?;
-        let opened = tokio::task::spawn_blocking(move || images::open(&dir, number));
-        let view = Arc::new(opened.await.map_err(failed)??);
-        let open = Arc::new(self.show(at, seen, kind, &view).await?);
-        Ok(self.remember_view(seen, OpenView { open, view, at, hold: None }))
-    }
-
-    fn remember_view(&self, seen: Seen, view: OpenView) -> Attachment {
-        let place = view.open.place().clone();
-        self.state().views.insert((view.at.volume, seen), view);
-        Attachment { place, connections: 0 }
+        let place = open.place().clone();
+        self.state().views.insert((at.volume, seen), OpenView { open: Arc::new(open), view, at, hold });
+        Ok(Attachment { place, connections: 0 })
     }
 
     /// Has the copy keep what the view is made of.
-    pub(super) async fn hold(
+    async fn hold(
         &self,
         at: At,
         begins: Option<Boundary>,
@@ -131,42 +102,40 @@ impl Agent {
         }
     }
 
-    pub(super) async fn let_go(&self, at: At, hold: HoldId) {
+    async fn let_go(&self, at: At, hold: HoldId) {
         // A copy that is closed has let go itself.
         let _ = self.on_copy(at.copy, at.shard, move |copy| copy.let_go_of(hold)).await;
     }
 
-    async fn held_view(
+    async fn open_held(
         &self,
         at: At,
         seen: Seen,
+        kind: FrontendKind,
         held: Held,
         ended: Arc<AtomicBool>,
-    ) -> Result<Arc<View>, EngineError> {
-        let dir = self.dir_of(at.copy).ok_or_else(|| EngineError::NoVolume(at.volume.to_string()))?;
+    ) -> Result<(Open, Arc<View>), EngineError> {
+        let no_volume = || EngineError::NoVolume(at.volume.to_string());
+        let name = self.state().volumes.get(&at.volume).map(|entry| entry.name.clone()).ok_or_else(no_volume)?;
+        let dir = self.dir_of(at.copy).ok_or_else(no_volume)?;
         let branch = match seen {
             Seen::Branch(number) => Some(number),
             Seen::Present => None,
         };
         let opened = tokio::task::spawn_blocking(move || View::open(&dir, &held, branch, ended));
-        Ok(Arc::new(opened.await.map_err(failed)?.map_err(failed)?))
-    }
-
-    /// Opens a frontend on a view.
-    async fn show(&self, at: At, seen: Seen, kind: FrontendKind, view: &Arc<View>) -> Result<Open, EngineError> {
-        let no_volume = || EngineError::NoVolume(at.volume.to_string());
-        let name = self.state().volumes.get(&at.volume).map(|entry| entry.name.clone()).ok_or_else(no_volume)?;
+        let view = Arc::new(opened.await.map_err(failed)?.map_err(failed)?);
         let nothing = || refused("no-volume-then", format!("the group had no volume {name} then"));
         let size = view.size_of(at.volume).filter(|size| *size > 0).ok_or_else(nothing)?;
         let name = format!("{name}@{seen}");
-        match kind {
-            FrontendKind::Auto if fuse::works().is_err() => self.show_on_socket(at, &name, size, view).await,
-            FrontendKind::Nbd => self.show_on_socket(at, &name, size, view).await,
-            FrontendKind::Auto | FrontendKind::Fuse => self.show_as_device(at, &name, size, view).await,
+        let open = match kind {
+            FrontendKind::Auto if fuse::works().is_err() => self.show_on_socket(at, &name, size, &view).await?,
+            FrontendKind::Nbd => self.show_on_socket(at, &name, size, &view).await?,
+            FrontendKind::Auto | FrontendKind::Fuse => self.show_as_device(at, &name, size, &view).await?,
             FrontendKind::NbdDevice => {
-                Err(refused("frontend-unavailable", "a view is opened by the frontend nbd or fuse"))
+                return Err(refused("frontend-unavailable", "a view is opened by the frontend nbd or fuse"));
             }
-        }
+        };
+        Ok((open, view))
     }
 
     async fn show_on_socket(&self, at: At, name: &str, size: u64, view: &Arc<View>) -> Result<Open, EngineError> {
@@ -204,9 +173,7 @@ impl Agent {
         let closed = tokio::task::spawn_blocking(move || open.detach(force)).await.map_err(failed)?;
         closed.map_err(|text| refused("in-use", text))?;
         self.state().views.remove(&(volume, seen));
-        if let Some(hold) = hold {
-            self.let_go(at, hold).await;
-        }
+        self.let_go(at, hold).await;
         Ok(())
     }
 
@@ -230,8 +197,10 @@ impl Agent {
     /// Refuses what would take away what an open view shows.
     pub(super) fn refuse_while_viewed(&self, copy: VolumeId) -> Result<(), EngineError> {
         let state = self.state();
-        let in_the_way = |view: &OpenView| view.at.copy == copy && view.hold.is_some() && !view.view.has_ended();
-        let Some(((_, seen), _)) = state.views.iter().find(|(_, view)| in_the_way(view)) else { return Ok(()) };
+        let Some(((_, seen), _)) = state.views.iter().find(|(_, view)| view.at.copy == copy && !view.view.has_ended())
+        else {
+            return Ok(());
+        };
         Err(refused("in-use", format!("a view of it is open ({seen}): close it first (`tidemark branch close`)")))
     }
 }

@@ -51,12 +51,10 @@ pub trait Engine: Send + Sync + 'static {
     fn change_policy(&self, volume: VolumeKey, patch: PolicyPatch) -> Answer<()>;
     /// Names the peer of a local volume, or forgets it.
     fn set_peer(&self, volume: VolumeKey, peer: Option<PeerKey>) -> Answer<()>;
-    /// A verb of the copy itself: promote, demote, drop the peer, abort I/O, drain.
+    /// A verb of the copy itself: promote, demote, drop the peer, abort I/O, reseed, drain.
     fn verb(&self, volume: VolumeKey, verb: Verb) -> Answer<VerbOk>;
     /// Hands the role of the primary over to another site.
     fn switchover(&self, volume: VolumeKey, switchover: Switchover) -> Answer<VerbOk>;
-    /// Gives a copy up. What only it may have is kept as images before, unless `without_image`.
-    fn reseed(&self, volume: VolumeKey, without_image: bool) -> Answer<VerbOk>;
     /// Compares both copies; the newest progress is what `progress` holds.
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified>;
     /// What a verb would do now; the outer error is of the question itself.

@@ -332,10 +332,6 @@ impl Engine for FakeEngine {
         })
     }
 
-    fn reseed(&self, volume: VolumeKey, _: bool) -> Answer<VerbOk> {
-        self.verb(volume, Verb::Reseed)
-    }
-
     fn verify(&self, volume: VolumeKey, progress: watch::Sender<VerifyProgress>) -> Answer<Verified> {
         let (found, drained) = (self.volume(volume), self.drained.clone());
         Box::pin(async move {

@@ -217,9 +217,7 @@ impl Admin for Service {
     }
 
     async fn reseed(&self, request: Request<wire::ReseedRequest>) -> Reply<wire::Volume> {
-        let key = request::volume(&request.get_ref().volume)?;
-        let work = self.engine.reseed(key.clone(), request.get_ref().without_image);
-        self.then_volume(Call::of("Reseed", &request), key, work).await
+        self.verb(Call::of("Reseed", &request), &request.get_ref().volume, Verb::Reseed).await
     }
 
     async fn drain(&self, request: Request<wire::DrainRequest>) -> Reply<wire::Volume> {

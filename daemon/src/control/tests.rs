@@ -213,7 +213,7 @@ async fn verbs_of_the_copy_answer_with_the_volume_afterwards() {
     assert_eq!((paused.paused, paused.log_full_in_ms), (vec!["floor".to_owned()], Some(90_000)));
     agent.client.resume(wire::ResumeRequest { volume: volume(), ..Default::default() }).await.unwrap();
     agent.client.abort_io(wire::AbortIoRequest { volume: volume() }).await.unwrap();
-    agent.client.reseed(wire::ReseedRequest { volume: volume(), without_image: true }).await.unwrap();
+    agent.client.reseed(wire::ReseedRequest { volume: volume() }).await.unwrap();
     let assertion = Some(wire::Assertion { who: "ann".into(), why: "gone".into(), at_ms: 0 });
     let dropped = agent.client.drop_peer(wire::DropPeerRequest { volume: volume(), assertion }).await.unwrap();
     assert_eq!(dropped.into_inner().status.unwrap().forced_history.len(), 1);

@@ -220,11 +220,6 @@ impl Volume {
         self.tell(Input::KeepBranches { sealed, first });
     }
 
-    /// True where nothing says that the peer has all that this copy has.
-    pub fn may_have_more_than_peer(&self) -> bool {
-        self.node.borrow().may_have_more_than_peer()
-    }
-
     /// Whether the suffix that begins there could be opened, or what this copy holds.
     ///
     /// # Errors

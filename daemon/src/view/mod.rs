@@ -20,7 +20,6 @@ use tidemark_core::event::{FileRef, ReplyData, Request, RequestError};
 use tidemark_core::format::branch::BranchHead;
 use tidemark_core::format::frame::{FIXED_BYTES, FrameHeader, MAX_HEADER_BYTES};
 use tidemark_core::format::{FormatError, block_crcs, crc32};
-use tidemark_core::layout::Layout;
 use tidemark_core::node::Held;
 use tidemark_core::types::{BLOCK, BlockRange, Boundary, ByteRange, Secret, VolumeId};
 use tidemark_core::view::{Found, Picture, ViewError};
@@ -154,23 +153,6 @@ impl View {
         });
         let bases = bases.collect::<Result<_, OpenError>>()?;
         Ok(Self { picture, sources, bases, ended, reads: Semaphore::new(READS_AT_ONCE) })
-    }
-
-    /// A view of images, one of each volume, that hold all that it shows.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn of_images(layout: Layout, images: Vec<(VolumeId, PathBuf)>) -> Result<Self, OpenError> {
-        let bases = images.into_iter().map(|(volume, path)| Ok((volume, Source::open(path)?.file)));
-        let bases = bases.collect::<Result<_, OpenError>>()?;
-        let picture = Picture::of_base(Boundary::default(), layout);
-        let (sources, ended) = (Vec::new(), Arc::default());
-        Ok(Self { picture, sources, bases, ended, reads: Semaphore::new(READS_AT_ONCE) })
-    }
-
-    /// Its volumes.
-    pub fn volumes(&self) -> Vec<VolumeId> {
-        self.picture.layout().volumes()
     }
 
     /// Bytes of a volume; none: it did not have it.

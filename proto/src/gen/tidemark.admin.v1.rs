@@ -814,9 +814,6 @@ pub struct ReseedRequest {
     /// Name or id.
     #[prost(string, tag = "1")]
     pub volume: ::prost::alloc::string::String,
-    /// Keep no images of what only this copy may have: its records are sealed, and can be exported but not opened.
-    #[prost(bool, tag = "2")]
-    pub without_image: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainRequest {
@@ -2045,8 +2042,7 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("tidemark.admin.v1.Admin", "AbortIo"));
             self.inner.unary(req, path, codec).await
         }
-        /// Gives up this copy's diverged suffix (it stays sealed in a branch, and what the copy held as images) and takes the peer's content
-        /// anew. Refused where there is no room for the images.
+        /// Gives up this copy's diverged suffix (it stays sealed in a branch) and takes the peer's content anew.
         pub async fn reseed(
             &mut self,
             request: impl tonic::IntoRequest<super::ReseedRequest>,
@@ -2500,8 +2496,7 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::AbortIoRequest>,
         ) -> std::result::Result<tonic::Response<super::Volume>, tonic::Status>;
-        /// Gives up this copy's diverged suffix (it stays sealed in a branch, and what the copy held as images) and takes the peer's content
-        /// anew. Refused where there is no room for the images.
+        /// Gives up this copy's diverged suffix (it stays sealed in a branch) and takes the peer's content anew.
         async fn reseed(
             &self,
             request: tonic::Request<super::ReseedRequest>,

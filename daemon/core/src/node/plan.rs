@@ -289,11 +289,6 @@ impl Node {
         Ok(Plan::of([keeps, "the copy goes back to where both histories part, or takes the peer's content anew"]))
     }
 
-    /// True where nothing says that the peer has all that this copy has.
-    pub fn may_have_more_than_peer(&self) -> bool {
-        self.has_own_suffix() || self.is_parted() || self.link.as_ref().is_none_or(|link| link.hello.is_none())
-    }
-
     pub(super) fn has_own_suffix(&self) -> bool {
         self.superblock.flag == CopyFlag::Diverged || self.diverged.is_some()
     }

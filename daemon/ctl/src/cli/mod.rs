@@ -149,10 +149,8 @@ pub enum Command {
     AbortIo(volume::Confirmed),
     /// Give up this copy's diverged suffix and take the peer's content anew
     ///
-    /// The suffix stays sealed in a branch (`tidemark branch list`). What the copy holds is kept as images first, unless nothing is
-    /// lost with it, so that `tidemark branch open` shows the branch whole; that takes as long as reading the volumes, and room for what
-    /// they hold. Where the time is over before it is done, ask again.
-    Reseed(verbs::Reseed),
+    /// The suffix stays sealed in a branch (`tidemark volume branches`).
+    Reseed(volume::Confirmed),
     /// Advance the base image as far as allowed, now
     ///
     /// Ends when the base holds it: raise --timeout for a long log.

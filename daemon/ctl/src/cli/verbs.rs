@@ -106,23 +106,6 @@ pub struct Resume {
     pub foretell: Foretell,
 }
 
-/// `reseed`.
-#[derive(Args, Clone, Debug)]
-pub struct Reseed {
-    /// The volume.
-    #[command(flatten)]
-    pub named: Named,
-    /// Keep no images of what only this copy may have; its records can then be exported, and no longer be opened
-    #[arg(long)]
-    pub without_image: bool,
-    /// The answer.
-    #[command(flatten)]
-    pub yes: Yes,
-    /// Or only its plan.
-    #[command(flatten)]
-    pub foretell: Foretell,
-}
-
 /// `drop-peer`.
 #[derive(Args, Debug)]
 pub struct DropPeer {

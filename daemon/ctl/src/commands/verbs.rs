@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidemark_proto::admin as pb;
 
 use crate::cli::Command;
-use crate::cli::verbs::{Demote, DropPeer, Pause, Promote, Reseed, Resume, Switchover};
+use crate::cli::verbs::{Demote, DropPeer, Pause, Promote, Resume, Switchover};
 use crate::cli::volume::Named;
 use crate::client::Client;
 use crate::failure::Failure;
@@ -38,7 +38,7 @@ pub(super) async fn run(command: Command, client: &mut Client, printer: &Printer
         }
         Command::DropPeer(args) => drop_peer(args, client).await?,
         Command::AbortIo(args) => abort_io(args.named, client).await?,
-        Command::Reseed(args) => reseed(reseeding(args), client).await?,
+        Command::Reseed(args) => reseed(args.named, client).await?,
         Command::Drain(named) => drain(named, client).await?,
         other => unreachable!("the caller runs every other command: {other:?}"),
     };
@@ -106,11 +106,8 @@ async fn abort_io(Named { volume }: Named, client: &mut Client) -> Result<pb::Vo
     client.call(request, async |admin, request| admin.abort_io(request).await).await
 }
 
-pub(super) fn reseeding(args: Reseed) -> pb::ReseedRequest {
-    pb::ReseedRequest { volume: args.named.volume, without_image: args.without_image }
-}
-
-async fn reseed(request: pb::ReseedRequest, client: &mut Client) -> Result<pb::Volume, Failure> {
+async fn reseed(Named { volume }: Named, client: &mut Client) -> Result<pb::Volume, Failure> {
+    let request = pb::ReseedRequest { volume };
     client.call(request, async |admin, request| admin.reseed(request).await).await
 }
 
