@@ -14,7 +14,9 @@ use super::{Outcome, Witness, WitnessError};
 use crate::lock::lock;
 
 /// Another check of the same agent may change the probe cell in between.
-const TRIES: u32 = 3;
+const TRIES: u32 = 10;
+/// How much longer each try waits before it: that other check is at its end by then.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How often changes of one value are made at once: a store that compares first may be lucky.
 const RACES: u32 = 3;
 /// What a proof may take, in times of one call: its calls come one after the other.
@@ -139,7 +141,8 @@ impl Witness {
     }
 
     async fn try_changes(&self, cell: Cell) -> Result<Probe, WitnessError> {
-        for _ in 0..TRIES {
+        for tried in 0..TRIES {
+            tokio::time::sleep(PAUSE * tried).await;
             let began = Instant::now();
             let found = self.read(cell).await?;
             let (read, began) = (began.elapsed(), Instant::now());

@@ -377,6 +377,10 @@ impl Node {
         if self.is_cut() {
             return;
         }
+        if self.k.primary != Some(self.site) {
+            // The pause ended with that, and a crash may have come before the superblock said so.
+            self.end_pause_of_shipping(now);
+        }
         self.begin_role();
         self.greet();
         self.match_peer(now);

@@ -239,6 +239,9 @@ impl Node {
 
     fn may_be_promoted(&self, by_word: bool) -> Result<(), VerbError> {
         let refuse = |state: &str, hint: &str| Err(VerbError::CopyState { state: state.into(), hint: hint.into() });
+        if self.failed {
+            return refuse("failed", "open the copy again, or promote the other site");
+        }
         if self.reseed_wanted && !by_word {
             return refuse(
                 "given up",

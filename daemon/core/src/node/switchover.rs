@@ -169,7 +169,9 @@ impl Node {
             return None;
         }
         let Handing { to, since, refused, .. } = handing;
-        let late = refused.is_some() && now >= since.after_ms(TAKE_BACK_MS);
+        // While a question is unanswered the peer may be taking over: two that propose refuse each other.
+        let is_answered = handing.again_at.is_some_and(|at| now >= at);
+        let late = refused.is_some() && is_answered && now >= since.after_ms(TAKE_BACK_MS);
         match (self.k.primary, handing.back) {
             (Some(site), _) if site == to && handing.taken => {
                 return Some(Ok(VerbOk::SwitchedOver { site, pause_ms: now.since(since) / 1_000_000 }));
@@ -179,10 +181,7 @@ impl Node {
                 let serves = self.role == Role::Primary;
                 return serves.then(|| Err(not_taken(to, &format!("{why}; this site serves again"))));
             }
-            (None, Some(Err(error))) => {
-                let why = refused.unwrap_or_default();
-                return Some(Err(not_taken(to, &format!("{why}; nor does this site: {error}. {NOBODY}"))));
-            }
+            (None, Some(Err(error))) => self.go_on_after(now, &error),
             (None, None) if late => self.take_back(now),
             (_, Some(Ok(()))) => {}
             _ => self.ask_to_take_over(now),
@@ -205,6 +204,28 @@ impl Node {
         }
     }
 
+    /// This site did not come to serve again either: the peer is asked again, then this site, until the deadline.
+    fn go_on_after(&mut self, now: Nanos, error: &VerbError) {
+        if let Some(handing) = &mut self.handing {
+            tracing::debug!(%error, "the role given up was not taken back");
+            (handing.back, handing.refused, handing.again_at) = (None, None, Some(now.after_ms(ASK_AGAIN_MS)));
+        }
+    }
+
+    /// The peer cannot come to have everything: this site goes on. One that flushes wait for is waited for.
+    pub(super) fn has_lost_successor(&self) -> bool {
+        let follows = self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe);
+        self.is_parted() || self.k.sites.len() == 1 && !follows
+    }
+
+    /// What a switchover says that ended because of that.
+    pub(super) fn successor_is_lost(&self) -> VerbError {
+        match &self.handing {
+            Some(handing) => not_taken(handing.to, "its link was lost; this site serves again"),
+            None => changing(),
+        }
+    }
+
     fn take_back(&mut self, now: Nanos) {
         if let Some(handing) = &mut self.handing {
             handing.back = Some(Ok(()));
@@ -222,9 +243,14 @@ impl Node {
 
     /// When a switchover looks at the clock next, besides its deadline.
     pub(super) fn handing_timeout(&self) -> Option<Nanos> {
-        let handing = self.handing.as_ref()?;
-        let back = handing.refused.is_some().then(|| handing.since.after_ms(TAKE_BACK_MS));
-        [handing.again_at, back].into_iter().flatten().min()
+        let handing = self.handing.as_ref().filter(|_| !self.is_persisting_k())?;
+        let at = handing.again_at?;
+        let hello = self.link.as_ref().and_then(|l| l.hello.as_ref());
+        match hello.is_some_and(|hello| hello.config.id() == self.k.id()) {
+            true => Some(at),
+            // Nobody can be asked; a new stream wakes this copy by itself.
+            false => handing.refused.is_some().then(|| at.max(handing.since.after_ms(TAKE_BACK_MS))),
+        }
     }
 
     /// Its time is over, and the peer did not say that it serves.
@@ -246,7 +272,7 @@ impl Node {
     /// The peer was demoted, and asks this copy to become the primary.
     pub(super) fn on_hand_over(&mut self, now: Nanos, k: crate::config::Since) {
         if self.is_recovering() {
-            return;
+            return self.send(Message::HandedOver { result: Err("its log is being read".into()) });
         }
         if let Some(verb) = self.verbs.iter().find(|verb| verb.id == VerbId::PEER) {
             // Asked again on another stream: what was proposed on the one before may be lost.

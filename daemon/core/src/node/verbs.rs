@@ -357,6 +357,14 @@ impl Node {
                     return None;
                 }
             },
+            Pending::Demote { hands_over: true, served } if self.has_lost_successor() => {
+                match served {
+                    true => self.serve_again(now),
+                    false => self.begin_opening(),
+                }
+                self.end_verb(verb.id, Err(self.successor_is_lost()));
+                return None;
+            }
             Pending::Demote { hands_over, .. } if self.is_drained() && self.all_are_drained() => {
                 verb.kind = if *hands_over { Pending::HandOver } else { Pending::Persisting };
                 verb.deadline = now.after_ms(DEADLINE_MS).max(verb.deadline);
