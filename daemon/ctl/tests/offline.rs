@@ -114,7 +114,7 @@ fn add_footer_and_branch(copy: &Path) -> (PathBuf, PathBuf) {
     let segment = fs::read(first_segment(copy)).expect("readable");
     let header = SegmentHeader::decode(&segment, &SECRET).expect("a segment");
     let frame = FrameHeader::decode(&segment[BLOCK..], &SECRET).expect("a frame");
-    let bytes = frame.padded_bytes() + frame.payload_bytes();
+    let bytes = frame.total_bytes();
     let footer = Footer {
         volume: header.volume,
         sequence: header.sequence,

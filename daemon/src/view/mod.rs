@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tidemark_core::event::{FileRef, ReplyData, Request, RequestError};
 use tidemark_core::format::branch::BranchHead;
 use tidemark_core::format::frame::{FIXED_BYTES, FrameHeader, MAX_HEADER_BYTES};
-use tidemark_core::format::{FormatError, block_crcs, crc32};
+use tidemark_core::format::{FormatError, crc32};
 use tidemark_core::node::Held;
 use tidemark_core::types::{BLOCK, BlockRange, Boundary, ByteRange, Secret, VolumeId};
 use tidemark_core::view::{Found, Picture, ViewError};
@@ -113,7 +113,7 @@ impl Source {
         }
         let header = FrameHeader::decode(&self.read(at, len)?, secret);
         let header = header.map_err(|source| OpenError::Format { path: self.path.clone(), at, source })?;
-        if (header.padded_bytes() + header.payload_bytes()) as u64 > room {
+        if header.total_bytes() as u64 > room {
             return Err(self.not("it ends inside a frame"));
         }
         Ok(header)
@@ -122,7 +122,7 @@ impl Source {
     /// The payload of the frame at byte `at`, compared with its checksums.
     fn payload(&self, at: u64, header: &FrameHeader) -> Result<Bytes, OpenError> {
         let payload = self.read(at + header.padded_bytes() as u64, header.payload_bytes())?;
-        if !block_crcs(&payload).eq(header.crcs.iter().copied()) {
+        if !header.matches([payload.as_slice()]) {
             return Err(self.not("a block does not match its checksum"));
         }
         Ok(payload.into())
@@ -263,7 +263,7 @@ fn suffix(source: &Source, held: &Held, picture: &mut Picture, number: u32) -> R
         let header = source.header(at, stop - at, &held.secret)?;
         source.payload(at, &header)?;
         add(picture, source, at, &header, number)?;
-        at += (header.padded_bytes() + header.payload_bytes()) as u64;
+        at += header.total_bytes() as u64;
     }
     if picture.end() == head.tail { Ok(()) } else { Err(source.not("it does not reach to its end")) }
 }

@@ -17,7 +17,6 @@ pub use samples::{Head, blocks_of, heads, sample};
 
 use crate::event::{DiskOp, FileRef, Slot};
 use crate::floor::samples::{EXTENTS, HEAD_BYTES, SAMPLE_BYTES};
-use crate::format::block_crcs;
 use crate::format::frame::FrameHeader;
 use crate::format::superblock::Sample;
 use crate::layout::Change;
@@ -230,7 +229,7 @@ impl Floor {
             if header.chain != frame.chain || end > data.len() {
                 return false;
             }
-            if !block_crcs(&data[payload..end]).eq(header.crcs.iter().copied()) {
+            if !header.matches([&data[payload..end]]) {
                 return false;
             }
             let Ok(change) = change_in(&header, &[data.slice(payload..end)]) else { return false };

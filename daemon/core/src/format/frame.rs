@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::format::codec::{FormatError, Reader, Writer};
 use crate::format::record::{DESCRIPTOR_BYTES, Descriptor};
-use crate::format::{crc32, round_up_block};
+use crate::format::{block_crcs, crc32, round_up_block};
 use crate::types::{
     BLOCK, BootId, Boundary, Chain, Epoch, GenId, Incarnation, Lsn, Position, Secret, SiteId, VolumeId,
 };
@@ -172,6 +172,16 @@ impl FrameHeader {
     /// Bytes of the payload.
     pub fn payload_bytes(&self) -> usize {
         self.crcs.len() * BLOCK
+    }
+
+    /// Bytes of the whole frame, where it is padded: header and payload.
+    pub fn total_bytes(&self) -> usize {
+        self.padded_bytes() + self.payload_bytes()
+    }
+
+    /// True when `payload`, whole blocks of it in pieces, is what the checksums were made of.
+    pub fn matches<'a>(&self, payload: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        payload.into_iter().flat_map(block_crcs).eq(self.crcs.iter().copied())
     }
 
     /// Encodes the header, padded to whole blocks, and sets `chain`.

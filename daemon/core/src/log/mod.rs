@@ -286,7 +286,7 @@ impl Log {
     ) -> Placed {
         assert!(self.pending.is_empty(), "a replica numbers no records of its own");
         assert!(header.follows(&self.end), "the receiver checks the chain first");
-        let has_room = self.make_room((header.padded_bytes() + header.payload_bytes()) as u64);
+        let has_room = self.make_room(header.total_bytes() as u64);
         assert!(has_room, "the receiver asks for room first");
         self.next = header.last().next();
         self.place(now, header, bytes, payload, promised, out)

@@ -19,7 +19,6 @@ use bytes::{Buf, Bytes};
 
 use crate::config::Config;
 use crate::event::{DiskDone, DiskOp, DiskResult, FileRef, Slot};
-use crate::format::block_crcs;
 use crate::format::frame::{FIXED_BYTES, FrameHeader, FrameKind};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
 use crate::format::superblock::Cut;
@@ -311,7 +310,7 @@ impl Recovery {
             Ok(h) if h.volume == self.start.volume && h.kind == FrameKind::Log => h,
             _ => return self.no_frame(used),
         };
-        let total = header.padded_bytes() + header.payload_bytes();
+        let total = header.total_bytes();
         if total as u64 > to_end {
             return self.no_frame(used);
         }
@@ -319,7 +318,7 @@ impl Recovery {
             return Parsed::NeedMore;
         }
         let payload = self.buf.slice(used + header.padded_bytes()..used + total);
-        let good = block_crcs(&payload).eq(header.crcs.iter().copied());
+        let good = header.matches([payload.as_ref()]);
         self.judge(at, used, header, payload, good, placed)
     }
 
@@ -332,7 +331,7 @@ impl Recovery {
         good: bool,
         placed: &mut Vec<Placed>,
     ) -> Parsed {
-        let total = header.padded_bytes() + header.payload_bytes();
+        let total = header.total_bytes();
         if good && self.heals(&header) {
             self.end = self.start.floor;
             (self.broken, self.damage) = (false, None);

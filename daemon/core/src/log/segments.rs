@@ -36,7 +36,7 @@ impl FrameRef {
             incarnation: header.incarnation,
             chain: header.chain,
             block,
-            blocks: ((header.padded_bytes() + header.payload_bytes()) / BLOCK) as u32,
+            blocks: (header.total_bytes() / BLOCK) as u32,
         }
     }
 

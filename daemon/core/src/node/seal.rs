@@ -8,7 +8,6 @@
 use bytes::Bytes;
 
 use crate::event::{DiskDone, DiskOp, DiskResult, FileRef, Slot};
-use crate::format::block_crcs;
 use crate::format::branch::{BranchClass, BranchHead};
 use crate::format::frame::FrameHeader;
 use crate::format::superblock::{CopyFlag, Cut};
@@ -218,7 +217,7 @@ impl Node {
             let bytes = &data[at..at + frame.blocks as usize * BLOCK];
             let header = FrameHeader::decode(bytes, &secret).ok().filter(|h| {
                 let payload = bytes.get(h.padded_bytes()..).unwrap_or_default();
-                h.chain == frame.chain && block_crcs(payload).eq(h.crcs.iter().copied())
+                h.chain == frame.chain && h.matches([payload])
             });
             rotten |= header.is_none();
             sealing.has_data |= header.is_none_or(|h| h.records.iter().any(|r| r.kind.is_data()));

@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use crate::config::Mode;
 use crate::event::{ConnId, DiskDone, DiskOp, DiskResult, FileRef, Slot};
-use crate::format::block_crcs;
 use crate::format::frame::FrameHeader;
 use crate::log::segments::FrameRef;
 use crate::node::Node;
@@ -188,7 +187,7 @@ impl Node {
             at += len;
             let Ok(header) = FrameHeader::decode(&bytes, &self.superblock.secret) else { return self.rot() };
             let payload = bytes.slice(header.padded_bytes()..);
-            if header.chain != frame.chain || !block_crcs(&payload).eq(header.crcs.iter().copied()) {
+            if header.chain != frame.chain || !header.matches([payload.as_ref()]) {
                 return self.rot();
             }
             let used = header.used_bytes();

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use crate::format::block_crcs;
 use crate::format::frame::{FrameHeader, FrameKind};
 use crate::format::record::Kind;
 use crate::format::round_up_block;
@@ -48,7 +47,7 @@ pub struct Accepted {
 /// Judges a frame. `Ok(None)`: everything in it is here already (sent again after a reconnect): nothing to do.
 pub fn judge(append: Append, against: &Against<'_>) -> Result<Option<Accepted>, Refusal> {
     let header = FrameHeader::decode(&append.header, against.secret).map_err(|_| Refusal::Header)?;
-    let size = (header.padded_bytes() + header.payload_bytes()) as u64;
+    let size = header.total_bytes() as u64;
     if header.used_bytes() != append.header.len() || header.kind != FrameKind::Log || size > against.frame_bytes {
         return Err(Refusal::Header);
     }
@@ -76,8 +75,7 @@ pub fn judge(append: Append, against: &Against<'_>) -> Result<Option<Accepted>, 
         };
     }
     let payload = whole_blocks(append.payload);
-    let crcs = payload.iter().flat_map(|piece| block_crcs(piece));
-    if !crcs.eq(header.crcs.iter().copied()) {
+    if !header.matches(payload.iter().map(Bytes::as_ref)) {
         return Err(Refusal::Payload);
     }
     if !header.follows(&against.end) {

@@ -42,7 +42,7 @@ fn seen(pair: &Pair, site: usize, held: &Held, branch: Option<u32>) -> Vec<u8> {
         let payload = Bytes::from_static(&source[at + header.padded_bytes()..][..header.payload_bytes()]);
         let block = (at + header.padded_bytes()) / BLOCK;
         picture.add(&header, &[payload], number as u32, block as u32).expect("it follows");
-        header.padded_bytes() + header.payload_bytes()
+        header.total_bytes()
     };
     for (slot, frame) in &held.frames {
         let source: &'static [u8] = files[&FileRef::Log(*slot)].clone().leak();

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use tidemark_core::format::block_crcs;
 use tidemark_core::format::branch::BranchHead;
 use tidemark_core::format::codec::Reader;
 use tidemark_core::format::frame::{FIXED_BYTES, FrameHeader, MAX_HEADER_BYTES};
@@ -76,7 +75,7 @@ pub fn walk(
         if !frame.follows(&end) {
             return Err(format!("frame at byte {at}: it does not continue lsn {}", end.position.lsn));
         }
-        at += (frame.padded_bytes() + frame.payload_bytes()) as u64;
+        at += frame.total_bytes() as u64;
         end = frame.boundary();
         changes(&frame, &payload, &mut each)?;
     }
@@ -114,11 +113,11 @@ fn frame(file: &File, at: u64, stop: u64, secret: &Secret) -> Result<(FrameHeade
     }
     let bytes = read(file, at, room.min(MAX_HEADER_BYTES))?;
     let header = FrameHeader::decode(&bytes, secret).map_err(|error| error.to_string())?;
-    if header.padded_bytes() + header.payload_bytes() > room {
+    if header.total_bytes() > room {
         return Err("truncated".to_owned());
     }
     let payload = read(file, at + header.padded_bytes() as u64, header.payload_bytes())?;
-    if !block_crcs(&payload).eq(header.crcs.iter().copied()) {
+    if !header.matches([payload.as_slice()]) {
         return Err("wrong checksum".to_owned());
     }
     Ok((header, payload))
