@@ -102,11 +102,11 @@ impl Node {
         if self.k.sites.len() == 1 && config.sites.len() == 1 {
             self.change = Some(Change::Local);
             self.persist_k(now, config, AfterK::Change);
-        } else if larger && self.peer_is_close() && self.ships() && !self.rests(now) && self.has_members() {
-            self.rally_to_expand(now, config);
-        } else if larger && self.peer_is_close() && self.ships() && !self.rests(now) {
-            self.change = Some(Change::Expand { config: config.clone(), tail: None, asked: false });
-            self.persist_k(now, config, AfterK::Change);
+        } else if larger && self.peer_is_close() && !self.rests(now) {
+            match self.has_members() {
+                true => self.rally_to_expand(now, config),
+                false => self.begin_expand(now, config),
+            }
         } else if !larger && self.peer_is_confirmed() {
             self.change = Some(Change::Release { config: config.clone() });
             self.pause(true);
@@ -115,10 +115,17 @@ impl Node {
         }
     }
 
+    /// K with a larger S (or a stronger mode) is persisted here first.
+    pub(super) fn begin_expand(&mut self, now: Nanos, config: Config) {
+        self.change = Some(Change::Expand { config: config.clone(), tail: None, asked: false });
+        self.persist_k(now, config, AfterK::Change);
+    }
+
     fn peer_is_confirmed(&self) -> bool {
         self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe && l.sender.confirmed == self.k.epoch)
     }
 
+    /// The peer could join S now.
     pub(super) fn peer_is_close(&self) -> bool {
         let lag = self.link.as_ref().map_or(u64::MAX, |l| l.sender.outstanding_bytes());
         let streams = self.link.as_ref().is_some_and(|l| l.sender.source == Source::Stream);
@@ -127,7 +134,8 @@ impl Node {
         let in_reach = self.link.as_ref().is_some_and(|l| l.sender.kept_from() >= start);
         // A base that was just seeded may hold what is not durable here yet: after a crash nobody could give that back.
         let held = self.link.as_ref().is_some_and(|l| self.log.durable() >= l.sender.floor());
-        streams && in_reach && held && self.peer_is_confirmed() && self.seeder.is_none() && lag <= EXPAND_LAG_BYTES
+        let follows = self.ships() && streams && self.peer_is_confirmed() && self.seeder.is_none();
+        follows && in_reach && held && lag <= EXPAND_LAG_BYTES
     }
 
     pub(super) fn pause(&mut self, paused: bool) {
@@ -238,11 +246,7 @@ impl Node {
             AfterK::Adopted => {
                 match self.k.primary == Some(self.site) {
                     true => self.named_primary(),
-                    false => {
-                        self.opening = None;
-                        self.set_role(Role::Secondary);
-                        self.stop_serving();
-                    }
+                    false => self.step_down(),
                 }
                 self.greet();
                 self.match_peer(now);
@@ -260,7 +264,7 @@ impl Node {
     }
 
     /// K names this site, by its own proposal or because the other side was given up: it opens when its peer confirms.
-    fn named_primary(&mut self) {
+    pub(super) fn named_primary(&mut self) {
         if matches!(self.role, Role::Secondary | Role::Fenced(_)) {
             self.set_role(Role::Suspended(SuspendReason::Restart));
         }
@@ -327,8 +331,7 @@ impl Node {
             serves: self.leads(),
             is_sound: self.is_sound(),
             durable: self.boundary_at(lsn).unwrap_or_default(),
-            holds_tail: self.boundary_at(tail.position.lsn) == Some(*tail)
-                || tail.position.lsn <= self.floor.at().position.lsn,
+            holds_tail: self.has_in_history(tail),
         }
     }
 
@@ -399,9 +402,7 @@ impl Node {
 
     fn on_k_adopted(&mut self, now: Nanos, conn: ConnId, config: &Config, by_all: bool) {
         if self.k.primary != Some(self.site) {
-            self.opening = None;
-            self.set_role(Role::Secondary);
-            self.stop_serving();
+            self.step_down();
         }
         let (epoch, nonce) = (config.epoch, config.nonce);
         self.link_refused = None;

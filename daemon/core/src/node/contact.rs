@@ -212,6 +212,11 @@ impl Node {
         self.send(Message::Policy(policy));
     }
 
+    /// What ends there is in this copy's history: in its log, or in its base.
+    pub(super) fn has_in_history(&self, tail: &Boundary) -> bool {
+        self.boundary_at(tail.position.lsn) == Some(*tail) || tail.position.lsn <= self.floor.at().position.lsn
+    }
+
     /// A frame boundary of the log or the floor.
     pub(super) fn boundary_at(&self, lsn: Lsn) -> Option<Boundary> {
         let floor = self.floor.at();

@@ -4,7 +4,7 @@ use crate::event::VerbId;
 use crate::group;
 use crate::node::Node;
 use crate::node::meta::AfterK;
-use crate::node::verbs::{DEADLINE_MS, Pending};
+use crate::node::verbs::{DEADLINE_MS, Pending, PendingVerb};
 use crate::ship::sender::{Sender, Source};
 use crate::status::{Role, SuspendReason};
 use crate::types::{Epoch, Lsn, Nanos};
@@ -29,6 +29,64 @@ impl Node {
         self.set_role(Role::Suspended(SuspendReason::User));
         self.rally_to_demote(now, force);
         self.wait(now, id, DEADLINE_MS, Pending::Demote { served, hands_over });
+    }
+
+    /// A demotion goes on; `None`: it has ended.
+    pub(super) fn step_demotion(
+        &mut self,
+        now: Nanos,
+        mut verb: PendingVerb,
+        served: bool,
+        hands_over: bool,
+    ) -> Option<PendingVerb> {
+        if self.is_persisting_k() {
+            return Some(verb);
+        }
+        if self.k.primary != Some(self.site) {
+            // The other site became primary meanwhile: there is nothing left to demote, and its K is not this site's to change.
+            if !hands_over {
+                self.finish_verb(now, verb.id);
+                return None;
+            }
+            verb.kind = Pending::HandOver;
+        } else if hands_over && self.has_lost_successor() {
+            self.undo_demotion(now, served);
+            self.end_verb(verb.id, Err(self.successor_is_lost()));
+            return None;
+        } else if self.is_drained() && self.all_are_drained() {
+            verb.kind = if hands_over { Pending::HandOver } else { Pending::Persisting };
+            verb.deadline = now.after_ms(DEADLINE_MS).max(verb.deadline);
+            self.persist_demotion(now, verb.id);
+        } else {
+            // Who waits for it is not to wait for the next sync that comes by itself.
+            let end = self.log.end().position.lsn;
+            self.log.want_durable(end);
+            self.pump_again |= self.log.durable() < end;
+        }
+        Some(verb)
+    }
+
+    /// It is not carried out: the copy goes on. One that never served has its history still to settle.
+    pub(super) fn undo_demotion(&mut self, now: Nanos, served: bool) {
+        match served {
+            true => self.serve_again(now),
+            false => self.begin_opening(),
+        }
+    }
+
+    /// Serves nothing any more, nor is about to.
+    pub(super) fn step_down(&mut self) {
+        self.opening = None;
+        self.set_role(Role::Secondary);
+        self.stop_serving();
+    }
+
+    /// Should this site lead again over the same stream, what the peer had then says nothing of what it has.
+    pub(super) fn lead_no_more(&mut self) {
+        self.seeder = None;
+        if let Some(link) = &mut self.link {
+            link.sender = Sender::new(Epoch::default());
+        }
     }
 
     /// Everything that was accepted is durable here, and at the peer when one is there or S needs it.
@@ -62,13 +120,8 @@ impl Node {
     }
 
     pub(super) fn on_demoted(&mut self, now: Nanos, id: VerbId) {
-        self.set_role(Role::Secondary);
-        self.seeder = None;
-        if let Some(link) = &mut self.link {
-            // Should this site lead again over this stream, what the peer had then says nothing of what it has.
-            link.sender = Sender::new(Epoch::default());
-        }
-        self.stop_serving();
+        self.lead_no_more();
+        self.step_down();
         self.greet();
         self.match_peer(now);
         if self.verbs.iter().any(|v| v.id == id && !matches!(v.kind, Pending::HandOver)) {

@@ -53,8 +53,8 @@ pub(super) struct Handing {
     refused: Option<String>,
     /// It serves.
     taken: bool,
-    /// It refused for too long, and was asked to hand over in turn; in the end it does not do that either.
-    back: Option<Result<(), VerbError>>,
+    /// It refused for too long, and is asked to hand over in turn.
+    back: bool,
 }
 
 impl Node {
@@ -66,8 +66,8 @@ impl Node {
             self.end_verb(id, Ok(VerbOk::SwitchedOver { site: to, pause_ms: 0 }));
             return Ok(());
         }
-        let (asked, again_at, refused, taken, back) = (None, None, None, false, None);
-        self.handing = Some(Handing { to, since: now, asked, again_at, refused, taken, back });
+        let (asked, again_at, refused) = (None, None, None);
+        self.handing = Some(Handing { to, since: now, asked, again_at, refused, taken: false, back: false });
         match start {
             Start::Here => self.begin_demotion(now, id, force, true),
             Start::Nobody | Start::Done => self.wait(now, id, DEADLINE_MS, Pending::HandOver),
@@ -181,9 +181,8 @@ impl Node {
                 let serves = self.role == Role::Primary;
                 return serves.then(|| Err(not_taken(to, &format!("{why}; this site serves again"))));
             }
-            (None, Some(Err(error))) => self.go_on_after(now, &error),
-            (None, None) if late => self.take_back(now),
-            (_, Some(Ok(()))) => {}
+            (_, true) => {}
+            (None, false) if late => self.take_back(now),
             _ => self.ask_to_take_over(now),
         }
         None
@@ -204,14 +203,6 @@ impl Node {
         }
     }
 
-    /// This site did not come to serve again either: the peer is asked again, then this site, until the deadline.
-    fn go_on_after(&mut self, now: Nanos, error: &VerbError) {
-        if let Some(handing) = &mut self.handing {
-            tracing::debug!(%error, "the role given up was not taken back");
-            (handing.back, handing.refused, handing.again_at) = (None, None, Some(now.after_ms(ASK_AGAIN_MS)));
-        }
-    }
-
     /// The peer cannot come to have everything: this site goes on. One that flushes wait for is waited for.
     pub(super) fn has_lost_successor(&self) -> bool {
         let follows = self.link.as_ref().is_some_and(|l| l.sender.source != Source::Probe);
@@ -228,7 +219,7 @@ impl Node {
 
     fn take_back(&mut self, now: Nanos) {
         if let Some(handing) = &mut self.handing {
-            handing.back = Some(Ok(()));
+            handing.back = true;
         }
         self.carry_out(now, VerbId::BACK, promote());
     }
@@ -297,8 +288,11 @@ impl Node {
                 self.send(Message::HandedOver { result });
             }
             VerbId::BACK => {
+                // This site did not come to serve again either: the peer is asked again, then this site, until the deadline.
                 if let (Some(handing), Err(error)) = (&mut self.handing, result) {
-                    handing.back = Some(Err(error.clone()));
+                    tracing::debug!(%error, "the role given up was not taken back");
+                    let again_at = Some(self.looked_at.after_ms(ASK_AGAIN_MS));
+                    (handing.back, handing.refused, handing.again_at) = (false, None, again_at);
                 }
             }
             _ => return false,

@@ -348,33 +348,9 @@ impl Node {
                 self.carry_out(now, verb.id, word.clone());
                 return None;
             }
-            Pending::Demote { .. } if self.is_persisting_k() => {}
-            // The other site became primary meanwhile: there is nothing left to demote, and its K is not this site's to change.
-            Pending::Demote { hands_over, .. } if self.k.primary != Some(self.site) => match hands_over {
-                true => verb.kind = Pending::HandOver,
-                false => {
-                    self.finish_verb(now, verb.id);
-                    return None;
-                }
-            },
-            Pending::Demote { hands_over: true, served } if self.has_lost_successor() => {
-                match served {
-                    true => self.serve_again(now),
-                    false => self.begin_opening(),
-                }
-                self.end_verb(verb.id, Err(self.successor_is_lost()));
-                return None;
-            }
-            Pending::Demote { hands_over, .. } if self.is_drained() && self.all_are_drained() => {
-                verb.kind = if *hands_over { Pending::HandOver } else { Pending::Persisting };
-                verb.deadline = now.after_ms(DEADLINE_MS).max(verb.deadline);
-                self.persist_demotion(now, verb.id);
-            }
-            Pending::Demote { .. } => {
-                // Who waits for it is not to wait for the next sync that comes by itself.
-                let end = self.log.end().position.lsn;
-                self.log.want_durable(end);
-                self.pump_again |= self.log.durable() < end;
+            Pending::Demote { served, hands_over } => {
+                let (served, hands_over) = (*served, *hands_over);
+                verb = self.step_demotion(now, verb, served, hands_over)?;
             }
             Pending::HandOver if let Some(end) = self.step_hand_over(now) => {
                 self.end_verb(verb.id, end);
@@ -446,9 +422,8 @@ impl Node {
     fn expire(&mut self, now: Nanos, verb: PendingVerb) {
         if self.role == Role::Suspended(SuspendReason::User) {
             match verb.kind {
-                Pending::Demote { served: true, .. } | Pending::Release => self.serve_again(now),
-                // It never served: its history is still to be settled.
-                Pending::Demote { served: false, .. } => self.begin_opening(),
+                Pending::Demote { served, .. } => self.undo_demotion(now, served),
+                Pending::Release => self.serve_again(now),
                 _ => {}
             }
         }

@@ -5,9 +5,9 @@ use crate::config::Config;
 use crate::event::{ConnId, VerbId};
 use crate::group::lease::Serves;
 use crate::group::members::{Candidate, Hindrance, Joint, Members, Side, judged_on, may_open};
+use crate::node::Node;
 use crate::node::meta::AfterK;
 use crate::node::verbs::Pending;
-use crate::node::{Node, changes};
 use crate::plan::Loss;
 use crate::planted::{Planted, planted};
 use crate::ship::{Message, Refusal};
@@ -60,9 +60,8 @@ impl Node {
     pub(in crate::node) fn hindrance(&self) -> Option<Hindrance> {
         let leader = self.leader()?;
         let fellows = leader.fellows.iter().skip(1).map(|f| f.report.as_deref());
-        let of = |r: &'_ Report| r.is_sound;
         let mut all = vec![Some(Candidate { k: &self.k, is_sound: true })];
-        all.extend(fellows.map(|r| r.map(|r| Candidate { k: &r.k, is_sound: of(r) })));
+        all.extend(fellows.map(|report| report.map(|r| Candidate { k: &r.k, is_sound: r.is_sound })));
         judged_on(&all).err()
     }
 
@@ -99,7 +98,7 @@ impl Node {
 
     // ---- rounds -------------------------------------------------------------------------------------------------------
 
-    /// Asks every member to be ready; true when there are others than this one.
+    /// Asks every member to be ready.
     fn begin_round(&mut self, now: Nanos, wanted: Readiness, purpose: Purpose) {
         let id = self.new_nonce();
         if let Some(leader) = self.leader_mut() {
@@ -219,8 +218,7 @@ impl Node {
     fn expand_with_all(&mut self, now: Nanos, config: Config) {
         let follows = config.epoch.major == self.k.epoch.major && config.epoch.minor == self.k.epoch.minor + 1;
         if self.change.is_none() && follows && self.role == Role::Primary && !self.arbiter.is_deciding() {
-            self.change = Some(changes::Change::Expand { config: config.clone(), tail: None, asked: false });
-            self.persist_k(now, config, AfterK::Change);
+            self.begin_expand(now, config);
         }
     }
 

@@ -6,10 +6,9 @@ use crate::group::lease::Serves;
 use crate::node::meta::AfterK;
 use crate::node::{Node, Stage};
 use crate::planted::{Planted, planted};
-use crate::ship::sender::Sender;
 use crate::site::{Lasts, Order, Readiness, SiteMessage, SubLease};
 use crate::status::{Role, SuspendReason};
-use crate::types::{Epoch, Nanos};
+use crate::types::Nanos;
 use crate::verb::{Verb, VerbError};
 
 /// Answers that are kept: of the K in force, and of one that is being persisted.
@@ -84,19 +83,10 @@ impl Node {
             (led.ready, led.drains) = (None, None);
         }
         match self.k.primary == Some(self.site) {
-            true if matches!(self.role, Role::Secondary | Role::Fenced(_)) => {
-                self.set_role(Role::Suspended(SuspendReason::Restart));
-            }
-            true => {}
+            true => self.named_primary(),
             false => {
-                self.opening = None;
-                self.seeder = None;
-                if let Some(link) = &mut self.link {
-                    // As after a demotion: what the peer had says nothing should this site lead again.
-                    link.sender = Sender::new(Epoch::default());
-                }
-                self.set_role(Role::Secondary);
-                self.stop_serving();
+                self.lead_no_more();
+                self.step_down();
             }
         }
         self.link_refused = None;

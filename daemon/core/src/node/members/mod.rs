@@ -214,7 +214,7 @@ impl Node {
         Report {
             k: self.k.clone(),
             is_sound: self.is_sound() && self.damage.is_none() && !self.failed,
-            is_close: self.peer_is_close() && self.ships(),
+            is_close: self.peer_is_close(),
             is_alone: self.k.sites.len() > 1 && self.peer_is_lost(now),
             seeds: hello.is_some_and(|hello| hello.needs_seed),
             serves: self.role == Role::Primary,
@@ -229,7 +229,7 @@ impl Node {
             return false;
         }
         match wanted {
-            Readiness::Held => self.peer_is_close() && self.ships(),
+            Readiness::Held => self.peer_is_close(),
             Readiness::Verified(k) => self.has_verified(k),
             // Who never came to serve under this K has not settled its history: its peer may have more, and nobody could be handed both.
             Readiness::Drained { .. } => {
@@ -253,13 +253,11 @@ impl Node {
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.as_deref()) else { return false };
         // Under an older K the peer may since have answered alone what is not here.
         let is_named = hello.config.id() == k || crate::planted::planted(crate::planted::Planted::TailAtPrepare);
-        let holds = self.boundary_at(hello.tail.position.lsn) == Some(hello.tail)
-            || hello.tail.position.lsn <= self.floor.at().position.lsn;
         is_named
             && self.is_sound()
             && self.damage.is_none()
             && !self.role.serves()
-            && holds
+            && self.has_in_history(&hello.tail)
             && self.log.durable() >= hello.tail.position.lsn
     }
 
