@@ -11,7 +11,7 @@ use crate::control::{EngineError, FrontendKind, Place};
 pub(super) use crate::frontend::fuse_loop::{Abort, FuseLoop};
 use crate::frontend::fuse_loop::{AttachParams, Cleanup, Remote, RemoteCompletion, cleanup_stale};
 use crate::shard::ShardHandle;
-use crate::view::ViewRemote;
+use crate::view::ViewTarget;
 
 /// What `auto` means when neither the request nor the volume says more.
 pub(super) const AUTO: FrontendKind = FrontendKind::Fuse;
@@ -63,7 +63,7 @@ impl Agent {
     }
 
     /// Serves a volume of a view as a block device that cannot be written to.
-    pub(super) async fn open_fuse_view(&self, name: &str, size: u64, view: ViewRemote) -> Result<Open, EngineError> {
+    pub(super) async fn open_fuse_view(&self, name: &str, size: u64, view: ViewTarget) -> Result<Open, EngineError> {
         self.attach_fuse(name, size, true, Box::new(view)).await
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Agent, At, Open};
 use crate::control::{EngineError, FrontendKind};
-use crate::view::ViewRemote;
+use crate::view::ViewTarget;
 
 const NOT_BUILT: &str = "this agent is built without the FUSE frontend";
 
@@ -47,7 +47,7 @@ impl Agent {
         Err(EngineError::Refused { reason: "frontend-unavailable", text: NOT_BUILT.into() })
     }
 
-    pub(super) async fn open_fuse_view(&self, _name: &str, _size: u64, _view: ViewRemote) -> Result<Open, EngineError> {
+    pub(super) async fn open_fuse_view(&self, _name: &str, _size: u64, _view: ViewTarget) -> Result<Open, EngineError> {
         Err(EngineError::Refused { reason: "frontend-unavailable", text: NOT_BUILT.into() })
     }
 }

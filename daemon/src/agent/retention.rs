@@ -99,6 +99,11 @@ fn interrupted_in(dir: &Path) -> Result<Vec<u32>, EngineError> {
     Ok(left.map(|of| of.number).collect())
 }
 
+/// Ends what a crash interrupted.
+fn finish_all(dir: &Path) -> Result<(), EngineError> {
+    interrupted_in(dir)?.into_iter().try_for_each(|number| finish(dir, number))
+}
+
 /// Removes what a drop that is recorded left.
 fn finish(dir: &Path, number: u32) -> Result<(), EngineError> {
     let path = path_in(dir, FileRef::Branch(number));
@@ -203,9 +208,8 @@ impl Agent {
         told: &mut BTreeSet<(VolumeId, u32)>,
     ) -> Result<(), EngineError> {
         let Some(dir) = self.dir_of(copy).filter(|dir| dir.join("branch").is_dir()) else { return Ok(()) };
-        for number in interrupted_in(&dir)? {
-            finish(&dir, number)?;
-        }
+        let finished = tokio::task::spawn_blocking(move || finish_all(&dir));
+        finished.await.map_err(failed)??;
         let oldest = wall_now().0.saturating_sub(keep.as_millis() as u64);
         for sealed in self.sealed_of(copy).await? {
             let class = class_of(&sealed.head);

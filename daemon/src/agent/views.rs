@@ -19,7 +19,7 @@ use super::volumes::failed;
 use super::{Agent, At, Door, Open, fuse};
 use crate::control::{Attachment, EngineError, FrontendKind, Place, Seen};
 use crate::frontend::BlockTarget;
-use crate::view::{View, ViewRemote, ViewTarget};
+use crate::view::{View, ViewTarget};
 
 /// Views that an agent has open at a time.
 const MAX_VIEWS: usize = 64;
@@ -127,10 +127,11 @@ impl Agent {
         let nothing = || refused("no-volume-then", format!("the group had no volume {name} then"));
         let size = view.size_of(at.volume).filter(|size| *size > 0).ok_or_else(nothing)?;
         let name = format!("{name}@{seen}");
+        let target = ViewTarget { view: view.clone(), volume: at.volume, runtime: self.runtime.clone() };
         let open = match kind {
-            FrontendKind::Auto if fuse::works().is_err() => self.show_on_socket(at, &name, size, &view).await?,
-            FrontendKind::Nbd => self.show_on_socket(at, &name, size, &view).await?,
-            FrontendKind::Auto | FrontendKind::Fuse => self.show_as_device(at, &name, size, &view).await?,
+            FrontendKind::Auto if fuse::works().is_err() => self.show_on_socket(at, &name, size, target).await?,
+            FrontendKind::Nbd => self.show_on_socket(at, &name, size, target).await?,
+            FrontendKind::Auto | FrontendKind::Fuse => self.open_fuse_view(&name, size, target).await?,
             FrontendKind::NbdDevice => {
                 return Err(refused("frontend-unavailable", "a view is opened by the frontend nbd or fuse"));
             }
@@ -138,17 +139,11 @@ impl Agent {
         Ok((open, view))
     }
 
-    async fn show_on_socket(&self, at: At, name: &str, size: u64, view: &Arc<View>) -> Result<Open, EngineError> {
-        let target = ViewTarget { view: view.clone(), volume: at.volume, runtime: self.runtime.clone() };
+    async fn show_on_socket(&self, at: At, name: &str, size: u64, view: ViewTarget) -> Result<Open, EngineError> {
         let (path, export) =
-            self.serve_export(at.shard, name, size, move |_| Some(Rc::new(target) as Rc<dyn BlockTarget>)).await?;
+            self.serve_export(at.shard, name, size, move |_| Some(Rc::new(view) as Rc<dyn BlockTarget>)).await?;
         let uri = format!("nbd+unix:///{name}?socket={}", path.display());
         Ok(Open::new(Place::Nbd { uri, tcp_uri: None }, Door::Nbd(export)))
-    }
-
-    async fn show_as_device(&self, at: At, name: &str, size: u64, view: &Arc<View>) -> Result<Open, EngineError> {
-        let remote = ViewRemote { view: view.clone(), volume: at.volume, runtime: self.runtime.clone() };
-        self.open_fuse_view(name, size, remote).await
     }
 
     /// Where an open view is found.

@@ -13,6 +13,8 @@
 
 use std::io;
 
+use nix::errno::Errno;
+
 /// The slice that a shard asks for, in ns: several times any default (0.7 to 3 ms), within the kernel's bounds (0.1 to 100 ms).
 const SLICE_NS: u64 = 20_000_000;
 
@@ -28,7 +30,8 @@ pub(super) fn lengthen() -> io::Result<()> {
     }
     attributes.sched_runtime = SLICE_NS;
     // SAFETY: 0 names the calling thread; the structure is valid, carries its own size, and is only read.
-    checked(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })?;
+    Ok(())
 }
 
 /// The scheduling of the calling thread, its niceness among it: all of it is set together.
@@ -37,13 +40,9 @@ fn attributes() -> io::Result<libc::sched_attr> {
     // SAFETY: all fields are integers, for which zero is a value.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
     // SAFETY: 0 names the calling thread; the kernel writes no more than `size` bytes, which is the structure's.
-    checked(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
     attributes.size = size;
     Ok(attributes)
-}
-
-fn checked(result: libc::c_long) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

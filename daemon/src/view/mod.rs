@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 
 use crate::disk::files::{base_path_of, path_in};
 
-pub use target::{ViewRemote, ViewTarget};
+pub use target::ViewTarget;
 
 /// Reads of one view under way at a time.
 const READS_AT_ONCE: usize = 8;

@@ -10,7 +10,7 @@ use super::View;
 use crate::frontend::{AllocationCompletion, BlockTarget, Completion, Geometry};
 use crate::here;
 
-/// On a shard's thread; it is read on `runtime`.
+/// It is read on `runtime`, whoever asks: a shard's thread, or any other.
 pub struct ViewTarget {
     /// The view.
     pub view: Arc<View>,
@@ -39,18 +39,8 @@ impl BlockTarget for ViewTarget {
     }
 }
 
-/// The same from any thread.
-pub struct ViewRemote {
-    /// The view.
-    pub view: Arc<View>,
-    /// One of its volumes.
-    pub volume: VolumeId,
-    /// Where blocking is allowed.
-    pub runtime: Handle,
-}
-
 #[cfg(feature = "fuse")]
-impl crate::frontend::fuse_loop::Remote for ViewRemote {
+impl crate::frontend::fuse_loop::Remote for ViewTarget {
     fn submit(&self, request: Request, done: crate::frontend::fuse_loop::RemoteCompletion) {
         let answer = self.view.clone().answer(self.volume, request);
         self.runtime.spawn(async move { done(answer.await) });

@@ -3,6 +3,7 @@
 //!
 //! One seed is one run, on one thread, the same every time. See `docs/guarantees.md` for what it proves, `hack/seed` to replay.
 
+pub mod agenda;
 pub mod agents;
 pub mod arbitrated;
 pub mod client;

@@ -1,8 +1,7 @@
 //! The world: true time, the queue of what will happen, and the two sites. Single-threaded and deterministic: the seed decides
 //! everything.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use tidemark_core::config::Mode;
 use tidemark_core::event::{ConnId, Event, Input, Output, VerbId};
@@ -11,6 +10,7 @@ use tidemark_core::ship::Message;
 use tidemark_core::status::{Role, SuspendReason};
 use tidemark_core::types::{BootId, GenId, Incarnation, NodeId, Secret, SiteId, VolumeId, WallMs};
 
+use crate::sim::agenda::Agenda;
 use crate::sim::agents::{Asker, Errand};
 use crate::sim::arbitrated::{Arbitration, Witnessed};
 use crate::sim::client::Client;
@@ -62,26 +62,6 @@ pub enum Ev {
     Errand(Errand),
 }
 
-#[derive(Debug)]
-struct Due(u64, u64, Ev);
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 /// What a run is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -107,8 +87,7 @@ impl Default for Options {
 pub struct World<C> {
     pub(super) rng: Rng,
     pub(super) now: u64,
-    queue: BinaryHeap<Reverse<Due>>,
-    order: u64,
+    agenda: Agenda<Ev>,
     pub(super) sites: [Site<C>; 2],
     pub(super) net: Net,
     pub(super) model: Model,
@@ -188,8 +167,7 @@ impl<C: Copy> World<C> {
         });
         let mut world = Self {
             now: 0,
-            queue: BinaryHeap::new(),
-            order: 0,
+            agenda: Agenda::default(),
             sites,
             net: Net::default(),
             model,
@@ -234,8 +212,7 @@ impl<C: Copy> World<C> {
 
     /// Schedules something.
     pub(super) fn at(&mut self, when: u64, ev: Ev) {
-        self.order += 1;
-        self.queue.push(Reverse(Due(when.max(self.now), self.order, ev)));
+        self.agenda.put(when.max(self.now), ev);
     }
 
     /// Schedules something `ns` from now.
@@ -254,7 +231,7 @@ impl<C: Copy> World<C> {
     /// Runs until the workload has ended and everything was compared, or something broke.
     pub fn run(&mut self) {
         while !self.finished && self.violation.is_none() {
-            let Some(Reverse(Due(when, _, ev))) = self.queue.pop() else {
+            let Some((when, ev)) = self.agenda.pop() else {
                 return self.fail("nothing will ever happen again".into());
             };
             self.now = when;

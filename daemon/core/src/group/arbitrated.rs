@@ -104,23 +104,8 @@ impl Proposer {
 mod tests {
     use super::*;
     use crate::config::Mode;
-    use crate::group::{Contact, contact, genesis, joint, suffix_is_unacked};
-    use crate::types::GenId;
-
-    const A: SiteId = SiteId([1; 16]);
-    const B: SiteId = SiteId([2; 16]);
-
-    fn by(site: SiteId, nonce: u8) -> Proposer {
-        Proposer { site, node: NodeId(site.0), nonce: Nonce([nonce; 16]), lease_gen: 7 }
-    }
-
-    fn alone() -> Config {
-        genesis(A, NodeId(A.0), Nonce([1; 16]), GenId([1; 16]), Mode::Sync)
-    }
-
-    fn both() -> Config {
-        joint(&alone(), NodeId(A.0), Nonce([2; 16]), Some(A), vec![A, B], Mode::Sync)
-    }
+    use crate::group::testing::{A, B, alone, both, by};
+    use crate::group::{Contact, contact, joint, suffix_is_unacked};
 
     #[test]
     fn a_resume_keeps_the_age_of_s_and_a_shrink_does_not() {

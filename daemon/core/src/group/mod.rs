@@ -6,6 +6,8 @@ pub mod ballot;
 pub mod flapping;
 pub mod lease;
 pub mod members;
+#[cfg(test)]
+mod testing;
 pub mod witness;
 
 use crate::config::{Config, Mode, Since};

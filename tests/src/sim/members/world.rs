@@ -1,7 +1,6 @@
 //! True time, the queue of what will happen, and the four parties. The seed decides everything.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use tidemark_core::config::Since;
 use tidemark_core::event::{ConnId, Event, FileRef, Input, Output, Question, WitnessAnswer};
@@ -18,6 +17,7 @@ use super::client::{BLOCKS, Client};
 use super::judge::Asked;
 use super::party::{MEMBERS, PARTIES, Party, name, node_id, party, site_id, volume_id};
 use super::streams::{Letter, Way, between, ways, within};
+use crate::sim::agenda::Agenda;
 use crate::sim::arbitrated::{CALM, Witnessed};
 use crate::sim::disk::{Crash, Env};
 use crate::sim::faults::{DiskRates, Fault, Fired};
@@ -59,32 +59,11 @@ pub enum Ev {
     Doctor,
 }
 
-#[derive(Debug)]
-struct Due(u64, u64, Ev);
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 /// See the module.
 pub struct World {
     pub(super) rng: Rng,
     pub(super) now: u64,
-    queue: BinaryHeap<Reverse<Due>>,
-    order: u64,
+    agenda: Agenda<Ev>,
     pub(super) parties: Vec<Party>,
     pub(super) ways: Vec<Way>,
     pub(super) clients: Vec<Client>,
@@ -129,8 +108,7 @@ impl World {
         let disk_low = rng.log_between(10_000, 300_000);
         let mut world = Self {
             now: 0,
-            queue: BinaryHeap::new(),
-            order: 0,
+            agenda: Agenda::default(),
             parties: (0..PARTIES).map(|number| Party::new(number, BootId(rng.id()))).collect(),
             ways: ways(),
             clients: (0..MEMBERS).map(|_| Client::new(writes)).collect(),
@@ -203,8 +181,7 @@ impl World {
     }
 
     pub(super) fn at(&mut self, when: u64, ev: Ev) {
-        self.order += 1;
-        self.queue.push(Reverse(Due(when.max(self.now), self.order, ev)));
+        self.agenda.put(when.max(self.now), ev);
     }
 
     pub(super) fn after(&mut self, ns: u64, ev: Ev) {
@@ -222,7 +199,7 @@ impl World {
     /// Runs until all is well again, or something broke.
     pub fn run(&mut self) {
         while !self.finished && self.violation.is_none() {
-            let Some(Reverse(Due(when, _, ev))) = self.queue.pop() else {
+            let Some((when, ev)) = self.agenda.pop() else {
                 return self.fail("nothing will ever happen again".into());
             };
             self.now = when;
