@@ -59,18 +59,17 @@ async fn drop(args: Drop, client: &mut Client) -> Result<Done, Failure> {
 }
 
 async fn show(numbered: Numbered, client: &mut Client) -> Result<BranchContent, Failure> {
-    let (volume, branch) = find(&numbered, client).await?;
-    let superblock = branch::superblock_of(Path::new(&volume.directory))?;
+    let Found { group, branch, .. } = find(&numbered, client).await?;
+    let superblock = branch::superblock_of(Path::new(&group.directory))?;
     let content =
         export::extents(Path::new(&branch.path), &superblock.secret).map_err(|why| unreadable(&branch, why))?;
     Ok(BranchContent::new(branch, content, None))
 }
 
 async fn exported(args: Export, client: &mut Client) -> Result<BranchContent, Failure> {
-    let (group, branch) = find(&args.branch, client).await?;
+    let Found { group, branch, space } = find(&args.branch, client).await?;
     let superblock = branch::superblock_of(Path::new(&group.directory))?;
     let volume = of_group(&group, args.of.as_ref().unwrap_or(&args.branch.named.volume), client).await?;
-    let space = volume::branches(args.branch.named.clone(), client).await?.space;
     let layout = layout_of(&space).unwrap_or(superblock.layout);
     let id = VolumeId::parse(&volume.id).unwrap_or(VolumeId::NIL);
     let content = export::export(Path::new(&branch.path), &superblock.secret, id, layout, &args.to);
@@ -89,8 +88,7 @@ async fn of_group(group: &pb::Volume, name: &str, client: &mut Client) -> Result
     if [&group.name, &group.id].contains(&&name.to_owned()) {
         return Ok(group.clone());
     }
-    let request = pb::GetVolumeRequest { volume: name.to_owned() };
-    let volume = client.call(request, async |admin, request| admin.get_volume(request).await).await?;
+    let volume = get(name, client).await?;
     let is_named = [&volume.name, &volume.id].contains(&&name.to_owned()) || volume.group_volumes.len() == 1;
     match is_named && volume.group_id == group.group_id {
         true => Ok(volume),
@@ -101,19 +99,28 @@ async fn of_group(group: &pb::Volume, name: &str, client: &mut Client) -> Result
     }
 }
 
-/// A branch and its volume.
-async fn find(numbered: &Numbered, client: &mut Client) -> Result<(pb::Volume, report::Branch), Failure> {
-    let volume = numbered.named.volume.clone();
-    let request = pb::GetVolumeRequest { volume };
-    let volume = client.call(request, async |admin, request| admin.get_volume(request).await).await?;
-    let branches = volume::branches(numbered.named.clone(), client).await?.branches;
-    let found = branches.into_iter().find(|branch| branch.number == numbered.number);
-    let found = found.ok_or_else(|| Failure::Unsatisfied {
+async fn get(name: &str, client: &mut Client) -> Result<pb::Volume, Failure> {
+    let request = pb::GetVolumeRequest { volume: name.to_owned() };
+    client.call(request, async |admin, request| admin.get_volume(request).await).await
+}
+
+/// A branch, the volume or group that was named, and the space that the group has.
+struct Found {
+    group: pb::Volume,
+    branch: report::Branch,
+    space: Vec<(String, u64)>,
+}
+
+async fn find(numbered: &Numbered, client: &mut Client) -> Result<Found, Failure> {
+    let group = get(&numbered.named.volume, client).await?;
+    let report::BranchList { branches, space, .. } = volume::branches(numbered.named.clone(), client).await?;
+    let branch = branches.into_iter().find(|branch| branch.number == numbered.number);
+    let branch = branch.ok_or_else(|| Failure::Unsatisfied {
         exit: Exit::NotFound,
-        message: format!("volume {} has no branch {}", volume.name, numbered.number),
-        hint: Some(format!("`tidemark branch list {}` shows what there is", volume.name)),
+        message: format!("volume {} has no branch {}", group.name, numbered.number),
+        hint: Some(format!("`tidemark branch list {}` shows what there is", group.name)),
     })?;
-    Ok((volume, found))
+    Ok(Found { group, branch, space })
 }
 
 fn unreadable(branch: &report::Branch, why: String) -> Failure {
