@@ -21,7 +21,8 @@ impl Node {
         self.refresh_hello();
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) else { return };
         let contact = group::contact(&self.k, hello.site, &hello.config);
-        if hello.needs_seed && matches!(contact, Contact::Same | Contact::MineIsNewer) {
+        let nobody_leads = contact == Contact::AdoptTheirs && hello.config.primary.is_none();
+        if hello.needs_seed && (nobody_leads || matches!(contact, Contact::Same | Contact::MineIsNewer)) {
             self.no_longer_diverged(now);
         }
         match contact {
@@ -112,7 +113,8 @@ impl Node {
     fn yield_to_none(&mut self, now: Nanos, hello: &Hello) {
         self.fence(now, hello.config.epoch);
         match self.parted_at(hello) {
-            Some(common) if !self.is_no_prefix() => self.begin_sealing(hello, common),
+            // A peer that was given up has no history that this one could give way to.
+            Some(common) if !self.is_no_prefix() && !hello.needs_seed => self.begin_sealing(hello, common),
             _ if self.is_led() => {}
             _ => self.adopt_theirs(now, hello.config.clone()),
         }

@@ -110,7 +110,7 @@ impl Node {
     pub(super) fn is_parted(&self) -> bool {
         let hello = self.link.as_ref().and_then(|l| l.hello.as_ref());
         let split = hello.is_some_and(|h| group::contact(&self.k, h.site, &h.config) == group::Contact::SplitBrain);
-        split || self.diverged.is_some()
+        split || self.diverged.is_some() || self.link.as_ref().is_some_and(|link| link.parted)
     }
 
     pub(super) fn persist_demotion(&mut self, now: Nanos, id: VerbId) {

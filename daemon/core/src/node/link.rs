@@ -32,6 +32,8 @@ pub(super) struct Link {
     pub taken: Option<Boundary>,
     /// A frame was refused that does not belong here; the peer was told.
     pub strayed: bool,
+    /// The peer says that its history parts from this one: it takes nothing until one of the two is given up.
+    pub parted: bool,
     pub sender: Sender,
     /// When what is to be sent leaves.
     pub gate: Gate,
@@ -73,6 +75,7 @@ impl Node {
             fresh: false,
             taken: None,
             strayed: false,
+            parted: false,
             sender: Sender::new(Epoch::default()),
             gate: Gate::default(),
             acked_epoch: Epoch::default(),
@@ -275,6 +278,9 @@ impl Node {
         self.counters.refusals += 1;
         if why == Refusal::Storage && self.seeder.take().is_some() {
             self.seeding_failed(now, "the peer has no room for it, or cannot write it");
+        }
+        if let Some(link) = self.link.as_mut().filter(|_| why == Refusal::Diverged) {
+            link.parted = true;
         }
         self.link_refused = Some(format!("by the peer: {why}"));
         self.fetch_refused();

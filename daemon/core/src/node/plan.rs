@@ -298,7 +298,9 @@ impl Node {
         if self.leads() || (self.k.primary == Some(self.site) && !gave_way) {
             return Err(self.role_error("only a copy that does not serve can be given up"));
         }
-        if self.k.sites.len() > 1 && self.k.has(self.site) && self.is_sound() {
+        // Where nobody leads and the two parted, no flush waits: a person names the loser.
+        let is_named_loser = self.k.primary.is_none() && self.is_parted();
+        if self.k.sites.len() > 1 && self.k.has(self.site) && self.is_sound() && !is_named_loser {
             return Err(VerbError::CopyState {
                 state: "a member of S".into(),
                 hint: "every flush waits for it: leave it out of S first (at the primary: mode async, or drop-peer)"

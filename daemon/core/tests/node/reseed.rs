@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use tidemark_core::config::{Mode, Policy};
 use tidemark_core::event::{DiskOp, FileRef, Slot};
 use tidemark_core::format::branch::{BranchClass, BranchHead};
-use tidemark_core::status::{CopyState, LinkState};
+use tidemark_core::status::{CopyState, LinkState, Role};
 use tidemark_core::types::BLOCK;
 use tidemark_core::verb::{Verb, VerbError, VerbOk};
 
-use crate::bench::{A, B, Fate, Pair};
+use crate::bench::{A, B, Fate, Pair, promote_anyway};
 use crate::sealing::parted;
 
 /// Nothing of what being given up leads to gets as far as the disk.
@@ -149,6 +149,73 @@ fn a_copy_that_has_nothing_of_its_own_is_seeded_anew_without_a_branch() {
     pair.write(A, 1, 1);
     pair.pass(1_000);
     assert_eq!((pair.status(B).appended, pair.status(B).branches), (pair.status(A).appended, 0));
+}
+
+fn in_sync() -> Pair {
+    let mut pair = Pair::new();
+    pair.verb(A, Verb::SetPolicy(Policy { mode: Mode::Sync, ..pair.status(A).policy }));
+    pair.pass(1_000);
+    assert_eq!(pair.status(A).config.sites.len(), 2);
+    pair
+}
+
+/// A served alone and was cut off; B was promoted, wrote, put it all into its base, and has lost its newest K since: by what it
+/// holds now A is the primary, and neither can follow the other.
+fn parted_by_a_lost_k() -> Pair {
+    let mut pair = in_sync();
+    pair.write(A, 0, 1);
+    pair.pass(1_000);
+    let lost = pair.copies[B].files[&FileRef::Config].clone();
+    pair.disconnect();
+    pair.write_without_promise(A, 1, 2);
+    pair.kill(A);
+    pair.verb(B, promote_anyway());
+    pair.write(B, 1, 3);
+    pair.verb(B, Verb::Drain);
+    pair.pass(1_000);
+    pair.kill(B);
+    pair.copies[B].files.insert(FileRef::Config, lost);
+    pair.start(A);
+    pair.start(B);
+    pair.connect();
+    pair.pass(1_000);
+    pair
+}
+
+#[test]
+fn two_copies_that_parted_and_do_not_lead_go_on_by_the_word_of_who_names_the_loser() {
+    let mut pair = parted_by_a_lost_k();
+    let (a, b) = (pair.status(A), pair.status(B));
+    assert!(a.role != Role::Primary && b.role != Role::Primary, "{:?} {:?}", a.role, b.role);
+    assert!(matches!(b.copy, CopyState::Diverged { .. }), "{:?}", b.copy);
+
+    // The site that took the role up again cannot bring its peer to what it has: that holds up nobody.
+    let id = pair.verb(A, Verb::Demote { force: true });
+    pair.pass(100);
+    assert!(matches!(pair.copies[A].end_of(id), Some(Ok(_))), "{:?}", pair.copies[A].end_of(id));
+    let id = pair.verb(A, Verb::Reseed);
+    assert!(matches!(pair.copies[A].end_of(id), Some(Ok(_))), "{:?}", pair.copies[A].end_of(id));
+    pair.pass(1_000);
+    assert_eq!(pair.status(B).copy, CopyState::Current, "the peer was given up");
+    pair.kill(A);
+    pair.verb(B, promote_anyway());
+    pair.start(A);
+    pair.connect();
+    pair.pass(10_000);
+    assert_eq!((pair.status(A).copy, pair.status(A).role), (CopyState::Current, Role::Secondary));
+    assert_eq!((pair.read(B, 0), pair.read(B, 1)), (1, 3), "what the winner wrote is there");
+}
+
+#[test]
+fn a_copy_that_flushes_wait_for_is_not_given_up_while_its_peer_takes_what_it_has() {
+    let mut pair = in_sync();
+    pair.write(A, 0, 1);
+    pair.verb(A, Verb::Demote { force: false });
+    pair.pass(1_000);
+    for site in [A, B] {
+        let id = pair.verb(site, Verb::Reseed);
+        assert!(matches!(pair.copies[site].end_of(id), Some(Err(_))), "nobody leads, but the two are one history");
+    }
 }
 
 #[test]
