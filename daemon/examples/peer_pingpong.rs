@@ -185,6 +185,7 @@ fn hello() -> Message {
         mode: Mode::Sync,
         generation: GenId([2; 16]),
         forced: false,
+        hands_over: false,
     };
     Message::Hello(Box::new(Hello {
         version: 1,

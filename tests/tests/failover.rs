@@ -136,6 +136,64 @@ fn a_switchover_hands_the_volume_over_and_back_or_leaves_it_where_it_is() -> Res
 }
 
 #[test]
+fn a_switchover_goes_on_when_an_agent_is_killed_between_its_steps() -> Result<()> {
+    let mut sites = sites("handing", None)?;
+    sites.create(&NewVolume { name: NAME, size: "64Mi", mode: "sync", options: vec![] })?;
+    write(&mut client(&sites.a.cli())?, 1)?;
+    sites.a.cli().detach(NAME)?;
+    // It stands still, and hears neither that A was demoted nor that it is to take over.
+    sites.b.freeze();
+    let asked = in_the_dark(&sites.a, "b")?;
+    sites.a.kill();
+    asked.join().expect("it ends").expect_err("its agent is gone");
+    sites.b.thaw();
+    sites.a.start(&sites.stage)?;
+    let heir = wait_for_role(&sites.b, "primary");
+    told(&sites, heir)?;
+    check(&mut client(&sites.b.cli())?, 1)?;
+    sites.b.cli().detach(NAME)?;
+    wait_until_whole(&sites.b)?;
+    // Back, and this time the one that is to take over dies.
+    sites.a.freeze();
+    let asked = in_the_dark(&sites.b, "a")?;
+    sites.a.kill();
+    sites.a.start(&sites.stage)?;
+    let heir = wait_for_role(&sites.a, "primary");
+    told(&sites, heir)?;
+    asked.join().expect("it ends")?;
+    check(&mut client(&sites.a.cli())?, 1)
+}
+
+/// Asks for a switchover whose other site stands still, and waits until nobody is the primary.
+fn in_the_dark(from: &Site, to: &'static str) -> Result<std::thread::JoinHandle<Result<serde_json::Value>>> {
+    let cli = from.cli();
+    let asked = std::thread::spawn(move || cli.switchover(NAME, to, &[]));
+    wait_for_role(from, "secondary")?;
+    Ok(asked)
+}
+
+#[test]
+fn what_a_failed_switchover_detached_is_attached_again() -> Result<()> {
+    let sites = sites("again", None)?;
+    sites.create(&NewVolume { name: NAME, size: "64Mi", mode: "async", options: vec![] })?;
+    let a = sites.a.cli();
+    a.wait_for(NAME, "followed volume", PATIENCE, VolumeView::is_streaming)?;
+    let mut nbd = client(&a)?;
+    write(&mut nbd, 1)?;
+    // It does not make durable what is written from now on.
+    sites.b.freeze();
+    write(&mut nbd, 2)?;
+    drop(nbd);
+    let failed = a.switchover(NAME, "b", &["--detach"]).expect_err("B stands still").to_string();
+    ensure!(failed.contains("serves again"), "{failed}");
+    let view = a.show(NAME)?;
+    ensure!(view.role() == "primary" && view.attachment().is_some(), "{}", view.summary());
+    check(&mut client(&a)?, 2)?;
+    sites.b.thaw();
+    Ok(())
+}
+
+#[test]
 fn a_site_that_is_killed_is_replaced_by_the_word_of_an_object_store() -> Result<()> {
     let witness = WitnessPlan { kind: WitnessKind::S3, ..WITNESS };
     let mut sites = sites("s3", Some(witness))?;

@@ -68,6 +68,8 @@ pub struct Config {
     pub generation: GenId,
     /// A human's assertion replaced a vote at some point of this major (R19); kept for good in the history.
     pub forced: bool,
+    /// Made by a switchover: nobody is the primary, and the site that did not propose this K is to become it.
+    pub hands_over: bool,
 }
 
 impl Config {

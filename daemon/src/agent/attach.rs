@@ -108,7 +108,7 @@ impl Agent {
     }
 
     /// The frontend that is to be open.
-    fn attachment_wanted(&self, id: VolumeId) -> Option<FrontendKind> {
+    pub(super) fn attachment_wanted(&self, id: VolumeId) -> Option<FrontendKind> {
         lock(&self.catalogue).copies().find_map(|entry| entry.record.volume(id))?.attached
     }
 
@@ -143,10 +143,13 @@ impl Agent {
     }
 
     async fn close_unserved(&self, id: VolumeId) {
+        let before = self.open_frontend(id);
         // One that is being attached just now, by who still saw it serve, is closed too.
         let Some(_turn) = self.turn(id).await else { return };
-        if self.open_frontend(id).is_none() {
-            return;
+        let Some(open) = self.open_frontend(id) else { return };
+        let is_new = before.is_none_or(|before| !Arc::ptr_eq(&before, &open));
+        if is_new && self.serves(id).await {
+            return; // attached since, to a volume that serves again
         }
         tracing::warn!(%id, "the volume serves no more here: it is detached from its users");
         if let Err(error) = self.detach_volume(id, true).await {
@@ -154,8 +157,17 @@ impl Agent {
         }
     }
 
+    async fn serves(&self, id: VolumeId) -> bool {
+        let at = {
+            let state = self.state();
+            state.volumes.get(&id).and_then(|entry| state.at(entry))
+        };
+        let Some(at) = at else { return false };
+        self.status_of(at.copy, at.shard).await.is_ok_and(|status| status.role.serves())
+    }
+
     /// The right to open a frontend of the volume, one at a time; `None` when there is no such volume.
-    async fn turn(&self, id: VolumeId) -> Option<OwnedMutexGuard<()>> {
+    pub(super) async fn turn(&self, id: VolumeId) -> Option<OwnedMutexGuard<()>> {
         let turn = self.state().volumes.get(&id)?.attaching.clone();
         Some(turn.lock_owned().await)
     }

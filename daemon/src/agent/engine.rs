@@ -347,10 +347,7 @@ impl Engine for AgentEngine {
     }
 
     fn verb(&self, volume: VolumeKey, verb: Verb) -> Answer<VerbOk> {
-        on_group!(self, volume, |agent, at| {
-            agent.may_begin(at.copy, &verb)?;
-            agent.verb_on(at.copy, at.shard, verb).await
-        })
+        on_group!(self, volume, |agent, at| agent.do_verb(at, verb).await)
     }
 
     fn switchover(&self, volume: VolumeKey, switchover: Switchover) -> Answer<VerbOk> {

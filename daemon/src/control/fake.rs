@@ -62,6 +62,7 @@ pub(crate) fn status(volume: VolumeId, size: u64, policy: Policy, peer: Option<S
         mode: policy.mode,
         generation: GenId([4; 16]),
         forced: false,
+        hands_over: false,
     };
     Status {
         volume,

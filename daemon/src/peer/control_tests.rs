@@ -81,6 +81,7 @@ fn replica(size: u64) -> NewReplica {
             mode: Mode::Sync,
             generation: GenId([2; 16]),
             forced: false,
+            hands_over: false,
         },
         policy: Policy::default(),
     }

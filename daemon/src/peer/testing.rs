@@ -158,6 +158,7 @@ pub fn hello(from: PeerIdentity) -> Message {
         mode: Mode::Sync,
         generation: GenId([2; 16]),
         forced: false,
+        hands_over: false,
     };
     Message::Hello(Box::new(Hello {
         version: 1,

@@ -160,6 +160,9 @@ pub struct Config {
     /// A person's assertion replaced a vote in this major.
     #[prost(bool, tag = "13")]
     pub forced: bool,
+    /// Nobody is the primary, and the site that did not propose this K is to become it.
+    #[prost(bool, tag = "20")]
+    pub hands_over: bool,
 }
 /// First message in each direction: who I am and what I have.
 #[derive(Clone, PartialEq, ::prost::Message)]

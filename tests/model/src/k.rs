@@ -152,6 +152,7 @@ impl K {
             mode: if self.sync { Mode::Sync } else { Mode::Async },
             generation: GenId([1; 16]),
             forced: self.forced,
+            hands_over: false,
         }
     }
 

@@ -78,6 +78,8 @@ kinds! {
     Switchover,
     /// The same, by one verb.
     SwitchedOver,
+    /// A process died, or the link broke, between the two.
+    HandingStruck,
     /// Shipping was paused.
     ShippingPaused,
     /// The floor was paused.

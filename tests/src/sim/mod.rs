@@ -12,6 +12,7 @@ pub mod disk;
 pub mod faults;
 pub mod foretold;
 pub mod group;
+mod handing;
 pub mod image;
 pub mod judge;
 pub mod members;

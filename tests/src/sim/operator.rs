@@ -808,6 +808,7 @@ impl<C: Copy> World<C> {
                 note!(self, [43, target], "{} is promoted by a human's word", name(target));
                 self.begin_failover(other, Crash::Power, 500);
             }
+            Role::Secondary | Role::Fenced(_) if self.is_handed_over() => {}
             Role::Secondary | Role::Fenced(_) => {
                 let verb = Verb::Promote {
                     assert_peer_fenced: None,

@@ -299,6 +299,9 @@ impl<C: Copy> World<C> {
             !s.created || status.is_some_and(|status| status.role == Role::Secondary)
         });
         let nobody = self.sites[target].status.as_ref().is_some_and(|status| status.config.primary.is_none());
+        if self.is_handed_over() {
+            return;
+        }
         if demoted && nobody && !self.operator.waits_for(0) && !self.operator.waits_for(1) {
             let site = if self.rng.percent(70) { target } else { 1 - target };
             self.verb(site, promote_proven(), Purpose::TakeBack);

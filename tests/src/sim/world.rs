@@ -18,6 +18,7 @@ use crate::sim::copy::Copy;
 use crate::sim::disk::{Crash, Env};
 use crate::sim::faults::{Fault, Fired, Rates};
 use crate::sim::group::Group;
+use crate::sim::handing;
 use crate::sim::model::{LineId, Model, Seq};
 use crate::sim::net::{Arrival, Net};
 use crate::sim::operator::Operator;
@@ -96,6 +97,7 @@ pub struct World<C> {
     pub(super) rates: Rates,
     pub(super) arbitration: Option<Box<Arbitration>>,
     pub(super) group: Option<Box<Group>>,
+    pub(super) handing: Rng,
     pub(super) fired: Fired,
     pub(super) trace: Trace,
     pub(super) volume: VolumeId,
@@ -176,6 +178,7 @@ impl<C: Copy> World<C> {
             rates,
             arbitration,
             group,
+            handing: handing::stream(seed),
             fired: Fired::default(),
             trace: Trace::new(options.keep_lines, options.print),
             volume: VolumeId(rng.id()),
@@ -446,7 +449,10 @@ impl<C: Copy> World<C> {
     fn output(&mut self, site: usize, output: Output) {
         match output {
             Output::Disk(token, op) => self.submit(site, token, op),
-            Output::Send(conn, message) => self.send(site, conn, message),
+            Output::Send(conn, message) => {
+                self.strike_handing(site, &message);
+                self.send(site, conn, message);
+            }
             Output::Reply(id, result) => self.replied(site, id, result),
             Output::Verb(id, result) => self.verb_ended(site, id, result),
             Output::Close(conn, reason) => self.close(site, conn, &reason.to_string()),

@@ -53,7 +53,7 @@ pub fn mode_of(code: u8) -> Option<Mode> {
 /// | 8 | lease_gen |
 /// | 8 | member_rev |
 /// | 1 | mode: 1 async, 2 receive, 3 sync |
-/// | 1 | flags: bit 0 forced |
+/// | 1 | flags: bit 0 forced, bit 1 hands over (older versions ignore it) |
 /// | 2 | number of sites in S |
 /// | 16 | generation |
 /// | 16 n | S |
@@ -68,7 +68,7 @@ pub fn encode(config: &Config, w: &mut Writer) {
     w.u64(config.lease_gen);
     w.u64(config.member_rev);
     w.u8(mode_code(config.mode));
-    w.u8(u8::from(config.forced));
+    w.u8(u8::from(config.forced) | u8::from(config.hands_over) << 1);
     w.u16(config.sites.len() as u16);
     w.bytes(&config.generation.0);
     for site in &config.sites {
@@ -88,7 +88,7 @@ pub fn decode(r: &mut Reader<'_>) -> Result<Config, FormatError> {
     let lease_gen = r.u64()?;
     let member_rev = r.u64()?;
     let mode = mode_of(r.u8()?).ok_or_else(|| r.field("mode"))?;
-    let forced = r.u8()? & 1 != 0;
+    let flags = r.u8()?;
     let count = r.u16()? as usize;
     if count == 0 || count > Config::MAX_SITES {
         return Err(r.field("sites"));
@@ -108,7 +108,8 @@ pub fn decode(r: &mut Reader<'_>) -> Result<Config, FormatError> {
         sites,
         mode,
         generation,
-        forced,
+        forced: flags & 1 != 0,
+        hands_over: flags & 2 != 0,
     };
     check(&config).map_err(|name| r.field(name))?;
     Ok(config)
@@ -207,12 +208,16 @@ mod tests {
             mode: Mode::Sync,
             generation: GenId([9; 16]),
             forced: true,
+            hands_over: false,
         }
     }
 
     #[test]
     fn k_survives_its_encoding() {
-        assert_eq!(decode_file(&encode_file(&config())).unwrap(), config());
+        let handing = Config { primary: None, hands_over: true, ..config() };
+        for k in [config(), handing] {
+            assert_eq!(decode_file(&encode_file(&k)).unwrap(), k);
+        }
     }
 
     #[test]

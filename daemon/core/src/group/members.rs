@@ -198,6 +198,7 @@ impl Proposer {
             lease_gen: refusing.lease_gen,
             member_rev: refusing.member_rev,
             sites: vec![other],
+            hands_over: false,
             ..refused.clone()
         }
     }

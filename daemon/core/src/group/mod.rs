@@ -69,6 +69,7 @@ pub fn genesis(site: SiteId, node: NodeId, nonce: Nonce, generation: GenId, mode
         mode,
         generation,
         forced: false,
+        hands_over: false,
     }
 }
 
@@ -83,6 +84,11 @@ pub fn joint(
 ) -> Config {
     let epoch = Epoch { major: k.epoch.major, minor: k.epoch.minor + 1 };
     change(k, epoch, node, nonce, primary, sites, mode)
+}
+
+/// The K with which the primary gives up its role: nobody has it then; `hands_over`: the other site is to take it.
+pub fn demoted(k: &Config, node: NodeId, nonce: Nonce, hands_over: bool) -> Config {
+    Config { hands_over, ..joint(k, node, nonce, None, k.sites.clone(), k.mode) }
 }
 
 /// A change of K by a recorded human decision: major + 1.
@@ -105,7 +111,8 @@ fn change(
     let since = if matters { Since { epoch, nonce } } else { k.since };
     // A demotion decides for nobody: what the demoted primary's own promotion was judged on is still what counts.
     let base = if primary.is_some() && primary != k.primary { k.since } else { k.base };
-    Config { epoch, nonce, proposer: node, since, base, primary, leader: node, sites, mode, ..k.clone() }
+    let hands_over = false;
+    Config { epoch, nonce, proposer: node, since, base, primary, leader: node, sites, mode, hands_over, ..k.clone() }
 }
 
 /// The acceptor's judgement of a K that its peer sends (R3, R5, R15 for one agent a site).

@@ -56,7 +56,7 @@ impl Node {
         } else if self.is_drained() && self.all_are_drained() {
             verb.kind = if hands_over { Pending::HandOver } else { Pending::Persisting };
             verb.deadline = now.after_ms(DEADLINE_MS).max(verb.deadline);
-            self.persist_demotion(now, verb.id);
+            self.persist_demotion(now, verb.id, hands_over);
         } else {
             // Who waits for it is not to wait for the next sync that comes by itself.
             let end = self.log.end().position.lsn;
@@ -113,9 +113,9 @@ impl Node {
         split || self.diverged.is_some() || self.link.as_ref().is_some_and(|link| link.parted)
     }
 
-    pub(super) fn persist_demotion(&mut self, now: Nanos, id: VerbId) {
+    fn persist_demotion(&mut self, now: Nanos, id: VerbId, hands_over: bool) {
         let nonce = self.new_nonce();
-        let config = group::joint(&self.k, self.node, nonce, None, self.k.sites.clone(), self.k.mode);
+        let config = group::demoted(&self.k, self.node, nonce, hands_over);
         self.persist_k(now, config, AfterK::Demoted(id));
     }
 

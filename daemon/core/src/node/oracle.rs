@@ -113,6 +113,7 @@ impl Node {
         plan.steps.extend(judged.doubt.map(|why| format!("is refused unless the witness changed its mind: {why}")));
         let what = match judged.way {
             Way::Serves => return Ok(plan),
+            Way::TakeOver if self.k.primary.is_none() => "the witness",
             Way::TakeOver => "the end of the other site's lease, and the witness",
             Way::HandOver { .. } => "the peer, which hands over",
             _ => "the log, and where S has a peer for that, to be settled",
@@ -138,7 +139,12 @@ impl Node {
                 vec![format!("the peer hands over: {who}"), serves]
             }
             Way::TakeOver => vec![
-                "the witness makes this site the primary, once the lease of the other one is over".into(),
+                match self.k.primary {
+                    Some(_) => {
+                        "the witness makes this site the primary, once the lease of the other one is over".into()
+                    }
+                    None => "the witness makes this site the primary: no site is".into(),
+                },
                 "this site alone is S until the other one has caught up".into(),
                 serves,
             ],
@@ -171,11 +177,22 @@ impl Node {
         let hello = self.link.as_ref().and_then(|l| l.hello.as_deref());
         match (hello, self.superblock.peer) {
             (Some(h), _) if h.is_primary => Err(VerbError::PeerIsPrimary { site: h.site, epoch: h.config.epoch }),
-            (Some(h), _) if self.k.primary.is_none() && h.config.id() == self.k.id() => self.judge_handover(h),
+            (Some(h), _) if self.agrees_on_nobody(h) => self.judge_handover(h),
             (_, Some(_)) if by_word => Ok(Judgement { way: Way::Alone, loss: self.loss(now), doubt: None }),
             (_, Some(peer)) => self.judge_takeover(now, peer),
             (_, None) => Ok(Judgement::lossless(Way::Local)),
         }
+    }
+
+    /// Both copies hold the same K, and it names nobody.
+    fn agrees_on_nobody(&self, hello: &Hello) -> bool {
+        self.k.primary.is_none() && hello.config.id() == self.k.id()
+    }
+
+    /// The peer is there, was demoted, and nothing is asked of the witness that could outdo what both agree on.
+    pub(super) fn may_be_handed_over(&self) -> bool {
+        let hello = self.link.as_ref().and_then(|l| l.hello.as_deref());
+        hello.is_some_and(|hello| self.agrees_on_nobody(hello)) && !self.arbiter.is_deciding()
     }
 
     /// Without a word: the witness may say that the primary has stopped.

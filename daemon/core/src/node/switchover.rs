@@ -8,12 +8,14 @@
 //! ```
 //!
 //! Until K without a primary is persisted the verb is a demotion: where that cannot be carried out the volume serves again. From then
-//! on nobody serves before the peer does, or before it has handed over in turn; whoever that is has everything.
+//! on nobody serves before the peer does, or before it has handed over in turn; whoever that is has everything. That the peer is to
+//! take over is part of that K: what was begun goes on until some site is the primary, whether or not who asked still waits for it,
+//! also when this copy was opened anew in between.
 
 use crate::event::{ConnId, VerbId};
-use crate::node::Node;
 use crate::node::plan::changing;
 use crate::node::verbs::{DEADLINE_MS, Pending};
+use crate::node::{Node, Stage};
 use crate::plan::Plan;
 use crate::ship::sender::Source;
 use crate::ship::{FEATURE_HANDOVER, Hello, MAX_REASON_BYTES, Message};
@@ -23,6 +25,8 @@ use crate::verb::{Verb, VerbError, VerbOk};
 
 /// A peer that refuses may only be busy: it is asked again after this time.
 const ASK_AGAIN_MS: u64 = 200;
+/// Where nobody waits that time doubles this often.
+const MAX_DOUBLINGS: u32 = 6;
 /// A peer that still refuses after this time is asked to hand over in turn.
 const TAKE_BACK_MS: u64 = 2_000;
 /// A peer that is further behind than this is not waited for.
@@ -55,6 +59,19 @@ pub(super) struct Handing {
     taken: bool,
     /// It refused for too long, and is asked to hand over in turn.
     back: bool,
+    /// How often it was in vain while nobody waited, up to a limit.
+    tries: u32,
+}
+
+impl Handing {
+    fn to(to: SiteId, now: Nanos) -> Self {
+        Self { to, since: now, asked: None, again_at: None, refused: None, taken: false, back: false, tries: 0 }
+    }
+}
+
+/// A verb that waits for a switchover.
+fn hands_over(kind: &Pending) -> bool {
+    matches!(kind, Pending::HandOver | Pending::Demote { hands_over: true, .. })
 }
 
 impl Node {
@@ -66,8 +83,11 @@ impl Node {
             self.end_verb(id, Ok(VerbOk::SwitchedOver { site: to, pause_ms: 0 }));
             return Ok(());
         }
-        let (asked, again_at, refused) = (None, None, None);
-        self.handing = Some(Handing { to, since: now, asked, again_at, refused, taken: false, back: false });
+        match &mut self.handing {
+            // It goes on already; who asks now waits for it.
+            Some(handing) => handing.since = now,
+            None => self.handing = Some(Handing::to(to, now)),
+        }
         match start {
             Start::Here => self.begin_demotion(now, id, force, true),
             Start::Nobody | Start::Done => self.wait(now, id, DEADLINE_MS, Pending::HandOver),
@@ -104,7 +124,7 @@ impl Node {
         if self.superblock.peer != Some(to) {
             return Err(VerbError::Invalid(format!("site {to} is not the peer of this volume")));
         }
-        if self.handing.is_some() || self.is_persisting_k() {
+        if self.verbs.iter().any(|verb| hands_over(&verb.kind)) || self.is_persisting_k() {
             return Err(changing());
         }
         let leads = self.link.as_ref().and_then(|l| l.hello.as_ref()).is_some_and(|hello| hello.is_primary);
@@ -162,6 +182,25 @@ impl Node {
         }
     }
 
+    /// A switchover that nobody waits for goes on, until some site is the primary.
+    pub(super) fn pump_handing(&mut self, now: Nanos) {
+        if self.verbs.iter().any(|verb| hands_over(&verb.kind)) {
+            return;
+        }
+        let peer = self.superblock.peer.filter(|_| self.is_to_hand_over());
+        let kept = self.handing.take().filter(|handing| Some(handing.to) == peer);
+        self.handing = peer.map(|to| kept.unwrap_or_else(|| Handing::to(to, now)));
+        if self.handing.is_some() {
+            self.step_hand_over(now);
+        }
+    }
+
+    /// This copy was demoted for its peer to take over, and nobody is the primary yet.
+    fn is_to_hand_over(&self) -> bool {
+        let is_own = self.k.primary.is_none() && self.k.hands_over && self.k.proposer == self.node;
+        is_own && matches!(self.stage, Stage::Running) && !self.failed && !self.is_led()
+    }
+
     /// What a switchover that waits for the peer has come to; `None`: it goes on.
     pub(super) fn step_hand_over(&mut self, now: Nanos) -> Option<Result<VerbOk, VerbError>> {
         let handing = self.handing.clone()?;
@@ -171,7 +210,8 @@ impl Node {
         let Handing { to, since, refused, .. } = handing;
         // While a question is unanswered the peer may be taking over: two that propose refuse each other.
         let is_answered = handing.again_at.is_some_and(|at| now >= at);
-        let late = refused.is_some() && is_answered && now >= since.after_ms(TAKE_BACK_MS);
+        let is_late = now >= since.after_ms(TAKE_BACK_MS);
+        let late = is_late && (refused.is_some() && is_answered || self.may_reclaim(now, handing.again_at));
         match (self.k.primary, handing.back) {
             (Some(site), _) if site == to && handing.taken => {
                 return Some(Ok(VerbOk::SwitchedOver { site, pause_ms: now.since(since) / 1_000_000 }));
@@ -217,6 +257,12 @@ impl Node {
         }
     }
 
+    /// The peer is away and does not answer: the witness says whether it took over (R15 i).
+    fn may_reclaim(&self, now: Nanos, again_at: Option<Nanos>) -> bool {
+        let may_ask = self.is_arbitrated() && self.arbiter.unfit().is_none();
+        may_ask && again_at.is_none_or(|at| now >= at) && self.has_lost_its_fellow(now)
+    }
+
     fn take_back(&mut self, now: Nanos) {
         if let Some(handing) = &mut self.handing {
             handing.back = true;
@@ -228,8 +274,19 @@ impl Node {
         let Some(handing) = self.handing.as_mut().filter(|h| h.asked == Some(conn)) else { return };
         match result {
             Ok(()) => handing.taken = true,
-            Err(why) => (handing.refused, handing.again_at) = (Some(why), Some(now.after_ms(ASK_AGAIN_MS))),
+            Err(why) => {
+                handing.refused = Some(why);
+                self.ask_again(now);
+            }
         }
+    }
+
+    /// Who is waited for asks often; what goes on by itself more and more seldom, and gives way to who is waited for.
+    fn ask_again(&mut self, now: Nanos) {
+        let is_waited_for = self.verbs.iter().any(|verb| hands_over(&verb.kind));
+        let Some(handing) = &mut self.handing else { return };
+        handing.tries = if is_waited_for { 0 } else { (handing.tries + 1).min(MAX_DOUBLINGS) };
+        handing.again_at = Some(now.after_ms(ASK_AGAIN_MS << handing.tries));
     }
 
     /// When a switchover looks at the clock next, besides its deadline.
@@ -254,6 +311,7 @@ impl Node {
                 "site {to} is the primary and opens the volume, but has not said yet that it serves: see its status"
             )),
             Some(_) => not_taken(*to, &format!("{why}; this site is the primary again and opens the volume")),
+            None if self.is_to_hand_over() => not_taken(*to, &format!("{why}. {GOES_ON}")),
             None => not_taken(*to, &format!("{why}. {NOBODY}")),
         }
     }
@@ -291,8 +349,8 @@ impl Node {
                 // This site did not come to serve again either: the peer is asked again, then this site, until the deadline.
                 if let (Some(handing), Err(error)) = (&mut self.handing, result) {
                     tracing::debug!(%error, "the role given up was not taken back");
-                    let again_at = Some(self.looked_at.after_ms(ASK_AGAIN_MS));
-                    (handing.back, handing.refused, handing.again_at) = (false, None, again_at);
+                    (handing.back, handing.refused) = (false, None);
+                    self.ask_again(self.looked_at);
                 }
             }
             _ => return false,
@@ -302,6 +360,8 @@ impl Node {
 }
 
 /// What helps when no site is the primary.
+const GOES_ON: &str = "No site is the primary now and nothing is lost: this goes on by itself when the sites reach each other; \
+                       `tidemark promote` at either one ends it at once";
 const NOBODY: &str =
     "No site is the primary now and nothing is lost: `tidemark promote` at either one opens the volume";
 
@@ -310,7 +370,7 @@ fn not_taken(to: SiteId, why: &str) -> VerbError {
 }
 
 /// A promotion that loses nothing and relies on nobody's word.
-fn promote() -> Verb {
+pub(super) fn promote() -> Verb {
     Verb::Promote { assert_peer_fenced: None, max_loss_bytes: None, max_loss_seconds: None, allow_unproven: false }
 }
 

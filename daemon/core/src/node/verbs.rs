@@ -332,10 +332,7 @@ impl Node {
                 self.verbs.push(verb);
             }
         }
-        let hands_over = |kind: &Pending| matches!(kind, Pending::HandOver | Pending::Demote { hands_over: true, .. });
-        if !self.verbs.iter().any(|verb| hands_over(&verb.kind)) {
-            self.handing = None;
-        }
+        self.pump_handing(now);
     }
 
     fn step_verb(&mut self, now: Nanos, mut verb: PendingVerb) -> Option<PendingVerb> {
@@ -358,6 +355,14 @@ impl Node {
             }
             Pending::Persisting if !self.is_persisting_k() && self.change.is_none() => {
                 self.finish_verb(now, verb.id);
+                return None;
+            }
+            // Both are there, and nobody is the primary: they agree on it.
+            Pending::TakeOver if self.may_be_handed_over() => {
+                match verb.id {
+                    VerbId::BACK => self.end_verb(verb.id, Err(plan::changing())),
+                    id => self.carry_out(now, id, super::switchover::promote()),
+                }
                 return None;
             }
             Pending::TakeOver if let Some(error) = self.cannot_take_over() => {
@@ -443,6 +448,7 @@ impl Node {
             Pending::TakeOver if self.arbiter.is_deciding() => {
                 "the witness was asked to make this copy the primary, and what it decided is not known yet"
             }
+            Pending::TakeOver if self.k.primary.is_none() => "the witness did not answer: no site is the primary",
             Pending::TakeOver => {
                 "the witness did not answer, or the lease of the primary has not ended: it may be alive"
             }

@@ -5,6 +5,7 @@ mod base;
 mod bench;
 mod full;
 mod groups;
+mod handing;
 mod matrix;
 mod oracle;
 mod pauses;

@@ -31,6 +31,7 @@ pub fn config_out(config: &Config) -> wire::Config {
         mode: mode_out(config.mode),
         generation: raw(&config.generation.0),
         forced: config.forced,
+        hands_over: config.hands_over,
     }
 }
 
@@ -53,6 +54,7 @@ pub fn config_in(config: Option<wire::Config>) -> Result<Config, Malformed> {
         mode: mode_in(config.mode)?,
         generation: id(&config.generation, "generation")?,
         forced: config.forced,
+        hands_over: config.hands_over,
     };
     check_config(&config)?;
     Ok(config)

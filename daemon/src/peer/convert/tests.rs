@@ -56,12 +56,12 @@ prop_compose! {
     fn config()(
         epoch in epoch(), nonce in id(Nonce), proposer in id(NodeId), since_nonce in id(Nonce), base in epoch(),
         base_nonce in id(Nonce), has_primary in any::<bool>(), leader in id(NodeId), mode in mode(), generation in id(GenId),
-        (lease_gen, member_rev, forced) in any::<(u64, u64, bool)>(), first in 1u8..200, count in 1u8..5,
+        (lease_gen, member_rev, forced, hands_over) in any::<(u64, u64, bool, bool)>(), first in 1u8..200, count in 1u8..5,
     ) -> Config {
         let sites: Vec<_> = (0..count).map(|i| SiteId([first + i; 16])).collect();
         Config {
             epoch, nonce, proposer, since: Since { epoch, nonce: since_nonce }, base: Since { epoch: base, nonce: base_nonce },
-            primary: has_primary.then(|| sites[0]), leader, lease_gen, member_rev, sites, mode, generation, forced,
+            primary: has_primary.then(|| sites[0]), leader, lease_gen, member_rev, sites, mode, generation, forced, hands_over,
         }
     }
 }
@@ -285,6 +285,7 @@ fn valid_config() -> Config {
         mode: Mode::Sync,
         generation: GenId([5; 16]),
         forced: false,
+        hands_over: false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing here acknowledges anything: a change of K that the witness accepted is persisted like any other, and only then in force.
 
 mod authority;
+mod nobody;
 mod word;
 
 use std::collections::BTreeMap;
@@ -277,13 +278,12 @@ impl Node {
     }
 
     fn followers_aim(&self, now: Nanos) -> Option<Aim> {
-        let follows = self.k.primary.is_some() && self.k.has(self.site) && self.role == Role::Secondary;
+        let follows = self.k.has(self.site) && self.role == Role::Secondary;
         let fit = follows && self.k.lease_gen != 0 && self.k.mode == Mode::Sync;
-        let asked = self.takes_over_by_verb();
-        let auto = self.superblock.policy.auto_failover && now >= self.leader_is_silent_at();
+        let asked = self.takes_over_by_verb() && !self.may_soon_be_handed_over();
         // A primary that was replaced waits for its successor, which may not know of it.
         let all_fit = self.hindrance().is_none();
-        (fit && all_fit && (asked || auto || self.leader_is_idle(now))).then_some(Aim::TakeOver)
+        (fit && all_fit && (asked || self.may_become_a_leader(now))).then_some(Aim::TakeOver)
     }
 
     fn leader_is_lost_at(&self) -> Nanos {
@@ -336,7 +336,7 @@ impl Node {
     }
 
     fn pursue(&mut self, now: Nanos, aim: Aim) {
-        if aim == Aim::TakeOver {
+        if aim == Aim::TakeOver && !self.nobody_serves() {
             self.watch_leader(now);
         }
         if aim == Aim::Shrink && planted(Planted::ShrinkWithoutWitness) {
@@ -430,7 +430,10 @@ impl Node {
 
     /// What this copy waits for may be taken: a person or the policy says so, or it was decided already.
     fn may_push(&self, now: Nanos) -> bool {
-        let lost = now >= self.leader_is_lost_at() || self.leader_is_idle(now);
+        let lost = match self.k.primary {
+            Some(_) => now >= self.leader_is_lost_at() || self.leader_is_idle(now),
+            None => self.has_lost_who_hands_over(now),
+        };
         let auto = self.superblock.policy.auto_failover && lost && !self.rests(now);
         let held = self.arbiter.ballot.cell(now, u64::MAX).flatten();
         let is_decided = held.is_some_and(|held| self.is_own(held));
@@ -445,8 +448,11 @@ impl Node {
     fn may_take_over(&self, now: Nanos) -> bool {
         let watch = &self.arbiter.watch;
         let is_over = planted(Planted::TakeOverWithoutRevoking) && watch.ends().is_some_and(|end| now >= end);
-        let is_free =
-            watch.may_take_over(now) || self.leader_is_idle(now) || is_over || planted(Planted::TakeOverAtOnce);
+        let is_free = self.nobody_serves()
+            || watch.may_take_over(now)
+            || self.leader_is_idle(now)
+            || is_over
+            || planted(Planted::TakeOverAtOnce);
         is_free && self.may_push(now)
     }
 

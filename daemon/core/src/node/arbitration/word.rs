@@ -17,7 +17,7 @@ impl Node {
     /// A witness arbitrates who is the primary, and this agent can ask it.
     pub(in crate::node) fn is_arbitrated(&self) -> bool {
         let wanted = self.superblock.policy.on_peer_loss == OnPeerLoss::Witness;
-        wanted && self.k.lease_gen != 0 && self.k.primary.is_some() && self.arbiter.terms.is_some()
+        wanted && self.k.lease_gen != 0 && self.arbiter.terms.is_some()
     }
 
     /// The epoch of a newer K that the witness was seen to hold and that names another primary.
