@@ -203,5 +203,6 @@ fn hello() -> Message {
         floor: Boundary::default(),
         tail: Boundary::default(),
         remembered: None,
+        difference: None,
     }))
 }

@@ -57,8 +57,8 @@ pub struct Slot(pub u32);
 pub enum FileRef {
     /// A segment of the log.
     Log(Slot),
-    /// The footer of the segment in this slot: its changed blocks.
-    Footer(Slot),
+    /// Which blocks a run of the log changed, by number.
+    Footer(u32),
     /// The superblock: two alternating slots of [`crate::format::superblock::SLOT_BYTES`].
     Superblock,
     /// The configuration K that this copy has persisted: two alternating slots.
@@ -121,7 +121,7 @@ pub enum DiskOp {
         /// Bytes.
         len: u64,
     },
-    /// Removes a log slot's file (and its footer), and syncs the directory. Missing is success.
+    /// Removes a log slot's file, and syncs the directory. Missing is success.
     Remove {
         /// The slot.
         slot: Slot,

@@ -1,6 +1,7 @@
 //! Every decision of Tidemark, without IO, async, clock or unsafe.
 #![forbid(unsafe_code)]
 
+pub mod blocks;
 pub mod config;
 pub mod event;
 pub mod floor;

@@ -22,7 +22,7 @@ pub enum Route {
         /// The slot.
         slot: Slot,
     },
-    /// A footer was written: nobody waits.
+    /// A footer is whole and durable.
     Footer,
     /// Recovery reads a slot.
     Recovery,

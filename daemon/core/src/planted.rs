@@ -55,6 +55,14 @@ pub enum Planted {
     LayoutKeptByACut,
     /// The base of a volume that was removed is given up before the superblock has left it.
     BaseGivenUpTooEarly,
+    /// A difference leaves out what is zeros, as a first content may.
+    ZerosLeftOut,
+    /// The floor moves before the footer with what that changed is durable, and an opening does not miss it.
+    FooterNotAwaited,
+    /// A difference that broke off is taken up by a primary of another opening, which may lack what was sent of it.
+    DifferenceOfAnotherOpening,
+    /// A difference is written over a base that does not hold the copy's own log, which goes.
+    LogLostToDifference,
     /// A primary goes on without its peer on its own decision, not by the witness's (R4).
     ShrinkWithoutWitness,
     /// A primary serves on when its lease is over.
@@ -87,7 +95,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every planted bug.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 42] = [
         Self::AckBeforeSyncAtPrimary,
         Self::AckBeforeSyncAtSecondary,
         Self::StaleFrameAccepted,
@@ -112,6 +120,10 @@ impl Planted {
         Self::DurableWriteCoversAll,
         Self::LayoutKeptByACut,
         Self::BaseGivenUpTooEarly,
+        Self::ZerosLeftOut,
+        Self::FooterNotAwaited,
+        Self::DifferenceOfAnotherOpening,
+        Self::LogLostToDifference,
         Self::ShrinkWithoutWitness,
         Self::ServeWithoutLease,
         Self::TakeOverAtOnce,

@@ -50,12 +50,14 @@ pub enum SuspendReason {
 pub enum CopyState {
     /// Recovery runs.
     Opening,
-    /// Receives its first content.
+    /// Receives its first content, or what changed while it was away.
     Seeding {
         /// Bytes sent so far in this pass.
         done: u64,
         /// Bytes of this pass.
         total: u64,
+        /// Only what changed.
+        by_difference: bool,
     },
     /// A prefix of the primary's log, behind.
     CatchingUp,

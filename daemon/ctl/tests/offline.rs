@@ -8,11 +8,12 @@ use std::process::{Command, Output};
 
 use copy::SECRET;
 use serde_json::Value;
+use tidemark_core::blocks::BlockSet;
 use tidemark_core::format::branch::{BranchClass, BranchHead};
 use tidemark_core::format::footer::Footer;
 use tidemark_core::format::frame::FrameHeader;
 use tidemark_core::format::segment::SegmentHeader;
-use tidemark_core::types::{BLOCK, BlockRange, WallMs};
+use tidemark_core::types::{BLOCK, WallMs};
 
 fn log(verb: &str, dir: &Path, flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
@@ -115,13 +116,10 @@ fn add_footer_and_branch(copy: &Path) -> (PathBuf, PathBuf) {
     let header = SegmentHeader::decode(&segment, &SECRET).expect("a segment");
     let frame = FrameHeader::decode(&segment[BLOCK..], &SECRET).expect("a frame");
     let bytes = frame.total_bytes();
-    let footer = Footer {
-        volume: header.volume,
-        sequence: header.sequence,
-        start: header.start,
-        end: frame.boundary(),
-        ranges: vec![BlockRange::new(0, 16)],
-    };
+    let mut blocks = BlockSet::default();
+    blocks.insert(0, 16);
+    let footer =
+        Footer { volume: header.volume, start: header.start, end: frame.boundary(), tails: vec![header.start], blocks };
     let head = BranchHead {
         volume: header.volume,
         class: BranchClass::Unacked,

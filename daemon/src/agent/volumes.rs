@@ -162,6 +162,7 @@ impl Agent {
                 superblock: files.superblock().map_err(failed)?,
                 config: files.config().map_err(failed)?,
                 slots: files.slots().map_err(failed)?,
+                footers: files.footers().map_err(failed)?,
                 bases: files.bases(),
                 tail_bytes: tidemark_core::node::TAIL_BYTES,
                 lease,

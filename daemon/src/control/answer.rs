@@ -151,7 +151,7 @@ fn paused(paused: Paused) -> Vec<String> {
 
 fn seeding(copy: &CopyState) -> Option<wire::Progress> {
     match copy {
-        CopyState::Seeding { done, total } => Some(wire::Progress { done_bytes: *done, total_bytes: *total }),
+        CopyState::Seeding { done, total, .. } => Some(wire::Progress { done_bytes: *done, total_bytes: *total }),
         _ => None,
     }
 }

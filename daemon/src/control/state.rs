@@ -100,7 +100,11 @@ pub fn copy(copy: &CopyState) -> StateText {
     match copy {
         CopyState::Current => StateText::normal("current", "current"),
         CopyState::Opening => StateText::because("opening", "opening", "recovery of the log runs; ends by itself"),
-        CopyState::Seeding { done, total } => {
+        CopyState::Seeding { done, total, by_difference: true } => {
+            let text = format!("seeding, difference: {done} of {total} bytes");
+            StateText::because("seeding", text, "what changed while it was away is on its way; ends by itself")
+        }
+        CopyState::Seeding { done, total, by_difference: false } => {
             let text = format!("seeding: {done} of {total} bytes");
             StateText::because("seeding", text, "the first content is on its way; ends by itself")
         }
@@ -174,7 +178,7 @@ mod tests {
         let why = || "because".to_owned();
         let copies = [
             CopyState::Opening,
-            CopyState::Seeding { done: 1, total: 2 },
+            CopyState::Seeding { done: 1, total: 2, by_difference: true },
             CopyState::CatchingUp,
             CopyState::Current,
             CopyState::Stale,

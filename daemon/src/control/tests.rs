@@ -244,7 +244,7 @@ async fn every_state_that_is_not_normal_says_why() {
     agent.engine.change("pg", |volume| {
         let status = volume.status.as_mut().unwrap();
         status.role = Role::Suspended(SuspendReason::Restart);
-        status.copy = CopyState::Seeding { done: 10, total: 30 };
+        status.copy = CopyState::Seeding { done: 10, total: 30, by_difference: false };
     });
     let status = agent.client.get_volume(by_name("pg")).await.unwrap().into_inner().status.unwrap();
     let role = status.role.unwrap();

@@ -261,9 +261,8 @@ fn write_zeros(file: &DataFile, range: ByteRange, shared: &Shared) -> Result<(),
 }
 
 fn remove(home: &Home, slot: Slot) -> Result<(), Error> {
-    for path in [home.path(FileRef::Log(slot)), home.path(FileRef::Footer(slot))] {
-        crashsafe::unlink(&path).map_err(Error::io("remove", &path))?;
-    }
+    let path = home.path(FileRef::Log(slot));
+    crashsafe::unlink(&path).map_err(Error::io("remove", &path))?;
     let dir = home.log_dir();
     crashsafe::sync_dir(&dir).map_err(Error::io("sync the directory", &dir))
 }

@@ -185,9 +185,11 @@ impl VolumeFiles {
         Ok(list(&self.home.log_dir(), "slot-", ".seg")?.into_iter().map(|(slot, len)| (Slot(slot), len)).collect())
     }
 
-    /// Footers and their lengths in bytes, ascending.
-    pub fn footers(&self) -> Result<Vec<(Slot, u64)>, Error> {
-        Ok(list(&self.home.log_dir(), "footer-", "")?.into_iter().map(|(slot, len)| (Slot(slot), len)).collect())
+    /// Footers, whole, by number. One that does not read is left out: what it says is then not known.
+    pub fn footers(&self) -> Result<Vec<(u32, Bytes)>, Error> {
+        let found = list(&self.home.log_dir(), "footer-", "")?;
+        let read = |(number, _)| Some((number, read_whole(&self.home.path(FileRef::Footer(number))).ok()?));
+        Ok(found.into_iter().filter_map(read).collect())
     }
 
     /// Sealed suffixes by number and their lengths in bytes, ascending.

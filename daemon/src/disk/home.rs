@@ -4,7 +4,7 @@
 //! <pool>/<volume>/superblock            two alternating slots
 //! <pool>/<volume>/config                two alternating slots
 //! <pool>/<volume>/log/slot-000001.seg   preallocated segments
-//! <pool>/<volume>/log/footer-000001     changed blocks of the segment in that slot
+//! <pool>/<volume>/log/footer-000001     changed blocks of a run of the log
 //! <pool>/<volume>/branch/branch-0001    sealed suffixes
 //! <pool>/<volume>/base.img              base image of its own (sparse), or
 //! <pool>/<volume>/base                  symbolic link to an adopted device or file
@@ -108,7 +108,7 @@ impl Home {
 pub(super) fn path_in(dir: &Path, file: FileRef) -> PathBuf {
     match file {
         FileRef::Log(Slot(slot)) => dir.join(LOG).join(format!("slot-{slot:06}.seg")),
-        FileRef::Footer(Slot(slot)) => dir.join(LOG).join(format!("footer-{slot:06}")),
+        FileRef::Footer(number) => dir.join(LOG).join(format!("footer-{number:06}")),
         FileRef::Superblock => dir.join(SUPERBLOCK),
         FileRef::Config => dir.join(CONFIG),
         FileRef::Base => base_in(dir),

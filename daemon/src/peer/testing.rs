@@ -176,5 +176,6 @@ pub fn hello(from: PeerIdentity) -> Message {
         floor: Boundary::default(),
         tail: Boundary::default(),
         remembered: None,
+        difference: None,
     }))
 }

@@ -136,7 +136,7 @@ const POOL_GAUGES: [Gauged<PoolInfo>; 3] = [
 
 fn seeding(status: &Status) -> (u64, u64) {
     match status.copy {
-        CopyState::Seeding { done, total } => (done, total),
+        CopyState::Seeding { done, total, .. } => (done, total),
         _ => (0, 0),
     }
 }

@@ -83,7 +83,7 @@ async fn states_change_with_the_volume_and_one_that_cannot_open_says_so() {
     engine.change("pg", |volume| {
         let status = volume.status.as_mut().unwrap();
         status.role = Role::Suspended(SuspendReason::LogFull);
-        status.copy = CopyState::Seeding { done: 3, total: 9 };
+        status.copy = CopyState::Seeding { done: 3, total: 9, by_difference: false };
     });
     let samples = scrape(&telemetry, &engine).await;
     assert_eq!(samples["tidemark_volume_role{volume=\"pg\",state=\"suspended-log-full\"}"], 1.0);

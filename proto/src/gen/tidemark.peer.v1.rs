@@ -215,6 +215,19 @@ pub struct Hello {
     /// The volumes of the group; absent: the one named above, of that size.
     #[prost(message, optional, tag = "16")]
     pub layout: ::core::option::Option<Layout>,
+    /// The sender can take a difference from here on; absent: none.
+    #[prost(message, optional, tag = "17")]
+    pub difference: ::core::option::Option<Difference>,
+}
+/// Where a copy that fell behind can be brought up to date from by what changed since.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Difference {
+    /// The copy holds this, apart from what a difference from there has written already.
+    #[prost(message, optional, tag = "1")]
+    pub from: ::core::option::Option<Boundary>,
+    /// The seeding that has begun to write such a difference and did not end, 16 bytes; all zero: the copy is whole.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub resync: ::prost::bytes::Bytes,
 }
 /// The volumes of a group laid end to end, each at the first block after the one before.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -353,6 +366,10 @@ pub struct SeedBegin {
     /// In the last pass: the boundary after which live frames follow. Otherwise ignored.
     #[prost(message, optional, tag = "5")]
     pub live_from: ::core::option::Option<Boundary>,
+    /// Only what changed since follows, and what the receiver's base holds there is kept. Sent only to who said in its greeting that it
+    /// can take a difference from just there.
+    #[prost(message, optional, tag = "6")]
+    pub from: ::core::option::Option<Boundary>,
 }
 /// Blocks of the base while seeding.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

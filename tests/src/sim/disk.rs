@@ -240,6 +240,15 @@ impl Disk {
         self.files.iter().filter_map(slot).collect()
     }
 
+    /// The footers, whole, by number.
+    pub fn footers(&self) -> Vec<(u32, Bytes)> {
+        let footer = |(file, f): (&FileRef, &File)| match file {
+            FileRef::Footer(number) => Some((*number, f.seen.read(0, f.seen.len() as usize))),
+            _ => None,
+        };
+        self.files.iter().filter_map(footer).collect()
+    }
+
     /// Grows the base image.
     pub fn grow_base(&mut self, len: u64) {
         if let Some(f) = self.files.get_mut(&FileRef::Base)
@@ -418,7 +427,6 @@ impl Disk {
             DiskOp::Prepare { slot, len } => self.put(FileRef::Log(slot), Image::zeroed(len)),
             DiskOp::Remove { slot } => {
                 self.files.remove(&FileRef::Log(slot));
-                self.files.remove(&FileRef::Footer(slot));
             }
             DiskOp::Replace { file, data } => self.put(file, Image::of(&data.concat().into())),
             _ => {}

@@ -92,6 +92,10 @@ kinds! {
     Reseed,
     /// A new copy was seeded while writes went on.
     SeedUnderLoad,
+    /// A copy that fell behind the log was sent what changed since.
+    Difference,
+    /// The same once more, as the one before broke off.
+    DifferenceAgain,
     /// The volume grew.
     Resize,
     /// A volume was added to a group.

@@ -6,6 +6,7 @@
 pub mod agenda;
 pub mod agents;
 pub mod arbitrated;
+pub mod behind;
 pub mod client;
 pub mod copy;
 pub mod disk;

@@ -73,6 +73,11 @@ pub enum Step {
         /// How long it stays away afterwards.
         away_ms: u64,
     },
+    /// The link is cut.
+    Cut {
+        /// For how long.
+        ms: u64,
+    },
     /// Shipping or the floor is paused for a while.
     Pause {
         /// Shipping; else the floor.
@@ -219,6 +224,11 @@ impl Operator {
     /// True when the workload is over and faults have stopped.
     pub fn is_ending(&self) -> bool {
         self.ending != Ending::No
+    }
+
+    /// Bytes of a log slot.
+    pub fn slot_bytes(&self) -> u64 {
+        self.slot_bytes
     }
 
     /// Sectors of the largest record for the slot size in use.
@@ -407,6 +417,7 @@ impl<C: Copy> World<C> {
                     self.verb(target, Verb::Demote { force: true }, Purpose::Demote);
                 }
             }
+            Step::Cut { ms } => self.cut(ms),
             Step::Pause { ship, ms } => {
                 let site = if ship || self.rng.percent(50) { target } else { other };
                 self.verb(site, Verb::Pause(Paused { ship, floor: !ship }), Purpose::Pause { ship, ms });

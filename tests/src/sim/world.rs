@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use tidemark_core::config::Mode;
 use tidemark_core::event::{ConnId, Event, Input, Output, VerbId};
 use tidemark_core::node::OpenParams;
-use tidemark_core::ship::Message;
+use tidemark_core::ship::{Message, SeedBegin};
 use tidemark_core::status::{Role, SuspendReason};
-use tidemark_core::types::{BootId, GenId, Incarnation, NodeId, Secret, SiteId, VolumeId, WallMs};
+use tidemark_core::types::{BootId, Boundary, GenId, Incarnation, NodeId, Secret, SiteId, VolumeId, WallMs};
 
 use crate::sim::agenda::Agenda;
 use crate::sim::agents::{Asker, Errand};
 use crate::sim::arbitrated::{Arbitration, Witnessed};
+use crate::sim::behind;
 use crate::sim::client::Client;
 use crate::sim::copy::Copy;
 use crate::sim::disk::{Crash, Env};
@@ -106,6 +107,8 @@ pub struct World<C> {
     pub(super) wall: u64,
     pub(super) violation: Option<String>,
     pub(super) finished: bool,
+    /// Where the last difference began.
+    seeded_from: Option<Boundary>,
     outputs: Vec<Output>,
 }
 
@@ -132,6 +135,8 @@ impl<C: Copy> World<C> {
         let (policy, plan) = (&mut operator.policy, &mut operator.plan);
         let (which, requests) = (options.witnessed, options.requests);
         let arbitration = Arbitration::draw(seed, which, &mut rates, policy, plan, requests);
+        let slot_bytes = operator.slot_bytes();
+        behind::draw(seed, &mut rates, &mut operator.policy, slot_bytes, &mut operator.plan);
         let group = Group::draw(seed, client.size, &mut operator.plan, options.requests);
         if let Some(group) = &group {
             client.becomes(&group.begins);
@@ -187,6 +192,7 @@ impl<C: Copy> World<C> {
             wall: 1_700_000_000_000,
             violation: None,
             finished: false,
+            seeded_from: None,
             outputs: Vec::new(),
             rng,
         };
@@ -291,6 +297,7 @@ impl<C: Copy> World<C> {
             superblock: content(tidemark_core::event::FileRef::Superblock),
             config: content(tidemark_core::event::FileRef::Config),
             slots: s.disk.slots(),
+            footers: s.disk.footers(),
             bases: match &s.bases {
                 Some(bases) => bases.list(),
                 None => vec![(self.volume, s.disk.seen(tidemark_core::event::FileRef::Base).map_or(0, |b| b.len()))],
@@ -692,10 +699,17 @@ impl<C: Copy> World<C> {
             self.trace.fold(&[self.now, 15, site as u64, conn.0]);
         }
         self.judge_joining(site, &message);
+        self.count_differences(&message);
         let now = self.now;
         if let Some(at) = self.net.conn(conn).and_then(|c| c.arrival(to, now, delay)) {
             self.at(at, Ev::Arrive(conn, to, Box::new(message), self.model.now()));
         }
+    }
+
+    fn count_differences(&mut self, message: &Message) {
+        let Message::SeedBegin(SeedBegin { pass: 1, from: Some(from), .. }) = message else { return };
+        let again = self.seeded_from.replace(*from) == Some(*from);
+        self.fired.hit(if again { Fault::DifferenceAgain } else { Fault::Difference });
     }
 
     /// A site joins S only with the durable tail that the primary named.
@@ -785,6 +799,13 @@ impl<C: Copy> World<C> {
                 self.schedule_downs(id, notices);
             }
         }
+    }
+
+    /// Nothing flows for so long.
+    pub(super) fn cut(&mut self, ms: u64) {
+        self.fired.hit(Fault::Partition);
+        self.break_streams(false);
+        self.net.cut_until = self.net.cut_until.max(self.now + ms * MS);
     }
 
     fn link_fault(&mut self) {

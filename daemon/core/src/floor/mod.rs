@@ -434,6 +434,11 @@ impl Floor {
         self.phase == Phase::Saving
     }
 
+    /// The blocks that the batch changes: first block, and how many.
+    pub fn changed(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.batch.iter().map(|(lba, count, _)| (lba, count))
+    }
+
     /// What the batch makes of the layout, when it says anything of it.
     pub fn change(&self) -> Option<&Change> {
         self.change.as_ref()

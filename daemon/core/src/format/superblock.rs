@@ -91,6 +91,8 @@ pub struct Superblock {
     pub adopted: bool,
     /// What the copy is good for.
     pub flag: CopyFlag,
+    /// While being seeded: only by what changed since the floor. The base holds that, apart from what was written already.
+    pub is_difference: bool,
     /// The base holds exactly this.
     pub floor: Boundary,
     /// While an advance runs: the base may hold any mixture of `floor..=target`.
@@ -225,7 +227,7 @@ impl Superblock {
         w.u8(code);
         w.u8(u8::from(self.adopted));
         w.u8(u8::from(self.clean));
-        w.u8(0);
+        w.u8(u8::from(self.is_difference));
         w.bytes(&nonce.0);
         w.boundary(self.floor);
         w.u64(self.floor_target.0);
@@ -292,7 +294,7 @@ impl Superblock {
         let code = r.u8()?;
         let adopted = r.u8()? & 1 != 0;
         let clean = r.u8()? & 1 != 0;
-        r.skip(1)?;
+        let is_difference = r.u8()? & 1 != 0;
         let flag = flag_of(code, Nonce(r.array()?)).ok_or_else(|| r.field("flag"))?;
         let floor = r.boundary()?;
         let floor_target = Lsn(r.u64()?);
@@ -323,6 +325,7 @@ impl Superblock {
             slot_bytes,
             adopted,
             flag,
+            is_difference,
             floor,
             floor_target,
             visible_at,
@@ -382,6 +385,7 @@ mod tests {
             slot_bytes: 32 << 20,
             adopted: true,
             flag: CopyFlag::Seeding(Nonce([7; 16])),
+            is_difference: false,
             floor: Boundary { position: Position::default(), chain: Chain([8; 32]) },
             floor_target: Lsn(9),
             visible_at: Lsn(10),
@@ -406,6 +410,8 @@ mod tests {
         assert_eq!(Superblock::decode(&superblock().encode()).unwrap(), superblock());
         let paused = Superblock { paused: Paused { ship: false, floor: true }, ..superblock() };
         assert_eq!(Superblock::decode(&paused.encode()).unwrap(), paused);
+        let behind = Superblock { is_difference: true, ..superblock() };
+        assert_eq!(Superblock::decode(&behind.encode()).unwrap(), behind);
         let with_branch = Superblock { branch_at: Some(Lsn::ZERO), ..superblock() };
         assert_eq!(Superblock::decode(&with_branch.encode()).unwrap(), with_branch);
     }

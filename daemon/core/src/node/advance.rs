@@ -2,12 +2,12 @@
 
 use crate::event::{DiskDone, DiskError, DiskResult};
 use crate::floor;
-use crate::format::superblock::CopyFlag;
+use crate::format::superblock::{CopyFlag, Sample};
 use crate::layout::{Extent, Layout};
 use crate::node::meta::AfterSuperblock;
 use crate::node::{Node, Stage};
 use crate::planted::{Planted, planted};
-use crate::types::{Lsn, Nanos};
+use crate::types::{Boundary, Lsn, Nanos};
 
 /// The floor advances by itself when the log or the index is this full, in percent.
 const FLOOR_START_PERCENT: u64 = floor::RELAXED_PERCENT;
@@ -31,6 +31,14 @@ impl Node {
 
     fn wants_floor(&self, now: Nanos, fill: u64) -> bool {
         self.draining.is_some() || fill >= FLOOR_START_PERCENT || self.retention_due().is_some_and(|at| at <= now)
+    }
+
+    /// Up to where the next advance may come, and comes. It ends first where the peer is known to be: what is kept of the changes
+    /// after that is then no more than the peer lacks.
+    fn next_floor(&self) -> (Lsn, Option<Boundary>) {
+        let limit = self.floor_limit();
+        let first = self.floor_stop(limit).map(|stop| (stop, self.floor.reachable(&self.log.segments, stop)));
+        first.filter(|(_, to)| to.is_some()).unwrap_or_else(|| (limit, self.floor.reachable(&self.log.segments, limit)))
     }
 
     /// How much of its room what is above the floor takes, in percent: of the log or of the index, whichever is fuller.
@@ -94,13 +102,13 @@ impl Node {
             return;
         }
         // What a drain asks for may end inside a frame: the floor stops at frames, so it may go further.
-        let to = self.floor.reachable(&self.log.segments, self.floor_limit());
+        let (limit, to) = self.next_floor();
         if self.views_hold_floor(fill, to) {
             return;
         }
         let Some(to) = to else { return self.give_branches_up(now, fill) };
         self.floor_starts += 1;
-        if self.log.segments.boundary_below(self.floor_limit()) == Some(to) {
+        if self.log.segments.boundary_below(limit) == Some(to) {
             self.floor_took_all_at = now;
         }
         self.floor.begin(now, to, &self.log.segments, &mut self.out);
@@ -134,6 +142,9 @@ impl Node {
         };
         let in_s = self.superblock.peer.is_some_and(|peer| self.k.has(peer)) && self.k.primary == Some(self.site);
         let upto = if short && !in_s { floor } else { floor.min(needed) };
+        if upto > needed {
+            self.note_tails();
+        }
         self.log.segments.free(upto);
         upto > needed
     }
@@ -187,13 +198,7 @@ impl Node {
     fn on_floor_step(&mut self, now: Nanos, step: floor::Step) {
         match step {
             floor::Step::Wait => {}
-            floor::Step::Save { to, samples } => {
-                self.superblock.floor = to;
-                self.superblock.floor_target = to.position.lsn;
-                self.superblock.samples = samples;
-                self.superblock.layout = self.layout_after_advance();
-                self.after_superblock(now, AfterSuperblock::Floor);
-            }
+            floor::Step::Save { to, samples } => self.track(now, to, samples),
             floor::Step::Damaged => {
                 self.log_is_rotten("the floor stays");
             }
@@ -202,6 +207,15 @@ impl Node {
             }
             floor::Step::BaseFailed => self.fail_copy("the base image cannot be written"),
         }
+    }
+
+    /// The base holds all up to there, and what that changed is kept where the peer may have to be told.
+    pub(super) fn save_floor(&mut self, now: Nanos, to: Boundary, samples: Vec<Sample>) {
+        self.superblock.floor = to;
+        self.superblock.floor_target = to.position.lsn;
+        self.superblock.samples = samples;
+        self.superblock.layout = self.layout_after_advance();
+        self.after_superblock(now, AfterSuperblock::Floor);
     }
 
     pub(super) fn on_floor_saved(&mut self) {

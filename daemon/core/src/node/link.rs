@@ -134,6 +134,7 @@ impl Node {
             floor: self.floor.at(),
             tail: self.log.end(),
             remembered: self.superblock.remembered,
+            difference: self.takes_difference(),
         }
     }
 
@@ -203,7 +204,7 @@ impl Node {
             | Message::Sync { .. }
             | Message::TailEnd
             | Message::VerifyRange { .. }
-            | Message::SeedBegin { .. }
+            | Message::SeedBegin(_)
             | Message::Base(_)
             | Message::SeedEnd { .. } => self.enqueue(now, message),
             Message::Ack(ack) => self.on_ack(ack),
@@ -242,6 +243,9 @@ impl Node {
         }
         if self.k.primary == Some(self.site) && !hello.needs_seed {
             self.notice_regression(&hello);
+        }
+        if self.seeder.is_none() && !hello.needs_seed {
+            self.tracking.take_back();
         }
         self.heard_whether_it_serves(now, hello.is_primary);
         if let Some(link) = &mut self.link {

@@ -12,6 +12,7 @@ mod backlog;
 mod changes;
 mod contact;
 mod demotion;
+mod difference;
 mod growth;
 mod link;
 mod members;
@@ -32,6 +33,7 @@ mod sending;
 mod space;
 mod state;
 mod switchover;
+mod tracking;
 mod verbs;
 mod verify;
 mod views;
@@ -146,6 +148,8 @@ pub struct OpenParams {
     pub config: Bytes,
     /// Log slots found, with their lengths in bytes.
     pub slots: Vec<(Slot, u64)>,
+    /// Contents of the footers found, by number.
+    pub footers: Vec<(u32, Bytes)>,
     /// Bytes of the base of each volume that there is one for, also of such as are no part of the group (yet).
     pub bases: Vec<(VolumeId, u64)>,
     /// Bytes of recent frames to keep in memory; [`TAIL_BYTES`] unless memory is short.
@@ -266,6 +270,7 @@ pub struct Node {
     link_refused: Option<String>,
     seeder: Option<Seeder>,
     seedings: seedings::Seedings,
+    tracking: tracking::Tracking,
     seeded: Option<Seeded>,
     /// Base operations of a seeding (of this one or of one that was given up) that have not ended.
     seed_ops: u32,
@@ -442,7 +447,8 @@ impl Node {
             Route::FloorHead { number } => self.on_floor_head(now, number, result),
             Route::Identify { number } => self.on_identified(now, number, result),
             Route::Grow => self.on_grown(now, ok),
-            Route::Footer | Route::Ignore => {}
+            Route::Footer => self.on_footer_written(now, ok),
+            Route::Ignore => {}
         }
     }
 

@@ -18,6 +18,7 @@ use crate::node::arbitration::Arbiter;
 use crate::node::members::Site;
 use crate::node::meta::{AfterK, TwinFile};
 use crate::node::space::Space;
+use crate::node::tracking::Tracking;
 use crate::node::{CreateKind, CreateParams, LostTail, NewVolume, Node, OpenParams, Stage};
 use crate::outbox::{Outbox, Route};
 use crate::rng::Rng;
@@ -95,6 +96,7 @@ impl Node {
             slot_bytes: params.slot_bytes,
             adopted: params.adopted,
             flag,
+            is_difference: false,
             floor: origin,
             floor_target: Lsn::ZERO,
             visible_at: Lsn::ZERO,
@@ -140,6 +142,7 @@ impl Node {
         let (sb, k) = (files.superblock, files.k);
         let segments = Segments::new(sb.slot_bytes, Vec::new(), Vec::new(), 1);
         let log = Log::new(sb.volume, sb.secret.clone(), segments, sb.floor, params.tail_bytes);
+        let tracking = Tracking::found(sb.volume, sb.floor, params.footers);
         Self {
             out,
             rng: Rng::new(params.rng_seed),
@@ -201,6 +204,7 @@ impl Node {
             link_refused: None,
             seeder: None,
             seedings: Default::default(),
+            tracking,
             seeded: None,
             seed_ops: 0,
             change: None,

@@ -8,7 +8,7 @@ use crate::format::superblock::CopyFlag;
 use crate::node::Node;
 use crate::planted::{Planted, planted};
 use crate::ship::receiver::{Accepted, Against, judge};
-use crate::ship::{Ack, Append, Message, Refusal, seed, sender};
+use crate::ship::{Ack, Append, Message, Refusal, SeedBegin, seed, sender};
 use crate::types::{Lsn, Nanos};
 
 /// Where no answer waits for it, "written" is reported so many nanoseconds later, with all that came since: it only opens the
@@ -77,7 +77,7 @@ fn weight(message: &Message) -> u64 {
 impl Node {
     /// Stream messages are processed strictly in order; a frame that finds no slot waits, and all that follow with it.
     pub(super) fn enqueue(&mut self, now: Nanos, message: Message) {
-        let starts_over = matches!(message, Message::SeedBegin { pass: 1, .. }) && !self.leads();
+        let starts_over = matches!(message, Message::SeedBegin(SeedBegin { pass: 1, .. })) && !self.leads();
         if let Some(link) = &mut self.link {
             if starts_over {
                 // What came before leads nowhere any more, and might wait for room that only the frames after it would make.
@@ -110,9 +110,7 @@ impl Node {
             Message::Sync { epoch, lsn } => self.on_sync_asked(epoch, lsn),
             Message::TailEnd => self.on_tail_end(now),
             Message::VerifyRange { id, range, lsn, hash } => self.on_verify_range(now, id, range, lsn, hash),
-            Message::SeedBegin { resync, pass, total_bytes, last, live_from } => {
-                return self.on_seed_begin(now, resync, pass, total_bytes, last, live_from);
-            }
+            Message::SeedBegin(begin) => return self.on_seed_begin(now, begin),
             Message::Base(blocks) => return self.on_base_blocks(now, blocks).map(Message::Base),
             Message::SeedEnd { resync, pass, visible_at, history } => {
                 self.on_seed_end(resync, pass, visible_at, history);
@@ -188,7 +186,7 @@ impl Node {
     /// No room can be made for a frame that waits for it.
     pub(super) fn peer_needs_room(&mut self) {
         let next = self.link.as_ref().and_then(|l| l.backlog.front());
-        if matches!(next, Some(Message::Append(_) | Message::SeedBegin { .. } | Message::Base(_))) {
+        if matches!(next, Some(Message::Append(_) | Message::SeedBegin(_) | Message::Base(_))) {
             self.seeded = None;
             self.alarm("no_base", "a base image of the group cannot be made as large as the primary's volume");
             self.hang_up(Refusal::Storage);

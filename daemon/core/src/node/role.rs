@@ -39,6 +39,7 @@ impl Node {
     pub(super) fn begin_opening(&mut self) {
         if self.opening.is_none() && self.role != Role::Primary {
             self.set_role(Role::Suspended(SuspendReason::Opening));
+            self.tracking.take_back();
             self.opening = Some(Opening { stage: Stage::Tail, tail_done: false });
         }
     }

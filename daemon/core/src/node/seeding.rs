@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::blocks::BlockSet;
 use crate::event::{DiskDone, DiskOp, DiskResult, FileRef};
 use crate::format::frame::chain_origin;
 use crate::format::superblock::CopyFlag;
@@ -12,9 +13,9 @@ use crate::node::meta::AfterSuperblock;
 use crate::node::volume_reads::{Purpose, joined};
 use crate::outbox::Route;
 use crate::planted::{Planted, planted};
-use crate::ship::seed::{BlockSet, CHUNK_BYTES, MAP_BYTES, Seeded, Seeder};
+use crate::ship::seed::{CHUNK_BYTES, MAP_BYTES, Seeded, Seeder};
 use crate::ship::sender::Source;
-use crate::ship::{BaseBlocks, ChainEntry, Hello, Message, Refusal};
+use crate::ship::{BaseBlocks, ChainEntry, Difference, Hello, Message, Refusal, SeedBegin};
 use crate::status::Role;
 use crate::timeline::History;
 use crate::types::{BLOCK, BlockRange, Boundary, ByteRange, Lsn, Nanos, Nonce, Position};
@@ -52,24 +53,32 @@ impl Node {
             return;
         }
         self.link_refused = None;
+        let seeder = self.new_seeder(hello);
+        if let Some(link) = &mut self.link {
+            link.sender.source = Source::Probe;
+            link.sender.confirmed = epoch;
+        }
+        self.send(Message::SeedBegin(seeder.begin()));
+        self.seeder = Some(seeder);
+    }
+
+    /// By a difference where the peer can take one and what changed is known, else of the whole.
+    fn new_seeder(&mut self, hello: &Hello) -> Seeder {
         let resync = self.new_nonce();
         let mut from_log = BlockSet::default();
         for (lba, count, _) in self.index.iter() {
             from_log.insert(lba, lba + count);
         }
-        let seeder = Seeder::new(resync, self.space.layout.blocks(), from_log);
-        if let Some(link) = &mut self.link {
-            link.sender.source = Source::Probe;
-            link.sender.confirmed = epoch;
+        match self.difference_for(hello) {
+            Some(from) => {
+                let changed = self.tracking.offer(resync, from, from_log);
+                Seeder::difference(resync, from, changed)
+            }
+            None => {
+                self.tracking.take_back();
+                Seeder::new(resync, self.space.layout.blocks(), from_log)
+            }
         }
-        self.send(Message::SeedBegin {
-            resync,
-            pass: 1,
-            total_bytes: seeder.total_bytes,
-            last: false,
-            live_from: Boundary::default(),
-        });
-        self.seeder = Some(seeder);
     }
 
     /// The log no longer reaches back to where the peer is.
@@ -77,6 +86,11 @@ impl Node {
         if self.seeder.is_some() || self.seedings.ended_just_now(now) {
             self.seeding_failed(now, "the log was too small for what was written meanwhile");
         }
+        if self.seeder.is_none() && self.tracking.may_know() {
+            // Only its next greeting says where it is, and whether a difference leads on from there.
+            return self.hang_up(Refusal::Gap);
+        }
+        let unfinished = self.seeder.as_ref().and_then(|s| Some(Difference { from: s.from?, resync: s.resync }));
         if let Some(link) = &mut self.link {
             link.sender.source = Source::Probe;
         }
@@ -84,7 +98,7 @@ impl Node {
         self.seeder = None;
         // Its greeting may be older than the last seeding; and should the next one have to wait, this is what it waits for.
         let Some(hello) = self.link.as_mut().and_then(|l| l.hello.as_mut()) else { return };
-        hello.needs_seed = true;
+        (hello.needs_seed, hello.difference) = (true, unfinished);
         let hello = hello.clone();
         self.want_seeding(now, &hello);
     }
@@ -158,14 +172,14 @@ impl Node {
         seeder.reading = seeder.reading.saturating_sub(1);
         seeder.visible_at = seeder.visible_at.max(read_at.lsn);
         seeder.done_bytes += range.bytes();
-        let first_pass = seeder.pass == 1;
+        let on_zeros = seeder.pass == 1 && (seeder.from.is_none() || planted(Planted::ZerosLeftOut));
         let Some(data) = data else { return self.fail_copy("the volume cannot be read for seeding") };
         let data = joined(data);
         for (at, blocks, is_zero) in runs(&data) {
             let range = BlockRange::new(range.start() + at as u64, blocks as u32);
             let piece = data.slice(at * BLOCK..(at + blocks) * BLOCK);
-            // The receiver zeroed its whole base before the first pass.
-            if is_zero && first_pass {
+            // The receiver of a first content zeroed its whole base before the first pass.
+            if is_zero && on_zeros {
                 continue;
             }
             self.send_base(now, resync, range, read_at, if is_zero { Bytes::new() } else { piece });
@@ -203,15 +217,16 @@ impl Node {
             return self.on_peer_seeded(now);
         }
         seeder.next_pass(end);
-        let (pass, total_bytes, last) = (seeder.pass, seeder.total_bytes, seeder.is_last);
-        self.send(Message::SeedBegin { resync, pass, total_bytes, last, live_from: end });
-        if let Some(link) = self.link.as_mut().filter(|_| last) {
+        let begin = seeder.begin();
+        self.send(Message::SeedBegin(begin));
+        if let Some(link) = self.link.as_mut().filter(|_| begin.last) {
             link.sender.start(end.position.lsn);
         }
     }
 
     fn on_peer_seeded(&mut self, now: Nanos) {
         self.seeder = None;
+        self.tracking.take_back();
         self.seedings.on_ended(now);
         if let Some(hello) = self.link.as_mut().and_then(|l| l.hello.as_mut()) {
             hello.needs_seed = false;
@@ -231,16 +246,9 @@ impl Node {
         self.seeded.as_ref().is_some_and(|s| !s.ready)
     }
 
-    pub(super) fn on_seed_begin(
-        &mut self,
-        now: Nanos,
-        resync: Nonce,
-        pass: u32,
-        total_bytes: u64,
-        last: bool,
-        live_from: Boundary,
-    ) -> Option<Message> {
-        let again = Message::SeedBegin { resync, pass, total_bytes, last, live_from };
+    pub(super) fn on_seed_begin(&mut self, now: Nanos, begin: SeedBegin) -> Option<Message> {
+        let SeedBegin { resync, pass, last, .. } = begin;
+        let again = Message::SeedBegin(begin);
         let in_s = self.k.has(self.site) && self.flag() == CopyFlag::Complete;
         if self.leads() || in_s || self.k.primary == Some(self.site) {
             self.refuse(Refusal::State);
@@ -249,6 +257,15 @@ impl Node {
         if pass > 1 && self.seeded.as_ref().is_none_or(|s| s.resync != resync || s.pass + 1 != pass) {
             self.hang_up(Refusal::State);
             return None;
+        }
+        if let Some(from) = begin.from.filter(|_| pass == 1) {
+            if !self.may_take_difference(from) {
+                self.hang_up(Refusal::State);
+                return None;
+            }
+            if !self.base_has_come_to(now, from) {
+                return Some(again);
+            }
         }
         // Writes of an earlier seeding may still be on their way to the base: they must not land on this one's.
         let quiet = self.log.is_quiet()
@@ -259,21 +276,27 @@ impl Node {
         if !quiet || !self.superblock_file.is_idle() || self.sealing.is_some() {
             return Some(again);
         }
-        if !self.fits_base(now) || (pass == 1 && self.seals_before_seeding()) {
+        let is_new = pass == 1 && begin.from.is_none();
+        if !self.fits_base(now) || (is_new && self.seals_before_seeding()) {
             return Some(again);
         }
         self.link_refused = None;
         if let Some(link) = &mut self.link {
             link.strayed = false;
         }
-        self.seeded = Some(Seeded::new(resync, pass, last, total_bytes, pass > 1 && !last));
+        self.seeded = Some(Seeded::new(&begin));
         if pass == 1 {
             self.end_views("the copy is seeded anew");
-            self.forget_copy(resync);
+            self.forget_copy(resync, begin.from);
             self.after_superblock(now, AfterSuperblock::SeedBegun);
         } else if last {
             self.take_layout();
-            self.restart_log(live_from);
+            let from = self.superblock.floor;
+            self.restart_log(begin.live_from);
+            if self.superblock.is_difference {
+                // What the base is still to be brought up to date from, should this pass not end.
+                self.superblock.floor = from;
+            }
             self.after_superblock(now, AfterSuperblock::SeedBegun);
         }
         None
@@ -302,16 +325,17 @@ impl Node {
         }
     }
 
-    /// From now on this copy is nothing until the seeding ends.
-    fn forget_copy(&mut self, resync: Nonce) {
+    /// From now on this copy is nothing until the seeding ends; what its base holds is kept where only a difference comes.
+    fn forget_copy(&mut self, resync: Nonce, from: Option<Boundary>) {
         let secret = self.superblock.secret.clone();
         let origin = Boundary { position: Position::default(), chain: chain_origin(&secret, self.superblock.volume) };
         self.superblock.flag = CopyFlag::Seeding(resync);
+        self.superblock.is_difference = from.is_some();
         (self.reseed_wanted, self.sealed_upto) = (false, None);
         self.diverged = None;
         self.damage = None;
         self.take_layout();
-        self.restart_log(origin);
+        self.restart_log(from.unwrap_or(origin));
     }
 
     fn restart_log(&mut self, at: Boundary) {
@@ -323,6 +347,7 @@ impl Node {
         self.primary_durable_seen = Lsn::ZERO;
         self.written.clear();
         self.acks.forget_expected();
+        self.tracking = Default::default();
         self.superblock.floor = at;
         self.superblock.floor_target = at.position.lsn;
         self.superblock.samples.clear();
@@ -342,7 +367,7 @@ impl Node {
     /// The superblock says "being seeded": now the base may change.
     pub(super) fn on_seed_begun(&mut self, now: Nanos) {
         let Some(seeded) = self.seeded.as_mut() else { return };
-        if seeded.pass > 1 {
+        if seeded.pass > 1 || seeded.is_difference {
             seeded.ready = true;
             return self.pump_receiver(now);
         }
@@ -486,6 +511,7 @@ impl Node {
                 seeded.saving = true;
                 self.superblock.flag = CopyFlag::Complete;
                 self.superblock.visible_at = end;
+                (self.superblock.is_difference, self.superblock.floor) = (false, self.floor.at());
                 self.after_superblock(now, AfterSuperblock::SeedDone);
             }
         }

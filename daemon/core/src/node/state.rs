@@ -160,7 +160,7 @@ impl Node {
 
     fn seeding_state(&self) -> CopyState {
         let (done, total) = self.seeded.as_ref().map_or((0, 0), |s| (s.done_bytes, s.total_bytes));
-        CopyState::Seeding { done, total }
+        CopyState::Seeding { done, total, by_difference: self.superblock.is_difference }
     }
 
     fn link_state(&self) -> LinkState {
@@ -208,8 +208,10 @@ impl Node {
         if !self.ships() {
             return "shipping is paused by an operator: `tidemark resume --ship`".into();
         }
-        if self.seeder.is_some() {
-            return "the peer's copy is being seeded".into();
+        match self.seeder.as_ref().map(|seeder| seeder.from.is_some()) {
+            Some(false) => return "the peer's copy is being seeded".into(),
+            Some(true) => return "the peer's copy is being brought up to date by what changed".into(),
+            None => {}
         }
         if let Some(why) = &self.link_refused {
             return why.clone();

@@ -58,19 +58,8 @@ pub enum Message {
     },
     /// End of the answer to [`Message::FetchTail`].
     TailEnd,
-    /// Start of a seeding pass: forget what you have, blocks follow.
-    SeedBegin {
-        /// Which seeding; a new one replaces the old.
-        resync: Nonce,
-        /// Pass number from 1.
-        pass: u32,
-        /// Bytes that this pass will send, as far as known.
-        total_bytes: u64,
-        /// True for the last pass: live frames follow `live_from` on the same stream.
-        last: bool,
-        /// In the last pass: the boundary after which live frames follow.
-        live_from: Boundary,
-    },
+    /// Start of a pass of a seeding.
+    SeedBegin(SeedBegin),
     /// Blocks of the base while seeding.
     Base(BaseBlocks),
     /// End of a pass. In the last pass the copy becomes visible when it is durable up to `visible_at`.
@@ -224,6 +213,8 @@ pub struct Hello {
     pub tail: Boundary,
     /// Highest durable position of the receiver that the sender remembers, with the boot that acknowledged it (R6).
     pub remembered: Option<Remembered>,
+    /// It can take a difference ([`SeedBegin::from`]) from here on; a version that knows none says nothing.
+    pub difference: Option<Difference>,
 }
 
 /// An entry of a volume's history.
@@ -284,6 +275,33 @@ pub struct Ack {
     pub floor: Lsn,
     /// The boot that holds what is only appended.
     pub boot: BootId,
+}
+
+/// Start of a pass of a seeding: forget what you have, blocks follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SeedBegin {
+    /// Which seeding; a new one replaces the old.
+    pub resync: Nonce,
+    /// Pass number from 1.
+    pub pass: u32,
+    /// Bytes that this pass will send, as far as known.
+    pub total_bytes: u64,
+    /// True for the last pass: live frames follow `live_from` on the same stream.
+    pub last: bool,
+    /// In the last pass: the boundary after which live frames follow.
+    pub live_from: Boundary,
+    /// Only the blocks follow that changed since this boundary: what the receiver's base holds there is kept. Sent only to who says
+    /// in its [`Hello`] that it can take a difference from just there.
+    pub from: Option<Boundary>,
+}
+
+/// Where a copy that fell behind can be brought up to date from by what changed since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Difference {
+    /// The copy holds this, apart from what a difference from there has written already.
+    pub from: Boundary,
+    /// The seeding that has begun to write such a difference and did not end; nil: the copy is whole.
+    pub resync: Nonce,
 }
 
 /// Blocks of the base while seeding.

@@ -2,11 +2,14 @@
 //! pass are marked and sent in the next; the last pass also lets live frames flow. The receiver writes seeded blocks to its
 //! base, *under* its log, so a seeded block can never hide a newer record.
 //!
+//! A *difference* is a seeding of a copy that was whole once and fell behind the log: the first pass sends the blocks that changed
+//! since, zeros too, over a base that holds all of the copy's own log.
+//!
 //! The copy becomes visible at the highest position at which any block was read (`visible_at`): from there on, base and log
 //! together are exactly the primary's content.
 
-use std::collections::BTreeMap;
-
+use crate::blocks::BlockSet;
+use crate::ship::SeedBegin;
 use crate::types::{BlockRange, Boundary, Lsn, Nanos, Nonce};
 
 /// Bytes of one question to the base ("what may hold data here?").
@@ -20,75 +23,13 @@ pub const LAST_PASS_BYTES: u64 = 64 << 20;
 /// After so many passes the next one is the last, whatever its size.
 pub const MAX_PASSES: u32 = 4;
 
-/// A set of blocks, as disjoint ranges. Bounded: beyond its limit ranges are merged over their gaps, so that it only ever
-/// names too much.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BlockSet {
-    ranges: BTreeMap<u64, u64>,
-}
-
-const MAX_RANGES: usize = 1 << 20;
-const MERGE_GAP: u64 = 64;
-
-impl BlockSet {
-    /// Adds `[start, end)`.
-    pub fn insert(&mut self, start: u64, end: u64) {
-        let gap = if self.ranges.len() >= MAX_RANGES { MERGE_GAP } else { 0 };
-        let (mut start, mut end) = (start, end);
-        while let Some((&s, &e)) = self.ranges.range(..=end.saturating_add(gap)).next_back() {
-            if e.saturating_add(gap) < start {
-                break;
-            }
-            start = start.min(s);
-            end = end.max(e);
-            self.ranges.remove(&s);
-        }
-        self.ranges.insert(start, end);
-    }
-
-    /// The parts of `[start, end)` that are not in the set, ascending.
-    pub fn gaps(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
-        let mut at = start;
-        let mut out = Vec::new();
-        let before = self.ranges.range(..start).next_back().filter(|(_, e)| **e > start);
-        for (&s, &e) in before.into_iter().chain(self.ranges.range(start..end)) {
-            if s > at {
-                out.push((at, s));
-            }
-            at = at.max(e);
-        }
-        if at < end {
-            out.push((at, end));
-        }
-        out
-    }
-
-    /// Blocks in the set.
-    pub fn blocks(&self) -> u64 {
-        self.ranges.iter().map(|(s, e)| e - s).sum()
-    }
-
-    /// True when empty.
-    pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-    }
-
-    /// Takes up to `max` blocks from the front.
-    pub fn take_front(&mut self, max: u64) -> Option<(u64, u64)> {
-        let (start, end) = self.ranges.pop_first()?;
-        let stop = end.min(start + max);
-        if stop < end {
-            self.ranges.insert(stop, end);
-        }
-        Some((start, stop))
-    }
-}
-
 /// The sending side of a seeding.
 #[derive(Debug)]
 pub struct Seeder {
     /// Names it.
     pub resync: Nonce,
+    /// A difference from here on.
+    pub from: Option<Boundary>,
     /// Pass from 1.
     pub pass: u32,
     /// The last pass: live frames flow.
@@ -126,6 +67,7 @@ impl Seeder {
     pub fn new(resync: Nonce, blocks: u64, from_log: BlockSet) -> Self {
         Self {
             resync,
+            from: None,
             pass: 1,
             is_last: false,
             todo: from_log.clone(),
@@ -144,6 +86,19 @@ impl Seeder {
         }
     }
 
+    /// Begins the first pass over what `changed` since `from`.
+    pub fn difference(resync: Nonce, from: Boundary, changed: BlockSet) -> Self {
+        let blocks = changed.blocks();
+        let (from, mapped_to, from_log) = (Some(from), None, BlockSet::default());
+        Self { from, mapped_to, from_log, todo: changed, ..Self::new(resync, blocks, BlockSet::default()) }
+    }
+
+    /// How this pass begins.
+    pub fn begin(&self) -> SeedBegin {
+        let Self { resync, pass, total_bytes, is_last: last, live_from, from, .. } = *self;
+        SeedBegin { resync, pass, total_bytes, last, live_from, from }
+    }
+
     /// The base may hold data in `[start, end)`: what is not looked at anyway has to be.
     pub fn on_mapped(&mut self, start: u64, end: u64) {
         for (start, end) in self.from_log.gaps(start, end) {
@@ -153,7 +108,9 @@ impl Seeder {
 
     /// True when another chunk may be read and sent.
     pub fn may_send(&self) -> bool {
-        !self.ended && self.sent_bytes.saturating_sub(self.acked_bytes) < WINDOW_BYTES && self.reading < 4
+        // A first content lies in long runs, what changed mostly in single blocks.
+        let reads = if self.from.is_some() { 32 } else { 4 };
+        !self.ended && self.sent_bytes.saturating_sub(self.acked_bytes) < WINDOW_BYTES && self.reading < reads
     }
 
     /// True when the pass has nothing left to read.
@@ -179,6 +136,8 @@ impl Seeder {
 pub struct Seeded {
     /// Names it.
     pub resync: Nonce,
+    /// Only what changed comes; the rest is in the base.
+    pub is_difference: bool,
     /// Pass.
     pub pass: u32,
     /// The last pass.
@@ -205,18 +164,20 @@ pub struct Seeded {
 
 impl Seeded {
     /// A pass that begins.
-    pub fn new(resync: Nonce, pass: u32, is_last: bool, total_bytes: u64, ready: bool) -> Self {
+    pub fn new(begin: &SeedBegin) -> Self {
+        let SeedBegin { resync, pass, total_bytes, last, .. } = *begin;
         Self {
             resync,
+            is_difference: begin.from.is_some(),
             pass,
-            is_last,
+            is_last: last,
             total_bytes,
             done_bytes: 0,
             writing: Vec::new(),
             end: None,
             syncing: false,
             synced: false,
-            ready,
+            ready: pass > 1 && !last,
             saving: false,
             full_since: None,
         }
@@ -226,21 +187,6 @@ impl Seeded {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_block_set_merges_what_touches_and_is_taken_in_order() {
-        let mut set = BlockSet::default();
-        set.insert(10, 20);
-        set.insert(30, 40);
-        set.insert(20, 25);
-        set.insert(5, 6);
-        assert_eq!(set.blocks(), 26);
-        set.insert(0, 31);
-        assert_eq!(set.blocks(), 40);
-        assert_eq!(set.take_front(16), Some((0, 16)));
-        assert_eq!(set.take_front(100), Some((16, 40)));
-        assert_eq!(set.take_front(1), None);
-    }
 
     #[test]
     fn what_the_log_holds_is_looked_at_once_whatever_the_base_says() {

@@ -161,6 +161,14 @@ impl Copy {
         self.files.iter().filter_map(slot).collect()
     }
 
+    fn footers(&self) -> Vec<(u32, Bytes)> {
+        let footer = |(file, content): (&FileRef, &Vec<u8>)| match file {
+            FileRef::Footer(number) => Some((*number, Bytes::copy_from_slice(content))),
+            _ => None,
+        };
+        self.files.iter().filter_map(footer).collect()
+    }
+
     fn place(&mut self, policy: Policy, kind: CreateKind) {
         let params = CreateParams {
             volume: VOLUME,
@@ -193,6 +201,7 @@ impl Copy {
             superblock: self.file(FileRef::Superblock),
             config: self.file(FileRef::Config),
             slots: self.slots(),
+            footers: self.footers(),
             bases: self.bases(),
             tail_bytes: 256 << 10,
             lease: self.lease,

@@ -3,6 +3,7 @@
 mod arbitration;
 mod base;
 mod bench;
+mod difference;
 mod full;
 mod groups;
 mod handing;

@@ -11,8 +11,8 @@ use tidemark_core::format::{FormatError, config, twin::TwinKind};
 
 use super::OfflineError;
 
-/// The most bytes of a small file: a footer with all its ranges.
-pub(super) const MAX_SMALL_FILE: u64 = 16 << 20;
+/// The most bytes of a small file: a footer of several TiB with changes all over.
+pub(super) const MAX_SMALL_FILE: u64 = 256 << 20;
 
 /// A file with a number in its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +40,7 @@ pub struct VolumeCopy {
     pub config_torn: bool,
     /// Slots of the log.
     pub slots: Vec<Numbered>,
-    /// Footers of sealed segments.
+    /// Footers: what runs of the log changed.
     pub footers: Vec<Numbered>,
     /// Sealed branches.
     pub branches: Vec<Numbered>,

@@ -4,8 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use tidemark_core::blocks::BlockSet;
 use tidemark_core::layout::{self, Layout};
-use tidemark_core::ship::seed::BlockSet;
 use tidemark_core::types::{BLOCK, BlockRange, Secret, VolumeId};
 
 use super::branch::{Change, walk};

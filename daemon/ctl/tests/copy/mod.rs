@@ -82,6 +82,7 @@ impl Shell {
             superblock: new.superblock,
             config: new.config,
             slots: Vec::new(),
+            footers: Vec::new(),
             bases: vec![(volume, SIZE)],
             tail_bytes: tidemark_core::node::TAIL_BYTES,
             lease: None,
@@ -128,7 +129,7 @@ impl Shell {
     fn path(&self, file: FileRef) -> PathBuf {
         match file {
             FileRef::Log(Slot(slot)) => self.dir.join(format!("log/slot-{slot:06}.seg")),
-            FileRef::Footer(Slot(slot)) => self.dir.join(format!("log/footer-{slot:06}")),
+            FileRef::Footer(number) => self.dir.join(format!("log/footer-{number:06}")),
             FileRef::Superblock => self.dir.join("superblock"),
             FileRef::Config => self.dir.join("config"),
             FileRef::Base => self.dir.join("base.img"),

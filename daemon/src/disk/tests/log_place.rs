@@ -56,7 +56,7 @@ fn slots_and_footers_lie_where_the_logs_are_and_base_and_branches_do_not() {
     let mut shard = Shard::new(RingOptions::default());
     shard.done(&files, DiskOp::Prepare { slot: Slot(1), len: 4096 });
     shard.write(&files, FileRef::Log(Slot(1)), 0, pattern(1, 4096));
-    shard.done(&files, DiskOp::Replace { file: FileRef::Footer(Slot(1)), data: vec![pattern(2, 100)] });
+    shard.done(&files, DiskOp::Replace { file: FileRef::Footer(1), data: vec![pattern(2, 100)] });
     shard.done(&files, DiskOp::Replace { file: FileRef::Branch(1), data: vec![pattern(3, 100)] });
     assert!(world.log("v").join("slot-000001.seg").is_file() && world.log("v").join("footer-000001").is_file());
     assert!(world.volume("v").join("branch/branch-0001").is_file());

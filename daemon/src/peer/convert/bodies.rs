@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 use tidemark_core::layout::Layout;
-use tidemark_core::ship::{Ack, Append, BaseBlocks, Hello, MAX_MESSAGE_BYTES, Remembered};
+use tidemark_core::ship::{Ack, Append, BaseBlocks, Difference, Hello, MAX_MESSAGE_BYTES, Remembered, SeedBegin};
 use tidemark_core::types::{BLOCK, Incarnation, Lsn};
 use tidemark_proto::peer as wire;
 
 use super::Malformed;
 use super::config::{config_in, config_out};
 use super::parts::{
-    at_most, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, id, layout_in, layout_out,
-    position_in, position_out, range_in, range_out, raw,
+    at_most, boundary_if, boundary_in, boundary_out, epoch_in, epoch_out, history_in, history_out, id, layout_in,
+    layout_out, position_in, position_out, range_in, range_out, raw,
 };
 
 /// The most header bytes of a frame: descriptors of a frame of a thousand records take a tenth of it.
@@ -36,6 +36,7 @@ pub(super) fn hello_out(hello: &Hello) -> wire::Hello {
         remembered: hello.remembered.map(remembered_out),
         is_suspect: hello.is_suspect,
         layout: (!hello.layout.is_one(hello.volume)).then(|| layout_out(&hello.layout)),
+        difference: hello.difference.map(difference_out),
     }
 }
 
@@ -57,7 +58,29 @@ pub(super) fn hello_in(hello: wire::Hello) -> Result<Hello, Malformed> {
         tail: boundary_in(hello.tail)?,
         remembered: hello.remembered.map(remembered_in).transpose()?,
         is_suspect: hello.is_suspect,
+        difference: hello.difference.map(difference_in).transpose()?,
     })
+}
+
+fn difference_out(difference: Difference) -> wire::Difference {
+    wire::Difference { from: boundary_out(difference.from), resync: raw(&difference.resync.0) }
+}
+
+fn difference_in(difference: wire::Difference) -> Result<Difference, Malformed> {
+    Ok(Difference { from: boundary_in(difference.from)?, resync: id(&difference.resync, "resync")? })
+}
+
+pub(super) fn seed_begin_out(begin: SeedBegin) -> wire::SeedBegin {
+    let SeedBegin { resync, pass, total_bytes, last, live_from, from } = begin;
+    let (live_from, from) = (boundary_out(live_from), from.and_then(boundary_out));
+    wire::SeedBegin { resync: raw(&resync.0), pass, total_bytes, last, live_from, from }
+}
+
+pub(super) fn seed_begin_in(begin: wire::SeedBegin) -> Result<SeedBegin, Malformed> {
+    let (resync, live_from) = (id(&begin.resync, "resync")?, boundary_if(begin.last, begin.live_from)?);
+    let from = begin.from.map(|from| boundary_in(Some(from))).transpose()?;
+    let wire::SeedBegin { pass, total_bytes, last, .. } = begin;
+    Ok(SeedBegin { resync, pass, total_bytes, last, live_from, from })
 }
 
 fn remembered_out(remembered: Remembered) -> wire::Remembered {

@@ -21,7 +21,9 @@ use tidemark_core::types::{Lsn, WallMs};
 use tidemark_proto::peer as wire;
 use wire::envelope::Body;
 
-use bodies::{ack_in, ack_out, append_in, append_out, base_in, base_out, hello_in, hello_out};
+use bodies::{
+    ack_in, ack_out, append_in, append_out, base_in, base_out, hello_in, hello_out, seed_begin_in, seed_begin_out,
+};
 use config::{
     answer_in, answer_out, refusal_in, refusal_out, since_in, since_out, step_in, step_out, verdict_in, verdict_out,
 };
@@ -135,10 +137,7 @@ fn body_out(message: Message) -> Body {
         }
         Message::FetchTail { from } => Body::FetchTail(wire::FetchTail { from: boundary_out(from) }),
         Message::TailEnd => Body::TailEnd(wire::TailEnd {}),
-        Message::SeedBegin { resync, pass, total_bytes, last, live_from } => {
-            let (resync, live_from) = (raw(&resync.0), boundary_out(live_from));
-            Body::SeedBegin(wire::SeedBegin { resync, pass, total_bytes, last, live_from })
-        }
+        Message::SeedBegin(begin) => Body::SeedBegin(seed_begin_out(begin)),
         Message::Base(base) => Body::Base(base_out(base)),
         Message::SeedEnd { resync, pass, visible_at, history } => {
             let (resync, history) = (raw(&resync.0), history_out(&history));
@@ -197,10 +196,7 @@ fn body_in(body: Body) -> Result<Message, Malformed> {
         }
         Body::FetchTail(m) => Message::FetchTail { from: boundary_in(m.from)? },
         Body::TailEnd(_) => Message::TailEnd,
-        Body::SeedBegin(m) => {
-            let (resync, live_from) = (id(&m.resync, "resync")?, boundary_if(m.last, m.live_from)?);
-            Message::SeedBegin { resync, pass: m.pass, total_bytes: m.total_bytes, last: m.last, live_from }
-        }
+        Body::SeedBegin(begin) => Message::SeedBegin(seed_begin_in(begin)?),
         Body::Base(base) => Message::Base(base_in(base)?),
         Body::SeedEnd(m) => {
             let (resync, history) = (id(&m.resync, "resync")?, history_in(&m.history)?);

@@ -8,7 +8,8 @@ use prost::Message as _;
 use tidemark_core::config::{AckOn, Config, Mode, OnPeerLoss, Policy, Since};
 use tidemark_core::layout::Layout;
 use tidemark_core::ship::{
-    Ack, AdoptStep, Append, BaseBlocks, ChainEntry, Hello, Message, Refusal, Remembered, VerifyVerdict,
+    Ack, AdoptStep, Append, BaseBlocks, ChainEntry, Difference, Hello, Message, Refusal, Remembered, SeedBegin,
+    VerifyVerdict,
 };
 use tidemark_core::types::*;
 
@@ -71,11 +72,13 @@ prop_compose! {
         (version, features, size) in any::<(u32, u64, u64)>(), group in option::of(layout()), volume in id(VolumeId), site in id(SiteId), node in id(NodeId),
         boot in id(BootId), config in config(), (is_primary, needs_seed, is_suspect) in any::<(bool, bool, bool)>(), history in history(),
         floor in boundary(), tail in boundary(), remembered in option::of((position(), id(BootId))),
+        difference in option::of((boundary(), id(Nonce))),
     ) -> Message {
+        let difference = difference.map(|(from, resync)| Difference { from, resync });
         let remembered = remembered.map(|(position, boot)| Remembered { position, boot });
         Message::Hello(Box::new(Hello {
             version, features, volume, site, node, boot, layout: group.unwrap_or(Layout::one(volume, size)), config, is_primary, needs_seed, is_suspect, history, floor,
-            tail, remembered,
+            tail, remembered, difference,
         }))
     }
 }
@@ -155,9 +158,11 @@ const REFUSALS: [Refusal; 17] = [
 fn seeding() -> impl Strategy<Value = Message> {
     let nonce = || id(Nonce);
     prop_oneof![
-        (nonce(), any::<(u32, u64, bool)>(), boundary()).prop_map(|(resync, (pass, total_bytes, last), live_from)| {
-            Message::SeedBegin { resync, pass, total_bytes, last, live_from }
-        }),
+        (nonce(), any::<(u32, u64, bool)>(), boundary(), option::of(boundary())).prop_map(
+            |(resync, (pass, total_bytes, last), live_from, from)| {
+                Message::SeedBegin(SeedBegin { resync, pass, total_bytes, last, live_from, from })
+            }
+        ),
         (nonce(), any::<(u32, u64)>(), history()).prop_map(|(resync, (pass, at), history)| {
             Message::SeedEnd { resync, pass, visible_at: Lsn(at), history }
         }),
@@ -407,7 +412,8 @@ fn blocks_of_the_base_must_match_their_range() {
 #[test]
 fn a_boundary_that_means_nothing_may_be_absent() {
     let begin = |last| {
-        let body = wire::SeedBegin { resync: raw(&[1; 16]), pass: 1, total_bytes: 0, last, live_from: None };
+        let body =
+            wire::SeedBegin { resync: raw(&[1; 16]), pass: 1, total_bytes: 0, last, live_from: None, from: None };
         from_wire(wire::Envelope { body: Some(Body::SeedBegin(body)) })
     };
     assert!(begin(false).is_ok());

@@ -112,6 +112,7 @@ impl Copy {
             superblock: disk.file(FileRef::Superblock),
             config: disk.file(FileRef::Config),
             slots: disk.slots(),
+            footers: Vec::new(),
             bases: vec![(VOLUME, disk.file(FileRef::Base).len() as u64)],
             tail_bytes: TAIL_BYTES,
             lease: None,

@@ -257,6 +257,7 @@ impl World {
             superblock: content(FileRef::Superblock),
             config: content(FileRef::Config),
             slots: s.disk.slots(),
+            footers: s.disk.footers(),
             bases: vec![(volume_id(s.member), s.disk.seen(FileRef::Base).map_or(0, Image::len))],
             tail_bytes: 1 << 20,
             lease: self.terms,
