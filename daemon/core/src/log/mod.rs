@@ -35,6 +35,9 @@ pub const SYNC_MS: u64 = 100;
 const SYNCS_IN_FLIGHT: usize = 2;
 /// Slots kept ready ahead of the log.
 pub const SLOTS_AHEAD: usize = 2;
+/// Ready slots that nothing takes but the beginning of an incarnation, here or at the peer: whatever fills a log, an opening finds
+/// room in it. None where there are fewer than [`MIN_SLOTS`].
+pub const SPARE_SLOTS: usize = 1;
 /// The fewest slots a log works with: one open, one sealed, two ahead.
 pub const MIN_SLOTS: usize = 4;
 /// A failed preparation (no space) is tried again after this time.
@@ -101,6 +104,8 @@ pub struct Log {
     unsynced_since: Option<Nanos>,
     retry_prepare_at: Option<Nanos>,
     no_space: bool,
+    /// What is appended now may take the spare slot.
+    uses_spare: bool,
     failure: Option<LogFailure>,
     frames: u64,
     syncs_done: u64,
@@ -128,6 +133,7 @@ impl Log {
             unsynced_since: None,
             retry_prepare_at: None,
             no_space: false,
+            uses_spare: false,
             failure: None,
             frames: 0,
             syncs_done: 0,
@@ -199,7 +205,21 @@ impl Log {
 
     /// True when records wait for a slot and none can be had.
     pub fn is_full(&self) -> bool {
-        !self.pending.is_empty() && self.segments.ready() == 0 && self.segments.room() < self.next_frame_bytes()
+        !self.pending.is_empty() && self.is_short() && self.segments.room() < self.next_frame_bytes()
+    }
+
+    /// True when no slot is ready for what comes next.
+    pub fn is_short(&self) -> bool {
+        self.segments.ready() <= self.spare()
+    }
+
+    /// From now on what is appended may take the spare slot, or may not.
+    pub fn use_spare(&mut self, uses: bool) {
+        self.uses_spare = uses;
+    }
+
+    fn spare(&self) -> usize {
+        if self.uses_spare || self.segments.slots() < MIN_SLOTS { 0 } else { SPARE_SLOTS }
     }
 
     /// True when the last preparation of a slot met a full disk.
@@ -255,7 +275,7 @@ impl Log {
         if self.pending.is_empty() || self.failure.is_some() || self.in_flight.len() >= FRAMES_IN_FLIGHT {
             return None;
         }
-        if !self.make_room(self.next_frame_bytes()) {
+        if !self.has_room(self.next_frame_bytes()) || !self.make_room(self.next_frame_bytes()) {
             return None;
         }
         let room = self.segments.room().min(self.frame_limit() + 2 * BLOCK as u64);
@@ -267,6 +287,11 @@ impl Log {
 
     /// True when a frame of so many bytes can be placed now.
     pub fn has_room(&self, bytes: u64) -> bool {
+        self.segments.room() >= bytes || !self.is_short()
+    }
+
+    /// The same for a frame that begins an incarnation.
+    pub fn has_room_to_begin(&self, bytes: u64) -> bool {
         self.segments.room() >= bytes || self.segments.ready() > 0
     }
 
@@ -274,7 +299,7 @@ impl Log {
     /// `promised`: the peer waits until it is durable.
     ///
     /// # Panics
-    /// When there is no room: [`Log::has_room`] is asked first.
+    /// When there is no room: [`Log::has_room`] is asked first, or [`Log::has_room_to_begin`].
     pub fn take(
         &mut self,
         now: Nanos,

@@ -20,7 +20,13 @@ impl Node {
         }
         // What an opening fetches from its peer, and its FORK, find room also in a log that is full: without them nothing would be
         // committed that the floor could pass.
-        let limit = self.slot_limit() + if self.opening.is_some() { SLOTS_AHEAD } else { 0 };
+        self.log.use_spare(self.opening.is_some());
+        let limit = match self.opening.is_some() || self.waits_to_begin() {
+            // However often that was: each opening goes on in a slot of its own.
+            true if self.log.segments.ready() == 0 => self.slot_limit().max(self.log.segments.slots()) + SLOTS_AHEAD,
+            true => self.slot_limit() + SLOTS_AHEAD,
+            false => self.slot_limit(),
+        };
         // The log of a copy that starts over is whole until the superblock says that it starts over.
         if !matches!(self.superblock.flag, CopyFlag::Seeding(_)) || self.superblock_file.is_idle() {
             self.log.poll_dropped(now, &mut self.out);

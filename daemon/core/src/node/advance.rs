@@ -134,7 +134,7 @@ impl Node {
         let floor =
             floor.min(if planted(Planted::TrimBeforeSuperblock) { floor } else { self.floor.at().position.lsn });
         let live = self.log.segments.live().count();
-        let short = self.log.segments.ready() == 0 || live * 100 > self.slots_to_be_had() * 80;
+        let short = self.log.is_short() || live * 100 > self.slots_to_be_had() * 80;
         let needed = match (self.superblock.peer, &self.link) {
             (Some(_), Some(link)) if self.k.primary == Some(self.site) => link.sender.kept_from(),
             (Some(_), _) => Lsn::ZERO,

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use crate::config::Mode;
 use crate::event::Output;
+use crate::format::frame::FrameHeader;
+use crate::format::record::Kind;
 use crate::format::superblock::CopyFlag;
 use crate::node::Node;
 use crate::planted::{Planted, planted};
@@ -228,7 +230,20 @@ impl Node {
     }
 
     fn finds_no_room(&self, append: &Append) -> bool {
-        self.needs_index_room() || !self.log.has_room(append.frame_bytes())
+        let has_room = !self.needs_index_room() && self.log.has_room(append.frame_bytes());
+        !(has_room || self.log.has_room_to_begin(append.frame_bytes()) && self.begins(append))
+    }
+
+    /// The frame begins an incarnation: without it no volume opens.
+    fn begins(&self, append: &Append) -> bool {
+        let header = FrameHeader::decode(&append.header, &self.superblock.secret);
+        header.is_ok_and(|header| header.records.iter().any(|record| record.kind == Kind::Fork))
+    }
+
+    /// Such a frame of the peer waits for a slot.
+    pub(super) fn waits_to_begin(&self) -> bool {
+        let next = self.link.as_ref().and_then(|l| l.backlog.front()).filter(|_| self.log.segments.ready() == 0);
+        matches!(next, Some(Message::Append(append)) if !self.log.has_room_to_begin(append.frame_bytes()) && self.begins(append))
     }
 
     /// A frame of the peer waits for room here.

@@ -194,6 +194,7 @@ impl Node {
             self.on_peer_down(link.conn);
         }
         self.seeder = None;
+        self.arbiter.flapping.clear();
         self.superblock.paused.ship = false;
         self.superblock.peer = peer;
         self.wait(now, id, DEADLINE_MS, Pending::Saving);
@@ -228,6 +229,7 @@ impl Node {
 
     fn reseed(&mut self, now: Nanos, id: VerbId) -> Result<(), VerbError> {
         self.judge_reseed()?;
+        self.arbiter.flapping.clear();
         let sealable = self.has_own_suffix();
         self.reseed_wanted = true;
         if sealable {
@@ -407,6 +409,21 @@ impl Node {
         Some(verb)
     }
 
+    /// What keeps the base from holding all of the log.
+    pub(super) fn drain_waits_for(&self) -> String {
+        let (floor, end) = (self.floor.at().position.lsn, self.log.end().position.lsn);
+        let silent = self.superblock.peer.filter(|site| {
+            let durable = self.link.as_ref().map_or(Lsn::ZERO, |link| link.sender.durable());
+            self.k.primary == Some(self.site) && self.k.has(*site) && durable < end
+        });
+        let why = match silent {
+            Some(site) => format!("site {site}, which flushes wait for, has not made durable what is newer"),
+            None if self.committed < end => "what is newer is not known to be durable where flushes wait for it".into(),
+            None => "the base takes longer".into(),
+        };
+        format!("the base holds what was written up to lsn {floor} of {end}: {why}")
+    }
+
     fn step_release(&mut self, now: Nanos, mut verb: PendingVerb) -> Option<PendingVerb> {
         let end = self.log.end().position.lsn;
         let quiet = self.log.is_quiet() && self.acks.is_empty() && self.parked.is_empty();
@@ -437,6 +454,9 @@ impl Node {
         }
         if matches!(verb.kind, Pending::HandOver) {
             return self.end_verb(verb.id, Err(self.handing_is_late()));
+        }
+        if matches!(verb.kind, Pending::Drain | Pending::Release) {
+            return self.end_verb(verb.id, Err(VerbError::Interrupted(self.drain_waits_for())));
         }
         let why = match verb.kind {
             Pending::Demote { served: true, .. } => {

@@ -1,10 +1,11 @@
 //! Pauses of shipping and of the floor.
 
 use tidemark_core::config::{Mode, Paused, Policy};
+use tidemark_core::event::DiskOp;
 use tidemark_core::status::{LinkState, Role};
 use tidemark_core::verb::{Verb, VerbError};
 
-use crate::bench::{A, B, Pair, promote_anyway};
+use crate::bench::{A, B, Fate, Pair, SLOT_BYTES, promote_anyway, site_id};
 
 const SHIP: Paused = Paused { ship: true, floor: false };
 const FLOOR: Paused = Paused { ship: false, floor: true };
@@ -100,4 +101,46 @@ fn the_base_stands_while_the_floor_is_paused_and_the_log_says_when_it_is_full() 
         goes(&mut pair, site, Verb::Drain);
         assert_eq!(pair.status(site).log_full_in_ms, None);
     }
+}
+
+/// A sync volume whose log is full at `site`, where the floor is paused and the disk has no room for a further slot.
+fn filled(site: usize) -> Pair {
+    let mut pair = Pair::new();
+    let policy = Policy { mode: Mode::Sync, log_bytes: 6 * SLOT_BYTES, ..pair.status(A).policy };
+    goes(&mut pair, A, Verb::SetPolicy(policy));
+    pair.pass(1_000);
+    goes(&mut pair, site, Verb::Pause(FLOOR));
+    for block in 0..400 {
+        pair.write_blocks(A, block % 200, 4, 1);
+        pair.pass(200);
+        if pair.status(A).role != Role::Primary {
+            pair.copies[site].fate =
+                |op| if matches!(op, DiskOp::Prepare { .. }) { Fate::FindsNoSpace } else { Fate::Done };
+            return pair;
+        }
+    }
+    panic!("the log takes whatever comes: {:?}", pair.status(A));
+}
+
+#[test]
+fn a_follower_whose_log_a_paused_floor_filled_can_be_promoted_however_often() {
+    let mut pair = filled(B);
+    for round in 0..8 {
+        pair.kill(A);
+        pair.verb(B, promote_anyway());
+        pair.pass(2_000);
+        assert_eq!(pair.status(B).role, Role::Primary, "round {round}: {:?}", pair.status(B));
+        pair.copies[B].fate = |_| Fate::Done;
+        pair.kill(B);
+        pair.start(B);
+    }
+}
+
+#[test]
+fn a_primary_whose_log_a_paused_floor_filled_has_room_for_what_its_successor_begins_with() {
+    let mut pair = filled(A);
+    let id = pair.verb(A, Verb::Switchover { to: site_id(B), force: true });
+    pair.pass(3_000);
+    assert!(pair.copies[A].end_of(id).is_some_and(Result::is_ok), "{:?}", pair.copies[A].end_of(id));
+    assert_eq!((pair.status(A).role, pair.status(B).role), (Role::Secondary, Role::Primary));
 }

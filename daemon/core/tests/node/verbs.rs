@@ -144,3 +144,19 @@ fn a_demotion_that_waits_while_the_other_site_becomes_primary_leaves_that_sites_
     assert_eq!((a.role, b.role, b.config.primary), (Role::Secondary, Role::Primary, Some(site_id(B))));
     assert_eq!(a.config.id(), b.config.id());
 }
+
+#[test]
+fn a_drain_that_a_silent_peer_holds_back_ends_by_its_deadline_and_names_it() {
+    let mut pair = Pair::new();
+    let policy = Policy { mode: Mode::Sync, ..pair.status(A).policy };
+    pair.verb(A, Verb::SetPolicy(policy));
+    pair.pass(1_000);
+    pair.copies[B].fate = |op| if is_log_sync(op) { Fate::Hangs } else { Fate::Done };
+    pair.write_without_promise(A, 1, 1);
+    let id = pair.verb(A, Verb::Drain);
+    pair.pass(599_000);
+    assert_eq!(pair.copies[A].end_of(id), None);
+    pair.pass(2_000);
+    let Some(Err(VerbError::Interrupted(why))) = pair.copies[A].end_of(id) else { panic!("{:?}", pair.status(A)) };
+    assert!(why.contains(&format!("site {}", site_id(B))), "{why}");
+}
