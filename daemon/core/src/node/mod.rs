@@ -27,6 +27,7 @@ mod regression;
 mod requests;
 mod role;
 mod seal;
+mod seeded;
 mod seeding;
 mod seedings;
 mod sending;
