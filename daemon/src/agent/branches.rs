@@ -13,6 +13,7 @@ use super::volumes::failed;
 use super::{Agent, At};
 use crate::control::{BranchClass, BranchCounts, BranchInfo, Branches, EngineError, Seen};
 use crate::disk::files::path_in;
+use crate::disk::home::numbered;
 
 /// A branch as its file says.
 pub(super) struct Sealed {
@@ -29,7 +30,7 @@ pub(super) fn sealed_in(dir: &Path) -> Result<Vec<Sealed>, EngineError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir.join("branch")).map_err(failed)?.flatten() {
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("branch-")?.parse().ok());
+        let number = name.to_str().and_then(|name| numbered(name, "branch-", ""));
         if let Some(number) = number
             && let Some(sealed) = sealed(dir, number)?
             && !is_dropped(dir, number, &sealed.head)

@@ -72,6 +72,8 @@ pub struct GroupCopy {
     closed: Option<String>,
     /// Held by who changes the policy or the volumes.
     changing: Arc<tokio::sync::Mutex<()>>,
+    /// Held by who opens or closes views of it.
+    viewing: Arc<views::Viewing>,
 }
 
 /// A volume as the agent knows it.
@@ -165,8 +167,6 @@ pub struct Agent {
     catalogue: Arc<Mutex<Catalogue>>,
     bases: Bases,
     state: Mutex<State>,
-    /// Held by who opens or closes a view.
-    viewing: tokio::sync::Mutex<()>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -245,7 +245,6 @@ impl Agent {
             bases: Bases::below(&config.run_dir),
             heartbeats: Heartbeats { pulse, board: Arc::default() },
             state: Mutex::default(),
-            viewing: tokio::sync::Mutex::default(),
             runtime,
             config,
         });

@@ -1,10 +1,10 @@
 //! How long sealed branches stay: one of which nothing was acknowledged for `limits.branch_retention`, every other until a person says
 //! that nobody needs it. Either way a record of it stays for good, which is durable before the branch goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tidemark_core::event::FileRef;
@@ -19,9 +19,12 @@ use super::{Agent, At, wall_now};
 use crate::control::{BranchClass, DroppedBranch, EngineError, Foretold, Seen};
 use crate::crashsafe;
 use crate::disk::files::path_in;
+use crate::disk::home::numbered;
 
 /// Branches are looked at so often within the time that they stay, but no more often than each second and no less than each hour.
 const LOOKS: u32 = 8;
+/// A branch is seen for a part of its time, but no longer than this, before it goes.
+const MAX_SEEN: Duration = Duration::from_secs(3600);
 /// Of the record.
 const VERSION: u32 = 1;
 const DROPPED: &str = "dropped-";
@@ -50,7 +53,7 @@ pub(super) fn dropped_in(dir: &Path) -> Result<Vec<DroppedBranch>, EngineError> 
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir.join("branch")).map_err(failed)?.flatten() {
         let name = entry.file_name();
-        if let Some(number) = name.to_str().and_then(|name| name.strip_prefix(DROPPED)?.parse().ok()) {
+        if let Some(number) = name.to_str().and_then(|name| numbered(name, DROPPED, "")) {
             found.push(dropped(&entry.path(), number));
         }
     }
@@ -120,6 +123,28 @@ pub(super) fn is_dropped(dir: &Path, number: u32, head: &BranchHead) -> bool {
     })
 }
 
+/// Whether a branch has been kept for long enough: by the wall clock as far as it has gone on since the agent began no faster than time
+/// passed, and seen by this agent for a part of it. A clock that jumps forward ends no branch at once.
+struct Age {
+    keep: Duration,
+    began: (WallMs, Instant),
+    seen: BTreeMap<(VolumeId, u32, WallMs), Instant>,
+}
+
+impl Age {
+    fn begins(now: WallMs, keep: Duration) -> Self {
+        Self { keep, began: (now, Instant::now()), seen: BTreeMap::new() }
+    }
+
+    fn is_over(&mut self, branch: (VolumeId, u32, WallMs), now: WallMs) -> bool {
+        let seen = self.seen.entry(branch).or_insert_with(Instant::now).elapsed();
+        let (wall, instant) = self.began;
+        let now = now.0.min(wall.0.saturating_add(instant.elapsed().as_millis() as u64));
+        let kept = Duration::from_millis(now.saturating_sub(branch.2.0));
+        kept >= self.keep && seen >= (self.keep / LOOKS).min(MAX_SEEN)
+    }
+}
+
 impl Agent {
     /// Whether a branch may go, and what it is.
     async fn judge_drop(&self, copy: VolumeId, number: u32, acknowledged: bool) -> Result<Sealed, EngineError> {
@@ -160,7 +185,9 @@ impl Agent {
         let agent = self.clone();
         let dropped = self.runtime.spawn(async move {
             // Nobody opens it meanwhile.
-            let _turn = agent.viewing.lock().await;
+            let no_copy = || EngineError::NoVolume(at.copy.to_string());
+            let viewing = agent.viewing_of(at.copy).ok_or_else(no_copy)?;
+            let _turn = viewing.turn().await;
             let sealed = agent.judge_drop(at.copy, number, acknowledged).await?;
             agent.remove_branch(at.copy, sealed, word).await
         });
@@ -190,10 +217,11 @@ impl Agent {
         let keep = self.config.limits.branch_retention;
         let pause = (keep / LOOKS).clamp(Duration::from_secs(1), Duration::from_secs(3600));
         let mut told = BTreeSet::new();
+        let mut age = Age::begins(wall_now(), keep);
         loop {
             let copies: Vec<VolumeId> = self.state().copies.keys().copied().collect();
             for copy in copies {
-                if let Err(error) = self.look_at_branches(copy, keep, &mut told).await {
+                if let Err(error) = self.look_at_branches(copy, keep, &mut age, &mut told).await {
                     tracing::warn!(id = %copy, %error, "its branches cannot be looked at");
                 }
             }
@@ -205,12 +233,14 @@ impl Agent {
         self: &Arc<Self>,
         copy: VolumeId,
         keep: Duration,
+        age: &mut Age,
         told: &mut BTreeSet<(VolumeId, u32)>,
     ) -> Result<(), EngineError> {
         let Some(dir) = self.dir_of(copy).filter(|dir| dir.join("branch").is_dir()) else { return Ok(()) };
         let finished = tokio::task::spawn_blocking(move || finish_all(&dir));
         finished.await.map_err(failed)??;
-        let oldest = wall_now().0.saturating_sub(keep.as_millis() as u64);
+        // Told also where a drop ended before it was: the base may wait for that.
+        self.tell_kept(copy).await?;
         for sealed in self.sealed_of(copy).await? {
             let class = class_of(&sealed.head);
             if class != BranchClass::Unacked {
@@ -220,9 +250,10 @@ impl Agent {
                         "alarm: a sealed branch holds records that may have been acknowledged: it stays until it is dropped"
                     );
                 }
-            } else if sealed.head.sealed_at.0 <= oldest {
+            } else if age.is_over((copy, sealed.number, sealed.head.sealed_at), wall_now()) {
                 // Nobody opens it meanwhile.
-                let _turn = self.viewing.lock().await;
+                let Some(viewing) = self.viewing_of(copy) else { return Ok(()) };
+                let _turn = viewing.turn().await;
                 if self.is_viewed(copy, Seen::Branch(sealed.number)) {
                     continue;
                 }
@@ -294,5 +325,30 @@ mod tests {
         std::fs::write(&sealed.path, again.encode()).unwrap();
         assert_eq!(sealed_in(dir.path()).unwrap().len(), 1, "it is there");
         assert!(interrupted_in(dir.path()).unwrap().is_empty(), "and stays");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_forward_ends_no_branch_at_once() {
+        let day = Duration::from_secs(86_400);
+        let (now, mut age) = (WallMs(1_700_000_000_000), Age::begins(WallMs(1_700_000_000_000), 7 * day));
+        let fresh = (VolumeId([1; 16]), 1, now);
+        let jumped = WallMs(now.0 + 30 * day.as_millis() as u64);
+        assert!(!age.is_over(fresh, jumped), "it was sealed now");
+        let old = (VolumeId([1; 16]), 2, WallMs(now.0 - 8 * day.as_millis() as u64));
+        assert!(!age.is_over(old, now), "the agent has only begun");
+        let mut short = Age::begins(now, Duration::ZERO);
+        assert!(short.is_over(old, now));
+    }
+
+    #[test]
+    fn a_name_that_is_nearly_that_of_a_branch_is_none() {
+        let (dir, sealed) = sealed_here();
+        let file = std::fs::read(&sealed.path).unwrap();
+        for name in ["branch-+5", "branch- 6", "branch-7x", "branch-"] {
+            std::fs::write(dir.path().join("branch").join(name), &file).unwrap();
+        }
+        std::fs::write(dir.path().join("branch/dropped-+4"), "").unwrap();
+        assert_eq!(sealed_in(dir.path()).unwrap().len(), 1);
+        assert!(dropped_in(dir.path()).unwrap().is_empty());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidemark_core::event::HoldId;
@@ -25,6 +25,28 @@ use crate::view::{View, ViewTarget};
 const MAX_VIEWS: usize = 64;
 /// How long the base is waited for to come to rest.
 const REST: Duration = Duration::from_secs(10);
+
+/// How long a copy that closes waits for a view that is just being opened or closed.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The right to open and close views of a copy.
+#[derive(Default)]
+pub(super) struct Viewing {
+    turn: tokio::sync::Mutex<()>,
+    /// The copy closes: no view of it is opened any more.
+    over: AtomicBool,
+}
+
+impl Viewing {
+    /// As long as this is held no view of the copy comes or goes.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+}
 
 /// An open view of a volume.
 pub(super) struct OpenView {
@@ -52,8 +74,9 @@ impl Agent {
     }
 
     async fn do_open_view(&self, at: At, seen: Seen, kind: FrontendKind) -> Result<Attachment, EngineError> {
-        let _turn = self.viewing.lock().await;
-        if self.state().stopping {
+        let viewing = self.viewing_of(at.copy).ok_or_else(|| EngineError::NoVolume(at.copy.to_string()))?;
+        let _turn = viewing.turn().await;
+        if self.state().stopping || viewing.is_over() {
             return Err(EngineError::Stopping);
         }
         match self.view_of(at.volume, seen) {
@@ -79,7 +102,16 @@ impl Agent {
         };
         let place = open.place().clone();
         self.state().views.insert((at.volume, seen), OpenView { open: Arc::new(open), view, at, hold });
+        if viewing.is_over() {
+            // It closed, and did not wait for this.
+            self.end_view(at.volume, seen, true).await?;
+            return Err(EngineError::Stopping);
+        }
         Ok(Attachment { place, connections: 0 })
+    }
+
+    pub(super) fn viewing_of(&self, copy: VolumeId) -> Option<Arc<Viewing>> {
+        Some(self.state().copies.get(&copy)?.viewing.clone())
     }
 
     /// Has the copy keep what the view is made of.
@@ -158,7 +190,9 @@ impl Agent {
 
     /// Closes a view. Not open: success. In use: refused unless `force`.
     pub(super) async fn close_view(&self, volume: VolumeId, seen: Seen, force: bool) -> Result<(), EngineError> {
-        let _turn = self.viewing.lock().await;
+        let copy = self.state().views.get(&(volume, seen)).map(|view| view.at.copy);
+        let Some(viewing) = copy.and_then(|copy| self.viewing_of(copy)) else { return Ok(()) };
+        let _turn = viewing.turn().await;
         self.end_view(volume, seen, force).await
     }
 
@@ -172,9 +206,15 @@ impl Agent {
         Ok(())
     }
 
-    /// Closes every view of a copy, in use or not: the copy goes.
+    /// Closes every view of a copy, in use or not: the copy goes, and none is opened any more. One that hangs in its frontend is not
+    /// waited for for ever.
     pub(super) async fn close_views(&self, copy: VolumeId) {
-        let _turn = self.viewing.lock().await;
+        let Some(viewing) = self.viewing_of(copy) else { return };
+        viewing.over.store(true, Ordering::SeqCst);
+        let turn = tokio::time::timeout(CLOSE_PATIENCE, viewing.turn()).await;
+        if turn.is_err() {
+            tracing::warn!(id = %copy, "a view of it is still being opened or closed");
+        }
         let open: Vec<(VolumeId, Seen)> =
             self.state().views.iter().filter(|(_, view)| view.at.copy == copy).map(|(key, _)| *key).collect();
         for (volume, seen) in open {

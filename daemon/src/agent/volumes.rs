@@ -110,6 +110,7 @@ impl Agent {
             peer_site: None,
             closed: known.fault.clone(),
             changing: Arc::default(),
+            viewing: Arc::default(),
         };
         state.volumes.extend(known.record.volumes.iter().map(|volume| (volume.id, entry_of(copy.id, volume))));
         state.copies.insert(copy.id, copy);
@@ -143,8 +144,9 @@ impl Agent {
     /// Opens a known copy on its shard and keeps it connected to its peer.
     pub(super) async fn open_volume(self: &Arc<Self>, id: VolumeId) -> Result<(), EngineError> {
         let (dir, shard, name) = {
-            let state = self.state();
-            let copy = state.copies.get(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
+            let mut state = self.state();
+            let copy = state.copies.get_mut(&id).ok_or_else(|| EngineError::NoVolume(id.to_string()))?;
+            copy.viewing = Arc::default();
             (copy.dir.clone(), copy.shard, copy.name.clone())
         };
         let (site, node, boot) = (self.site, self.node, self.boot);

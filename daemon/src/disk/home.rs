@@ -135,7 +135,8 @@ pub(super) fn lock(file: File, access: Access, path: &Path) -> Result<Flock<File
 }
 
 /// The number in a name like `slot-000001.seg`.
-pub(super) fn numbered(name: &str, prefix: &str, suffix: &str) -> Option<u32> {
+/// The number in a file's name: digits and nothing else between `prefix` and `suffix`.
+pub(crate) fn numbered(name: &str, prefix: &str, suffix: &str) -> Option<u32> {
     let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }

@@ -28,7 +28,7 @@ mod complaints;
 mod composition;
 mod data_file;
 pub mod files;
-mod home;
+pub(crate) mod home;
 mod identity;
 mod joint;
 mod log_place;

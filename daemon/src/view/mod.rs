@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use tidemark_core::event::{FileRef, ReplyData, Request, RequestError};
 use tidemark_core::format::branch::BranchHead;
 use tidemark_core::format::frame::{FIXED_BYTES, FrameHeader, MAX_HEADER_BYTES};
@@ -93,7 +94,11 @@ struct Source {
 impl Source {
     fn open(path: PathBuf) -> Result<Self, OpenError> {
         match File::open(&path) {
-            Ok(file) => Ok(Self { path, file }),
+            Ok(file) => {
+                // The copy writes past the page cache: what that remembers of a device may be older. A hint where nothing is cached.
+                let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+                Ok(Self { path, file })
+            }
             Err(source) => Err(OpenError::File { path, source }),
         }
     }

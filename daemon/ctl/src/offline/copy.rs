@@ -149,6 +149,7 @@ fn numbered(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<Numbered>, Off
         let entry = entry.map_err(OfflineError::file(dir))?;
         let name = entry.file_name();
         let digits = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix));
+        let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
         if let Some(number) = digits.and_then(|digits| digits.parse().ok()) {
             let len = entry.metadata().map_err(OfflineError::file(&entry.path()))?.len();
             found.push(Numbered { number, path: entry.path(), len });
