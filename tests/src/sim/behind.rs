@@ -13,7 +13,14 @@ const STREAM: u64 = 0x6265_6869_6e64_2e31;
 const SHARE: u32 = 15;
 
 /// Makes a seed one of them, or not.
-pub fn draw(seed: u64, rates: &mut Rates, policy: &mut Policy, slot_bytes: u64, plan: &mut Vec<(u64, Step)>) {
+pub fn draw(
+    seed: u64,
+    rates: &mut Rates,
+    policy: &mut Policy,
+    slot_bytes: u64,
+    plan: &mut Vec<(u64, Step)>,
+    is_witnessed: bool,
+) {
     let mut rng = Rng::new(seed ^ STREAM);
     let made = plan.iter().find(|(_, step)| matches!(step, Step::AddReplica)).map_or(0, |(at, _)| *at);
     let last = plan.iter().map(|(at, _)| *at).max().unwrap_or(0);
@@ -27,7 +34,11 @@ pub fn draw(seed: u64, rates: &mut Rates, policy: &mut Policy, slot_bytes: u64, 
     }
     for _ in 0..rng.between(2, 4) {
         let at = rng.between(made + 1, last.max(made + 200));
-        plan.push((at, outage(&mut rng)));
+        let by_word = rng.percent(50);
+        let ms = rng.log_between(300, 8_000);
+        // Where a witness decides, nobody leaves a site out by word.
+        let step = if by_word && !is_witnessed { Step::DropPeer { away_ms: ms } } else { Step::Cut { ms } };
+        plan.push((at, step));
         for _ in 0..rng.below(4) {
             let how = if rng.percent(50) { Crash::Power } else { Crash::Kill };
             let step = Step::Crash { primary: rng.percent(40), how, down_ms: rng.log_between(5, 300) };
@@ -35,9 +46,4 @@ pub fn draw(seed: u64, rates: &mut Rates, policy: &mut Policy, slot_bytes: u64, 
         }
     }
     plan.sort_by_key(|(at, _)| *at);
-}
-
-fn outage(rng: &mut Rng) -> Step {
-    let ms = rng.log_between(300, 8_000);
-    if rng.percent(50) { Step::DropPeer { away_ms: ms } } else { Step::Cut { ms } }
 }

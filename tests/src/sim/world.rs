@@ -136,7 +136,8 @@ impl<C: Copy> World<C> {
         let (which, requests) = (options.witnessed, options.requests);
         let arbitration = Arbitration::draw(seed, which, &mut rates, policy, plan, requests);
         let slot_bytes = operator.slot_bytes();
-        behind::draw(seed, &mut rates, &mut operator.policy, slot_bytes, &mut operator.plan);
+        let is_witnessed = arbitration.is_some();
+        behind::draw(seed, &mut rates, &mut operator.policy, slot_bytes, &mut operator.plan, is_witnessed);
         let group = Group::draw(seed, client.size, &mut operator.plan, options.requests);
         if let Some(group) = &group {
             client.becomes(&group.begins);
