@@ -21,6 +21,7 @@ impl Node {
         self.refresh_hello();
         let Some(hello) = self.link.as_ref().and_then(|l| l.hello.clone()) else { return };
         let contact = group::contact(&self.k, hello.site, &hello.config);
+        let wins = self.is_named_winner(contact, &hello) && !self.is_led();
         let nobody_leads = contact == Contact::AdoptTheirs && hello.config.primary.is_none();
         if hello.needs_seed && (nobody_leads || matches!(contact, Contact::Same | Contact::MineIsNewer)) {
             self.no_longer_diverged(now);
@@ -28,7 +29,7 @@ impl Node {
         match contact {
             // An operator named the loser by reseeding it: it waits for what the other side tells it.
             Contact::SplitBrain if self.reseed_wanted => {}
-            _ if self.is_named_winner(contact, &hello) && !self.is_led() => self.win(now, &hello),
+            _ if wins => self.win(now, &hello),
             // Whatever was decided, its leader hears of it, and it from its leader.
             Contact::SplitBrain if self.is_led() => {}
             Contact::AdoptTheirs if self.is_led() && hello.config.primary.is_some() => {}
@@ -41,6 +42,7 @@ impl Node {
             Contact::Same | Contact::MineIsNewer => match self.k.primary {
                 Some(site) if site == self.site => self.lead(now, &hello),
                 Some(_) => self.follow(now, &hello, false),
+                None if self.has_parted_from(&hello) => self.diverge("nobody leads, and each has records of its own"),
                 None => self.tell_k(&hello),
             },
         }
@@ -118,6 +120,12 @@ impl Node {
             _ if self.is_led() => {}
             _ => self.adopt_theirs(now, hello.config.clone()),
         }
+    }
+
+    /// Neither can follow the other, and neither was given up: a person names the loser.
+    fn has_parted_from(&self, hello: &Hello) -> bool {
+        let is_given_up = hello.needs_seed || self.is_no_prefix();
+        !is_given_up && !hello.is_suspect && self.sealing.is_none() && self.parted_at(hello).is_some()
     }
 
     /// Where both sides went on with records of their own.
@@ -207,6 +215,7 @@ impl Node {
                 link.sender.start(from);
             }
             link.sender.confirmed = epoch;
+            link.parted = false;
         }
         self.link_refused = None;
         self.seeder = None;

@@ -251,6 +251,8 @@ impl Node {
         if let Some(link) = &mut self.link {
             link.hello = Some(hello);
             link.fresh = true;
+            // One that still says so refuses again.
+            link.parted = false;
         }
         self.link_refused = None;
         self.match_peer(now);

@@ -6,6 +6,7 @@ use crate::format::config as k_format;
 use crate::format::twin::TwinKind;
 use crate::node::Node;
 use crate::outbox::{Outbox, Route};
+use crate::ship::Refusal;
 use crate::types::{Lsn, Nanos};
 
 /// The state of a twin file.
@@ -200,7 +201,12 @@ impl Node {
     pub(super) fn on_config_file(&mut self, now: Nanos, route: Route, ok: bool) {
         if !ok {
             self.k_file.failed = true;
-            return self.fail_copy("the configuration cannot be written");
+            self.fail_copy("the configuration cannot be written");
+            if self.after_k.iter().any(|then| matches!(then, AfterK::Answer { .. })) {
+                // Who asked is not to wait for the answer.
+                self.hang_up(Refusal::Storage);
+            }
+            return;
         }
         if route == Route::ConfigWrite {
             self.out.disk(now, Route::ConfigSync, DiskOp::Sync { files: vec![FileRef::Config] });

@@ -177,16 +177,19 @@ impl Node {
         let hello = self.link.as_ref().and_then(|l| l.hello.as_deref());
         match (hello, self.superblock.peer) {
             (Some(h), _) if h.is_primary => Err(VerbError::PeerIsPrimary { site: h.site, epoch: h.config.epoch }),
-            (Some(h), _) if self.agrees_on_nobody(h) => self.judge_handover(h),
+            (Some(h), _) if self.agrees_on_nobody(h) => match self.judge_handover(h) {
+                Err(_) if by_word => Ok(Judgement { way: Way::Alone, loss: self.loss(now), doubt: None }),
+                judged => judged,
+            },
             (_, Some(_)) if by_word => Ok(Judgement { way: Way::Alone, loss: self.loss(now), doubt: None }),
             (_, Some(peer)) => self.judge_takeover(now, peer),
             (_, None) => Ok(Judgement::lossless(Way::Local)),
         }
     }
 
-    /// Both copies hold the same K, and it names nobody.
+    /// Both copies hold the same K, and it names nobody. One that failed agrees on nothing.
     fn agrees_on_nobody(&self, hello: &Hello) -> bool {
-        self.k.primary.is_none() && hello.config.id() == self.k.id()
+        self.k.primary.is_none() && hello.config.id() == self.k.id() && !hello.is_suspect
     }
 
     /// The peer is there, was demoted, and nothing is asked of the witness that could outdo what both agree on.

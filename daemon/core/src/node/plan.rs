@@ -4,6 +4,7 @@ use crate::config::{Mode, Policy};
 use crate::format::superblock::CopyFlag;
 use crate::layout::Layout;
 use crate::node::oracle::Bounds;
+use crate::node::switchover::hands_over;
 use crate::node::verbs::{DEADLINE_MS, DRAIN_DEADLINE_MS, is_by_word};
 use crate::node::{Node, Stage};
 use crate::plan::Plan;
@@ -120,7 +121,11 @@ impl Node {
     /// Whether there is anything to demote.
     pub(super) fn judge_demotion(&self, force: bool) -> Result<bool, VerbError> {
         match self.role {
+            Role::Secondary if self.is_to_hand_over() => {
+                return Err(self.role_error("its switchover goes on: promote here first, which takes the role back"));
+            }
             Role::Secondary | Role::Fenced(_) => return Ok(false),
+            _ if self.verbs.iter().any(|verb| hands_over(&verb.kind)) => return Err(changing()),
             Role::Primary => {}
             Role::Suspended(_) if force => {}
             Role::Suspended(_) => return Err(self.role_error("use --force to fail what is queued")),

@@ -89,7 +89,9 @@ impl Node {
     }
 
     fn seal(&mut self, hello: &Hello, from: Boundary, todo: Vec<(Slot, Vec<FrameRef>)>, then: Then) {
-        let unacked = !self.was_primary() || group::suffix_is_unacked(hello.site, &self.k, &hello.config);
+        let demoted_itself = self.k.primary.is_none() && self.k.proposer == self.node;
+        let wrote_it = self.was_primary() || demoted_itself;
+        let unacked = !wrote_it || group::suffix_is_unacked(hello.site, &self.k, &hello.config);
         let class = match then {
             _ if !unacked || self.superblock.flag == CopyFlag::Diverged => BranchClass::Acked,
             Then::Cut => BranchClass::Unacked,

@@ -70,7 +70,7 @@ impl Handing {
 }
 
 /// A verb that waits for a switchover.
-fn hands_over(kind: &Pending) -> bool {
+pub(super) fn hands_over(kind: &Pending) -> bool {
     matches!(kind, Pending::HandOver | Pending::Demote { hands_over: true, .. })
 }
 
@@ -196,7 +196,7 @@ impl Node {
     }
 
     /// This copy was demoted for its peer to take over, and nobody is the primary yet.
-    fn is_to_hand_over(&self) -> bool {
+    pub(super) fn is_to_hand_over(&self) -> bool {
         let is_own = self.k.primary.is_none() && self.k.hands_over && self.k.proposer == self.node;
         is_own && matches!(self.stage, Stage::Running) && !self.failed && !self.is_led()
     }
@@ -204,7 +204,8 @@ impl Node {
     /// What a switchover that waits for the peer has come to; `None`: it goes on.
     pub(super) fn step_hand_over(&mut self, now: Nanos) -> Option<Result<VerbOk, VerbError>> {
         let handing = self.handing.clone()?;
-        if self.is_persisting_k() {
+        // Where this site is promoted by itself again, the peer is not asked beside that.
+        if self.is_persisting_k() || self.promotion_pending() && !handing.back {
             return None;
         }
         let Handing { to, since, refused, .. } = handing;

@@ -207,6 +207,41 @@ fn two_copies_that_parted_and_do_not_lead_go_on_by_the_word_of_who_names_the_los
 }
 
 #[test]
+fn a_restart_before_the_winner_was_promoted_leaves_the_two_to_be_named_again() {
+    let mut pair = parted_by_a_lost_k();
+    pair.verb(A, Verb::Demote { force: true });
+    pair.pass(100);
+    pair.verb(A, Verb::Reseed);
+    pair.pass(1_000);
+    pair.kill(A);
+    pair.start(A);
+    pair.connect();
+    pair.pass(1_000);
+    for site in [A, B] {
+        assert!(matches!(pair.status(site).copy, CopyState::Diverged { .. }), "{:?}", pair.status(site).copy);
+    }
+    let id = pair.verb(A, Verb::Reseed);
+    assert!(matches!(pair.copies[A].end_of(id), Some(Ok(_))), "{:?}", pair.copies[A].end_of(id));
+    let id = pair.verb(B, promote_anyway());
+    pair.pass(10_000);
+    assert!(matches!(pair.copies[B].end_of(id), Some(Ok(_))), "{:?}", pair.copies[B].end_of(id));
+    assert_eq!((pair.status(A).copy, pair.read(B, 1)), (CopyState::Current, 3));
+}
+
+#[test]
+fn a_follower_that_was_made_whole_is_waited_for_by_a_demotion_again() {
+    let mut pair = parted(Mode::Async, |_| Fate::Done);
+    pair.verb(A, Verb::Reseed);
+    pair.pass(1_000);
+    assert_eq!(pair.status(A).copy, CopyState::Current);
+    pair.deaf[A] = true;
+    pair.write_without_promise(B, 7, 7);
+    let id = pair.verb(B, Verb::Demote { force: false });
+    pair.pass(1_000);
+    assert_eq!(pair.copies[B].end_of(id), None, "the other copy has not got it yet");
+}
+
+#[test]
 fn a_copy_that_flushes_wait_for_is_not_given_up_while_its_peer_takes_what_it_has() {
     let mut pair = in_sync();
     pair.write(A, 0, 1);

@@ -22,9 +22,14 @@ impl Node {
         is_heir && self.has_lost_its_fellow(now)
     }
 
-    /// Nobody is the primary, and the other site, which could agree on one, has been away for as long as counts as lost.
+    /// Nobody is the primary, and the other site, which could agree on one, has been away for as long as counts as lost, or its copy has failed.
     pub(in crate::node) fn has_lost_its_fellow(&self, now: Nanos) -> bool {
-        self.link.is_none() && now >= self.leader_is_lost_at()
+        let hello = self.link.as_ref().map(|link| link.hello.as_deref());
+        match hello {
+            None => now >= self.leader_is_lost_at(),
+            // It is there, and can record nothing.
+            Some(hello) => hello.is_some_and(|hello| hello.is_suspect),
+        }
     }
 
     /// The peer is just being told that nobody is the primary: it hands over in a moment.
