@@ -30,6 +30,8 @@ use crate::crashsafe;
 pub const OPEN_SLOTS_MAX: usize = 64;
 /// The most bytes of a file that is read whole (superblock, configuration).
 pub const WHOLE_MAX_BYTES: u64 = 4 << 20;
+/// The most bytes of a footer: one bit for each block of 8 TiB. What changed of more is sent as a whole after a restart.
+pub const FOOTER_MAX_BYTES: u64 = 256 << 20;
 /// Suffix of a directory whose volume was removed.
 const REMOVED: &str = ".gone";
 
@@ -172,12 +174,12 @@ impl VolumeFiles {
 
     /// The superblock's file, whole.
     pub fn superblock(&self) -> Result<Bytes, Error> {
-        read_whole(self.superblock.path())
+        read_whole(self.superblock.path(), WHOLE_MAX_BYTES)
     }
 
     /// The configuration's file, whole.
     pub fn config(&self) -> Result<Bytes, Error> {
-        read_whole(self.config.path())
+        read_whole(self.config.path(), WHOLE_MAX_BYTES)
     }
 
     /// Log slots and their lengths in bytes, ascending.
@@ -188,7 +190,8 @@ impl VolumeFiles {
     /// Footers, whole, by number. One that does not read is left out: what it says is then not known.
     pub fn footers(&self) -> Result<Vec<(u32, Bytes)>, Error> {
         let found = list(&self.home.log_dir(), "footer-", "")?;
-        let read = |(number, _)| Some((number, read_whole(&self.home.path(FileRef::Footer(number))).ok()?));
+        let whole = |number| read_whole(&self.home.path(FileRef::Footer(number)), FOOTER_MAX_BYTES);
+        let read = |(number, _)| Some((number, whole(number).ok()?));
         Ok(found.into_iter().filter_map(read).collect())
     }
 
@@ -457,13 +460,13 @@ pub(super) fn not_a_volume(error: Error, home: &Home, missing: &'static str) -> 
     }
 }
 
-fn read_whole(path: &Path) -> Result<Bytes, Error> {
+fn read_whole(path: &Path, limit: u64) -> Result<Bytes, Error> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut content = Vec::new();
-    file.take(WHOLE_MAX_BYTES + 1).read_to_end(&mut content).map_err(Error::io("read", path))?;
+    file.take(limit + 1).read_to_end(&mut content).map_err(Error::io("read", path))?;
     let size = content.len() as u64;
-    if size > WHOLE_MAX_BYTES {
-        return Err(Error::TooLarge { path: path.to_owned(), size, limit: WHOLE_MAX_BYTES });
+    if size > limit {
+        return Err(Error::TooLarge { path: path.to_owned(), size, limit });
     }
     Ok(content.into())
 }

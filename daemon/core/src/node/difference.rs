@@ -1,8 +1,8 @@
 //! The follower's side of a difference: a copy that was whole, fell behind its primary's log, and keeps what its base holds.
 //!
 //! Its base is brought up to the end of its own log first, with the copy whole all the while. Only then does the log go, and the copy is
-//! "being seeded" until the last pass has ended, as with a first content. A process that dies meanwhile finds in the superblock where the
-//! difference began: from there all that changed is sent again.
+//! "being seeded" until the last pass has ended, as with a first content. Where only the stream broke, all that changed
+//! from where the difference began is sent again; a process that died meanwhile is sent the whole.
 
 use crate::format::superblock::CopyFlag;
 use crate::node::Node;
@@ -17,9 +17,9 @@ impl Node {
     pub(super) fn takes_difference(&self) -> Option<Difference> {
         match self.flag() {
             _ if self.reseed_wanted => None,
-            CopyFlag::Seeding(resync) => {
-                self.superblock.is_difference.then_some(Difference { from: self.superblock.floor, resync })
-            }
+            // What the base keeps nothing identifies while it is written: where it was out of hand the whole comes.
+            CopyFlag::Seeding(resync) => (self.superblock.is_difference && self.seeding_began_here)
+                .then_some(Difference { from: self.superblock.floor, resync }),
             CopyFlag::Complete if self.is_whole_prefix() => {
                 Some(Difference { from: self.log.end(), resync: Nonce::NIL })
             }

@@ -273,6 +273,8 @@ pub struct Node {
     seedings: seedings::Seedings,
     tracking: tracking::Tracking,
     seeded: Option<Seeded>,
+    /// The seeding that the superblock speaks of began in this opening: nobody else had the base in hand since.
+    seeding_began_here: bool,
     /// Base operations of a seeding (of this one or of one that was given up) that have not ended.
     seed_ops: u32,
     change: Option<changes::Change>,

@@ -206,6 +206,7 @@ impl Node {
             seedings: Default::default(),
             tracking,
             seeded: None,
+            seeding_began_here: false,
             seed_ops: 0,
             change: None,
             sealing: None,

@@ -46,7 +46,8 @@ impl Node {
                 self.hang_up(Refusal::State);
                 return None;
             }
-            if !self.base_has_come_to(now, from) {
+            let waits = self.superblock.paused.floor || self.sealing.is_some();
+            if waits || !self.base_has_come_to(now, from) {
                 return Some(again);
             }
         }
@@ -69,6 +70,7 @@ impl Node {
         }
         self.seeded = Some(Seeded::new(&begin));
         if pass == 1 {
+            self.seeding_began_here = true;
             self.end_views("the copy is seeded anew");
             self.forget_copy(resync, begin.from);
             self.after_superblock(now, AfterSuperblock::SeedBegun);

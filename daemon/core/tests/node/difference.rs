@@ -99,39 +99,55 @@ fn where_a_footer_is_damaged_or_missing_the_whole_is_sent() {
     }
 }
 
-fn base_hangs(op: &DiskOp) -> Fate {
+fn base_is_late(op: &DiskOp) -> Fate {
     match op {
-        DiskOp::Write { file: FileRef::Base, offset, .. } if *offset >= 77 * BLOCK as u64 => Fate::Hangs,
+        DiskOp::Write { file: FileRef::Base, offset, .. } if *offset >= 77 * BLOCK as u64 => Fate::Later,
         _ => Fate::Done,
     }
 }
 
 /// A difference that stands still after some of it was written.
-fn broken_off() -> Pair {
+fn half_done() -> Pair {
     let mut pair = full_pair();
     pair.disconnect();
     write_more_than_the_log(&mut pair);
-    pair.copies[B].fate = base_hangs;
+    pair.copies[B].fate = base_is_late;
     pair.connect();
     pair.pass(500);
     assert!(matches!(pair.status(B).copy, CopyState::Seeding { by_difference: true, .. }), "{:?}", pair.status(B));
+    pair
+}
+
+/// The same, and the peer died then.
+fn broken_off() -> Pair {
+    let mut pair = half_done();
     pair.kill(B);
     pair.copies[B].fate = |_| Fate::Done;
     pair
 }
 
 #[test]
-fn a_difference_that_the_peer_broke_off_is_taken_up() {
-    let mut pair = broken_off();
+fn a_difference_whose_stream_broke_is_taken_up() {
+    let mut pair = half_done();
+    pair.disconnect();
+    pair.copies[B].fate = |_| Fate::Done;
+    pair.do_late(B);
     for block in [10, 11] {
         pair.write(A, block, 7);
     }
     let before = seeded(&pair);
-    pair.start(B);
-    assert!(matches!(pair.status(B).copy, CopyState::Seeding { by_difference: true, .. }), "{:?}", pair.status(B));
     pair.connect();
     is_in_step(&mut pair);
     assert_eq!(seeded(&pair) - before, DIFFERENCE + 2 * BLOCK as u64);
+}
+
+#[test]
+fn a_base_that_somebody_wrote_to_after_its_process_died_in_a_difference_is_made_anew() {
+    let mut pair = broken_off();
+    pair.copies[B].files.get_mut(&FileRef::Base).unwrap()[100 * BLOCK..][..512].fill(0xee);
+    pair.start(B);
+    pair.connect();
+    is_in_step(&mut pair);
 }
 
 #[test]
