@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::agent::{
-    AcceptStreams, Agent, AgentEngine, Arbiter, HandleControl, LeaseBoard, Parts, clear_stale, load_tls,
+    AcceptStreams, Agent, AgentEngine, Arbiter, HandleControl, HandleSite, LeaseBoard, Parts, clear_stale, load_tls,
 };
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::config::identity::{Identity, IdentityError};
@@ -27,6 +27,7 @@ use crate::frontend::kernel_nbd::{self, DriverError};
 use crate::frontend::nbd::TcpSecurity;
 use crate::here;
 use crate::peer::control::serve_control;
+use crate::peer::site::SiteHandler;
 use crate::peer::tls::certified;
 use crate::peer::{OwnFiles, PeerIdentity, Refusals, Tls, TlsError, Transport, serve_data};
 use crate::shard::{self, Shard, ShardHandle, ShardOptions, ShardThread};
@@ -130,7 +131,7 @@ fn transport(
 ) -> Result<(Transport, Option<Arc<Tls>>), AppError> {
     match config.peer.as_ref().map(|p| &p.security) {
         Some(Security::Mutual(files)) => {
-            let tls = load_tls(identity, files, &config.peers)?;
+            let tls = load_tls(identity, files, &config.peers, &config.site.nodes)?;
             Ok((Transport::mutual(tls.clone(), refusals), Some(tls)))
         }
         _ => Ok((Transport::insecure(refusals), None)),
@@ -258,7 +259,8 @@ fn serve_network(
     }
     if let Some(listener) = peer {
         let handler = Arc::new(HandleControl { agent: agent.clone() });
-        tokio::spawn(serve_control(listener, transport.clone(), handler, stopped(stopping.clone())));
+        let site: Arc<dyn SiteHandler> = Arc::new(HandleSite { agent: agent.clone() });
+        tokio::spawn(serve_control(listener, transport.clone(), handler, Some(site), stopped(stopping.clone())));
     }
 }
 

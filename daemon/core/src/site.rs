@@ -4,16 +4,18 @@
 //! Holding the requests of all volumes for a consistency mark joins here later.
 
 use crate::config::{Config, Policy, Since};
-use crate::group::members::Members;
+use crate::group::members::{MAX_MEMBERS, Members};
 use crate::types::{NodeId, Nonce};
 
-/// Which member of a group a copy is.
+/// Which member of a group a copy is. Written into its superblock when it is made; the lists do not change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Membership {
     /// Its number: the same as that of its peer at the other site.
     pub me: usize,
-    /// The agents of this site, by member, at most [`crate::group::members::MAX_MEMBERS`]. The first one leads.
+    /// The agents of this site, by member, at most [`MAX_MEMBERS`]. The first one leads.
     pub nodes: Vec<NodeId>,
+    /// Those of the other site, as many; none without one.
+    pub peers: Vec<NodeId>,
 }
 
 impl Membership {
@@ -23,6 +25,41 @@ impl Membership {
     /// Everyone.
     pub fn all(&self) -> Members {
         Members::first(self.nodes.len())
+    }
+
+    /// The agent that leads at this site.
+    pub fn leader(&self) -> NodeId {
+        self.nodes.first().copied().unwrap_or_default()
+    }
+
+    /// The agent of this member.
+    pub fn own(&self) -> NodeId {
+        self.nodes.get(self.me).copied().unwrap_or_default()
+    }
+
+    /// That of the same member at the other site.
+    pub fn peer(&self) -> Membership {
+        Self { me: self.me, nodes: self.peers.clone(), peers: self.nodes.clone() }
+    }
+
+    /// That of the member of this site with that number.
+    pub fn of(&self, me: usize) -> Membership {
+        Self { me, ..self.clone() }
+    }
+
+    /// What is wrong with it; `None`: nothing.
+    pub fn fault(&self) -> Option<&'static str> {
+        let all: Vec<NodeId> = self.nodes.iter().chain(&self.peers).copied().collect();
+        let is_named_twice = all.iter().enumerate().any(|(i, node)| all[..i].contains(node));
+        match self.nodes.len() {
+            0 | 1 => Some("a list of members names at least two nodes"),
+            count if count > MAX_MEMBERS => Some("a list of members names at most 16 nodes"),
+            count if !self.peers.is_empty() && self.peers.len() != count => Some("both sites have as many members"),
+            count if self.me >= count => Some("no such member is in the list"),
+            _ if all.iter().any(|node| node.is_nil()) => Some("a member is a node with an identity"),
+            _ if is_named_twice => Some("a node is named twice"),
+            _ => None,
+        }
     }
 }
 

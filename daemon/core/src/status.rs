@@ -3,6 +3,7 @@
 use crate::config::{Config, Paused, Policy};
 use crate::layout::Layout;
 use crate::plan::Promotable;
+use crate::site::Membership;
 use crate::types::{Epoch, Lsn, Position, SiteId, VolumeId};
 use crate::verb::Assertion;
 
@@ -164,10 +165,39 @@ pub struct Status {
     pub branches: u32,
     /// What a promotion of this copy would be now.
     pub promotable: Promotable,
+    /// The other members of its group at this site, where there are several.
+    pub members: Option<GroupMembers>,
     /// Longest-outstanding disk operation in milliseconds.
     pub oldest_disk_op_ms: u64,
     /// Counters since the node opened.
     pub counters: Counters,
+}
+
+/// A group of several members a site, as one of them sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupMembers {
+    /// Who they are.
+    pub membership: Membership,
+    /// By member, this one included: what is known of each. One that does not lead knows of its leader alone.
+    pub known: Vec<MemberState>,
+    /// What stands against a promotion of the group, with the member that is worst; for a leader.
+    pub worst: Option<String>,
+}
+
+/// What is known of a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemberState {
+    /// Nothing: only its leader knows.
+    Unknown,
+    /// It is not there.
+    Silent,
+    /// It is there.
+    There {
+        /// It has persisted the K that is in force here.
+        holds_k: bool,
+        /// It serves.
+        serves: bool,
+    },
 }
 
 /// Counters since the node opened.

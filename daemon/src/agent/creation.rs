@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use tidemark_core::config::Policy;
 use tidemark_core::layout::Layout;
 use tidemark_core::node::{CreateKind, CreateParams};
+use tidemark_core::site::Membership;
 use tidemark_core::status::Status;
 use tidemark_core::types::{GenId, GroupId, Nonce, Secret, SiteId, VolumeId};
 use tokio::sync::OwnedMutexGuard;
@@ -29,13 +30,14 @@ impl Agent {
             copy.map(|copy| copy.id)
         };
         if let Some(copy) = copy {
+            self.has_members(copy, &new)?;
             self.settle_left(copy, &new.name).await?;
         }
         let here = self.state().volumes.values().find(|v| v.name == new.name && !v.pending).map(|v| v.id);
         let Some(id) = here else {
             let id = match copy {
                 Some(copy) => self.add_volume(copy, new, peer).await?,
-                None => self.make_primary(new, peer).await?,
+                None => self.make_first(new, peer).await?,
             };
             return self.info(id).await;
         };
@@ -61,8 +63,79 @@ impl Agent {
         turn.lock_owned().await
     }
 
+    /// The members of a copy that is here are those that the request names, when it names any.
+    fn has_members(&self, copy: VolumeId, new: &NewVolume) -> Result<(), EngineError> {
+        let Some(wanted) = &new.members else { return Ok(()) };
+        let state = self.state();
+        let known = state.copies.get(&copy).and_then(|copy| copy.members.as_ref());
+        match known.is_some_and(|known| known.nodes == wanted.here && known.peers == wanted.peers) {
+            true => Ok(()),
+            false => Err(EngineError::Exists("the group is here, and its members are others".to_owned())),
+        }
+    }
+
+    /// The first volume that this node has of a group: the group is made with it, unless another node of this site leads it.
+    async fn make_first(self: &Arc<Self>, new: NewVolume, peer: Option<SiteId>) -> Result<VolumeId, EngineError> {
+        let Some(nodes) = &new.members else { return self.make_primary(new, peer, None).await };
+        let members = self.membership(&nodes.here, &nodes.peers)?;
+        if peer.is_some() == members.peers.is_empty() {
+            let text = "are named for a group that has a peer, and only for such a one".to_owned();
+            return Err(EngineError::Invalid { field: "peerMembers", text });
+        }
+        match members.me {
+            Membership::LEADER => self.make_primary(new, peer, Some(members)).await,
+            _ => self.make_member(new, peer, members).await,
+        }
+    }
+
+    /// A new member of a group that another node of this site leads.
+    async fn make_member(
+        self: &Arc<Self>,
+        new: NewVolume,
+        peer: Option<SiteId>,
+        members: Membership,
+    ) -> Result<VolumeId, EngineError> {
+        let name = new.group.clone().unwrap_or_else(|| new.name.clone());
+        let joined = self.join_led(&name, &members).await?;
+        let differs =
+            |text: String| EngineError::Exists(format!("group {name} is led by node {}: {text}", members.leader()));
+        if peer != joined.peer {
+            return Err(differs("it has another peer".to_owned()));
+        }
+        let policy = joined.policy;
+        let own = new.policy.frontend.unwrap_or_default();
+        let mode = new.policy.mode.filter(|mode| *mode != policy.mode).map(|_| "mode");
+        let wanted: Vec<&str> = new.policy.differing(&policy, own).chain(mode).collect();
+        if !wanted.is_empty() {
+            return Err(differs(format!("its {} is another", wanted.join(", its "))));
+        }
+        let id = VolumeId(random()?);
+        let (base, size, adopted) = base_of(&new.origin)?;
+        let params = CreateParams {
+            volume: id,
+            group: joined.group,
+            site: self.site,
+            node: self.node,
+            secret: joined.secret,
+            layout: Layout::one(id, size),
+            slot_bytes: slot_bytes(policy.log_bytes),
+            policy,
+            peer,
+            kind: CreateKind::Member { config: joined.config },
+            adopted,
+            members: Some(members),
+        };
+        self.make_here(new, base, params).await?;
+        Ok(id)
+    }
+
     /// A new volume in a group of its own, Primary here.
-    async fn make_primary(self: &Arc<Self>, new: NewVolume, peer: Option<SiteId>) -> Result<VolumeId, EngineError> {
+    async fn make_primary(
+        self: &Arc<Self>,
+        new: NewVolume,
+        peer: Option<SiteId>,
+        members: Option<Membership>,
+    ) -> Result<VolumeId, EngineError> {
         let id = VolumeId(random()?);
         let group = GroupId(random()?);
         let (base, size, adopted) = base_of(&new.origin)?;
@@ -81,7 +154,18 @@ impl Agent {
             peer,
             kind,
             adopted,
+            members,
         };
+        self.make_here(new, base, params).await?;
+        Ok(id)
+    }
+
+    async fn make_here(
+        self: &Arc<Self>,
+        new: NewVolume,
+        base: NewBase,
+        params: CreateParams,
+    ) -> Result<(), EngineError> {
         let empty = match new.origin {
             Origin::Empty { size, base: Some(path) } => Some(EmptyBase { path, size }),
             _ => None,
@@ -89,9 +173,8 @@ impl Agent {
         let frontend = new.policy.frontend.unwrap_or_default();
         let pool = self.pool(new.pool.as_ref())?;
         let group = new.group.unwrap_or_else(|| new.name.clone());
-        let record = CopyRecord::of_one(group, new_record(id, new.name, frontend));
-        self.make(Making { record, pool, base, empty, params }).await?;
-        Ok(id)
+        let record = CopyRecord::of_one(group, new_record(params.volume, new.name, frontend));
+        self.make(Making { record, pool, base, empty, params }).await
     }
 }
 
@@ -201,6 +284,7 @@ mod tests {
             policy: PolicyPatch { mode: Some(Mode::Sync), ..PolicyPatch::default() },
             peer: None,
             pool: None,
+            members: None,
         }
     }
 

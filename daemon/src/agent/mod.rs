@@ -16,6 +16,7 @@ mod fuse;
 mod fuse;
 mod groups;
 mod lease;
+mod members;
 mod nbd;
 mod nbd_device;
 mod open;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
+use tidemark_core::site::Membership;
 use tidemark_core::types::{BootId, GroupId, NodeId, SiteId, VolumeId, WallMs};
 use tokio::task::AbortHandle;
 
@@ -52,6 +54,7 @@ use views::OpenView;
 pub use arbiter::Arbiter;
 pub use engine::AgentEngine;
 pub use lease::LeaseBoard;
+pub use members::HandleSite;
 pub use peers::{AcceptStreams, HandleControl, load_tls};
 
 /// This agent's copy of a group.
@@ -68,6 +71,8 @@ pub struct GroupCopy {
     adopted: bool,
     shard: u16,
     peer_site: Option<SiteId>,
+    /// Which member of its group it is, where there are several a site; known once it was open.
+    members: Option<Membership>,
     /// Why it is not open.
     closed: Option<String>,
     /// Held by who changes the policy or the volumes.

@@ -2,16 +2,18 @@
 //!
 //! The side with the lower site id dials, the other accepts. A primary whose peer has no copy yet asks it to make one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidemark_core::site::Membership;
 use tidemark_core::status::{LinkState, Role};
-use tidemark_core::types::{SiteId, VolumeId};
+use tidemark_core::types::{NodeId, SiteId, VolumeId};
 
 use super::volumes::superblock_of;
 use super::{Agent, GroupCopy, Peer};
 use crate::catalogue::{Catalogue, PeerRecord};
-use crate::config::{Name, PeerConfig};
+use crate::config::{Name, PeerConfig, SiteNode, TlsFiles};
 use crate::control::{EngineError, NewPeer, PeerHealth, PeerInfo, PeerKey};
 use crate::disk::VolumeFiles;
 use crate::here;
@@ -34,13 +36,22 @@ const ACQUAINTANCE: Duration = Duration::from_secs(2);
 /// What is wrong with a file.
 pub fn load_tls(
     identity: PeerIdentity,
-    files: &crate::config::TlsFiles,
+    files: &TlsFiles,
     peers: &[PeerConfig],
+    mates: &[SiteNode],
 ) -> Result<Arc<Tls>, crate::peer::TlsError> {
     let own = OwnFiles { cert: files.cert.clone(), key: files.key.clone() };
     let trust =
         peers.iter().map(|p| PeerTrust { site: p.site_id, ca: vec![p.ca.clone().unwrap_or_else(|| files.ca.clone())] });
-    Tls::load(identity, own, trust.collect())
+    let tls = Tls::load(identity, own, Vec::new())?;
+    let mates: BTreeSet<NodeId> = mates.iter().map(|node| node.id).collect();
+    tls.accept(trust.chain(trust_in_site(identity.site, &mates, files)).collect(), mates)?;
+    Ok(tls)
+}
+
+/// The authority of the own site, where it has other nodes.
+fn trust_in_site(site: SiteId, mates: &BTreeSet<NodeId>, files: &TlsFiles) -> Option<PeerTrust> {
+    (!mates.is_empty()).then(|| PeerTrust { site: Some(site), ca: vec![files.ca.clone()] })
 }
 
 impl Agent {
@@ -86,7 +97,8 @@ impl Agent {
             .peers
             .values()
             .map(|p| PeerTrust { site: p.site, ca: vec![p.ca.clone().unwrap_or_else(|| files.ca.clone())] });
-        let trust: Vec<PeerTrust> = trust.collect();
+        let mates: BTreeSet<NodeId> = self.config.site.nodes.iter().map(|node| node.id).collect();
+        let trust: Vec<PeerTrust> = trust.chain(trust_in_site(self.site, &mates, files)).collect();
         drop(state);
         if let Err(error) = tls.set_peers(trust) {
             tracing::error!(%error, "the peers' authorities cannot be used; the former ones stay");
@@ -357,6 +369,7 @@ fn replica_of(files: &VolumeFiles, status: &tidemark_core::status::Status) -> Op
         slot_bytes: sb.slot_bytes,
         config: status.config.clone(),
         policy: status.policy,
+        members: sb.members.as_ref().map(Membership::peer),
     })
 }
 

@@ -108,6 +108,7 @@ impl Agent {
             adopted: false,
             shard: shard as u16,
             peer_site: None,
+            members: None,
             closed: known.fault.clone(),
             changing: Arc::default(),
             viewing: Arc::default(),
@@ -168,7 +169,6 @@ impl Agent {
                 bases: files.bases(),
                 tail_bytes: tidemark_core::node::TAIL_BYTES,
                 lease,
-                members: None,
             };
             Ok((files, params))
         });
@@ -193,10 +193,12 @@ impl Agent {
             (copy.closed, copy.peer_site) = (None, peer);
             if let Some(superblock) = facts {
                 (copy.group, copy.adopted) = (Some(superblock.group), superblock.adopted);
+                copy.members = superblock.members;
             }
         }
         self.take_layout(id).await;
         self.keep_connected(id);
+        self.keep_led(id);
         Ok(())
     }
 
@@ -242,15 +244,21 @@ impl Agent {
 
     /// The copy of a peer's volume.
     pub(super) async fn make_replica(self: &Arc<Self>, peer: SiteId, new: NewReplica) -> Result<(), EngineError> {
-        let known = self.state().copies.get(&new.volume).map(|copy| copy.group);
-        if let Some(group) = known {
+        let known = self.state().copies.get(&new.volume).map(|copy| (copy.group, copy.members.clone()));
+        if let Some((group, members)) = known {
             // Of one that was never open the group is not known; its identity is.
-            return match group.is_none_or(|group| group == new.group) {
+            return match group.is_none_or(|group| group == new.group && members == new.members) {
                 true => Ok(()),
                 false => Err(EngineError::Exists("another volume of this identity is here".into())),
             };
         }
         let wrong = |what: &str| EngineError::Failed(format!("impossible {what}"));
+        if let Some(members) = &new.members {
+            self.membership(&members.nodes, &members.peers)?;
+            if members.own() != self.node {
+                return Err(wrong("number of a member: it is on another node"));
+            }
+        }
         let is_slot = (64 << 10..=1 << 30).contains(&new.slot_bytes) && new.slot_bytes.is_multiple_of(4096);
         if !is_slot {
             return Err(wrong("size of a slot"));
@@ -276,6 +284,7 @@ impl Agent {
             peer: Some(peer),
             kind: CreateKind::Replica { config: new.config },
             adopted: false,
+            members: new.members,
         };
         self.make(Making { record, pool: self.pool(None)?, base, empty: None, params }).await
     }

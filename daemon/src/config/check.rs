@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
 
+use tidemark_core::group::members::MAX_MEMBERS;
+
 use super::section::Section;
 use super::{Config, Security};
 use crate::bounds;
@@ -12,6 +14,7 @@ pub(super) fn whole(config: &Config, root: &Section<'_>) {
     pools(config, root);
     defaults(config, root);
     peers(config, root);
+    site_nodes(config, root);
     peer_ports(config, root);
     listeners(config, root);
     takeover(config, root);
@@ -69,6 +72,24 @@ fn peers(config: &Config, root: &Section<'_>) {
         if plain && peer.ca.is_some() {
             root.conflict(&format!("peers[{i}].ca"), "has no effect with peer.insecure = true");
         }
+    }
+}
+
+/// A group has at most so many members at a site, and this node is one.
+fn site_nodes(config: &Config, root: &Section<'_>) {
+    let nodes = &config.site.nodes;
+    distinct(root, "site.nodes", "id", nodes.iter().map(|node| node.id));
+    if config.peer.is_none() && !nodes.is_empty() {
+        root.missing("peer", "a section [peer] with listen and tls, because [[site.nodes]] are named");
+    }
+    if config.site.id.is_none() && !nodes.is_empty() {
+        root.missing("site.id", "the same on every node of the site, because [[site.nodes]] are named");
+    }
+    if nodes.len() >= MAX_MEMBERS {
+        root.conflict("site.nodes", format!("more than {}", MAX_MEMBERS - 1));
+    }
+    for (i, node) in nodes.iter().enumerate().filter(|(_, node)| Some(node.id) == config.node.id) {
+        root.conflict(&format!("site.nodes[{i}].id"), format!("is this node itself, {}", node.id));
     }
 }
 

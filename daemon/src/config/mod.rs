@@ -92,6 +92,17 @@ pub struct SiteConfig {
     pub name: Name,
     /// Its identity; the same on every node of the site. Without it a single-node site makes its own.
     pub id: Option<SiteId>,
+    /// The other nodes of the site, for groups that lie on several.
+    pub nodes: Vec<SiteNode>,
+}
+
+/// `[[site.nodes]]`: another node of this site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteNode {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its control address.
+    pub address: HostPort,
 }
 
 /// `[node]`.

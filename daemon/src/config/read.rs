@@ -62,8 +62,15 @@ fn each<'p, T>(sections: Vec<Section<'p>>, read: impl Fn(Section<'p>) -> Option<
 
 fn site(mut section: Section<'_>) -> Option<SiteConfig> {
     let (name, id) = (section.need("name"), section.get("id"));
+    let nodes = each(section.list("nodes"), site_node);
     section.finish();
-    Some(SiteConfig { name: name?, id })
+    Some(SiteConfig { name: name?, id, nodes: nodes? })
+}
+
+fn site_node(mut section: Section<'_>) -> Option<SiteNode> {
+    let (id, address) = (section.need("id"), section.need("address"));
+    section.finish();
+    Some(SiteNode { id: id?, address: address? })
 }
 
 fn node(mut section: Section<'_>, host: &Host) -> Option<NodeConfig> {

@@ -48,6 +48,24 @@ fn the_sample_file_is_a_good_configuration() {
 }
 
 #[test]
+fn other_nodes_of_the_site_are_named_by_id_and_address_once_and_never_this_one() {
+    let site = "\n[peer]\nlisten = \"127.0.0.1:9740\"\ninsecure = true\n";
+    let id = |n: u8| format!("00000000-0000-4000-8000-0000000000{n:02}");
+    let node = |n: u8| format!("[[site.nodes]]\nid = \"{}\"\naddress = \"n{n}:9740\"\n", id(n));
+    let file = |nodes: &str, more: &str| {
+        let head = format!("[site]\nname = \"a\"\nid = \"{}\"\n{nodes}[node]\nid = \"{}\"\n", id(1), id(2));
+        parse(&format!("{head}[[pool]]\nname = \"main\"\npath = \"/srv/tidemark\"\n{more}"))
+    };
+    let good = file(&(node(3) + &node(4)), site).unwrap();
+    assert_eq!(good.site.nodes.iter().map(|node| node.address.as_str()).collect::<Vec<_>>(), ["n3:9740", "n4:9740"]);
+    let wrong = |nodes: &str, more: &str| file(nodes, more).unwrap_err().to_string();
+    assert!(wrong(&node(2), site).contains("is this node itself"));
+    assert!(wrong(&(node(3) + &node(3)), site).contains("used twice"));
+    assert!(wrong(&node(3), "").contains("a section [peer]"));
+    assert!(wrong(&(3..19).map(node).collect::<String>(), site).contains("more than 15"));
+}
+
+#[test]
 fn a_witness_is_etcd_an_object_store_or_a_directory_with_the_keys_of_just_that() {
     let etcd = "[witness]\nbackend = \"etcd\"\nendpoints = [\"w1:2379\", \"[fd00::1]:2379\"]\ninsecure = true\n";
     let Some(WitnessConfig { backend: WitnessBackend::Etcd(read), timeout, lease, calm }) = minimal("", etcd).witness

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use tidemark_core::config::{AckOn, Config, Mode, OnPeerLoss, Paused};
 use tidemark_core::layout::Extent;
-use tidemark_core::status::{CopyState, Counters, Status};
-use tidemark_core::types::{Epoch, Position};
+use tidemark_core::site::Membership;
+use tidemark_core::status::{CopyState, Counters, GroupMembers, MemberState, Status};
+use tidemark_core::types::{Epoch, NodeId, Position};
 use tidemark_core::verb::{Assertion, PromotionClass, VerbOk};
 use tidemark_proto::admin as wire;
 
@@ -141,6 +142,29 @@ fn volume_status(status: &Status) -> wire::VolumeStatus {
         promotable: Some(super::plan::promotable(&status.promotable)),
         paused: paused(status.paused),
         log_full_in_ms: status.log_full_in_ms,
+        members: status.members.as_ref().map(group_members),
+    }
+}
+
+fn group_members(group: &GroupMembers) -> wire::GroupMembers {
+    let GroupMembers { membership, known, worst } = group;
+    let state = |known: &MemberState| match known {
+        MemberState::Unknown => "unknown",
+        MemberState::Silent => "silent",
+        MemberState::There { holds_k: false, .. } => "behind",
+        MemberState::There { serves: true, .. } => "serving",
+        MemberState::There { .. } => "ready",
+    };
+    let member = |(number, (node, known)): (usize, (&NodeId, &MemberState))| wire::GroupMember {
+        node: node.to_string(),
+        leads: number == Membership::LEADER,
+        state: state(known).to_owned(),
+    };
+    wire::GroupMembers {
+        here: membership.nodes.iter().zip(known).enumerate().map(member).collect(),
+        peers: membership.peers.iter().map(ToString::to_string).collect(),
+        me: membership.me as u32,
+        worst: worst.clone().unwrap_or_default(),
     }
 }
 

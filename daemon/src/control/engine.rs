@@ -218,6 +218,17 @@ pub struct NewVolume {
     pub peer: Option<PeerKey>,
     /// Its pool; none: the only one, else refused.
     pub pool: Option<Name>,
+    /// The nodes that its group has members on; none: this one alone.
+    pub members: Option<MemberNodes>,
+}
+
+/// The nodes of a group's members, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberNodes {
+    /// At this site; the first one leads.
+    pub here: Vec<NodeId>,
+    /// At the peer's.
+    pub peers: Vec<NodeId>,
 }
 
 /// Where a volume's content comes from.

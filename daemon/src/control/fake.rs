@@ -94,6 +94,7 @@ pub(crate) fn status(volume: VolumeId, size: u64, policy: Policy, peer: Option<S
         log_full_in_ms: None,
         branches: 1,
         promotable: Promotable { loss: Some(Loss::NOTHING), needs_word: false, waits_ms: 0, blockers: Vec::new() },
+        members: None,
         oldest_disk_op_ms: 3,
         counters: Counters { writes: 5, refusals: 1, ..Counters::default() },
     }

@@ -46,9 +46,9 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 pub use branches::{BranchClass, BranchCounts, BranchInfo, Branches, DroppedBranch, Seen};
 pub use engine::{
-    AgentInfo, Answer, Attachment, Disposal, Engine, EngineError, FrontendKind, NewPeer, NewVolume, Origin, PeerHealth,
-    PeerInfo, PeerKey, Place, PoolInfo, Scope, ShardInfo, Switchover, Verified, VerifyProgress, VolumeInfo, VolumeKey,
-    WitnessInfo,
+    AgentInfo, Answer, Attachment, Disposal, Engine, EngineError, FrontendKind, MemberNodes, NewPeer, NewVolume,
+    Origin, PeerHealth, PeerInfo, PeerKey, Place, PoolInfo, Scope, ShardInfo, Switchover, Verified, VerifyProgress,
+    VolumeInfo, VolumeKey, WitnessInfo,
 };
 pub use plan::{Explained, Foretold, Planned, explained_verbs};
 pub use policy::PolicyPatch;

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use tidemark_core::config::Paused;
-use tidemark_core::types::{SECTOR, SiteId, VolumeId, WallMs};
+use tidemark_core::group::members::MAX_MEMBERS;
+use tidemark_core::types::{NodeId, SECTOR, SiteId, VolumeId, WallMs};
 use tidemark_core::verb::{Assertion, Verb};
 use tidemark_proto::admin as wire;
 
 use super::branches::Seen;
-use super::engine::{Disposal, NewPeer, NewVolume, Origin, PeerKey, Scope, Switchover, VolumeKey};
+use super::engine::{Disposal, MemberNodes, NewPeer, NewVolume, Origin, PeerKey, Scope, Switchover, VolumeKey};
 use super::invalid::{Invalid, field};
 use super::policy::{self, Wishes};
 use crate::config::{HostPort, Name};
@@ -54,7 +55,12 @@ pub(super) fn create(request: &wire::CreateVolumeRequest) -> Result<NewVolume, I
     let size = size(request.size_bytes)?;
     let base = request.base_path.as_deref().filter(|path| !path.is_empty());
     let base = base.map(|path| absolute("basePath", path)).transpose()?;
-    new_volume(name, &request.group, Origin::Empty { size, base }, request.policy.as_ref())
+    let new = new_volume(name, &request.group, Origin::Empty { size, base }, request.policy.as_ref())?;
+    let members = members(&request.members, &request.peer_members)?;
+    if members.is_some() && new.group.is_none() {
+        return Err(field("group", "is named where a group has members on several nodes: the same name at each"));
+    }
+    Ok(NewVolume { members, ..new })
 }
 
 pub(super) fn adopt(request: &wire::AdoptVolumeRequest) -> Result<NewVolume, Invalid> {
@@ -65,7 +71,23 @@ pub(super) fn adopt(request: &wire::AdoptVolumeRequest) -> Result<NewVolume, Inv
 fn new_volume(name: Name, group: &str, origin: Origin, policy: Option<&wire::Policy>) -> Result<NewVolume, Invalid> {
     let group = (!group.is_empty()).then(|| group_name(group)).transpose()?;
     let Wishes { patch, peer, pool } = policy.map(policy::wishes).transpose()?.unwrap_or_default();
-    Ok(NewVolume { name, group, origin, policy: patch, peer, pool })
+    Ok(NewVolume { name, group, origin, policy: patch, peer, pool, members: None })
+}
+
+/// What the lists mean is judged by the agent, which knows its own node.
+fn members(here: &[String], peers: &[String]) -> Result<Option<MemberNodes>, Invalid> {
+    if here.is_empty() && peers.is_empty() {
+        return Ok(None);
+    }
+    let nodes = |key: &'static str, texts: &[String]| {
+        if texts.len() > MAX_MEMBERS {
+            return Err(field(key, format!("allowed are at most {MAX_MEMBERS}")));
+        }
+        let node =
+            |text: &String| NodeId::parse(text).ok_or_else(|| field(key, format!("{text:?} is no id of a node")));
+        texts.iter().map(node).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Some(MemberNodes { here: nodes("members", here)?, peers: nodes("peerMembers", peers)? }))
 }
 
 fn volume_name(text: &str) -> Result<Name, Invalid> {

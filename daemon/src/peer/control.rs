@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidemark_core::config::{Config, Policy};
 use tidemark_core::layout::{Layout, MAX_VOLUMES};
 use tidemark_core::ship::Features;
+use tidemark_core::site::Membership;
 use tidemark_core::types::{BootId, GroupId, Secret, SiteId, VolumeId};
 use tidemark_proto::peer as wire;
 use tidemark_proto::peer::control_client::ControlClient;
@@ -18,11 +19,13 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::client::{ConnectError, Dialled, PeerAddress, dial, within_deadline};
 use super::convert::{
-    Malformed, at_most, config_in, config_out, fixed, id, layout_in, layout_out, policy_in, policy_out, raw,
+    Malformed, at_most, config_in, config_out, fixed, id, layout_in, layout_out, membership_in, membership_out,
+    policy_in, policy_out, raw,
 };
 use super::heartbeat::{Beats, Heartbeats};
 use super::listener::{self, ServeError};
 use super::server::authorised;
+use super::site::SiteHandler;
 use super::stream::{StreamEnd, end_of_status};
 use super::tls::PeerIdentity;
 use super::transport::Transport;
@@ -59,6 +62,8 @@ pub struct NewReplica {
     pub config: Config,
     /// Its policy.
     pub policy: Policy,
+    /// Which member of the group it is to be; `None`: the only one of its site.
+    pub members: Option<Membership>,
 }
 
 /// A volume that is about to join a group at its primary.
@@ -131,7 +136,7 @@ pub trait ControlHandler: Send + Sync + 'static {
     }
 }
 
-/// Serves the calls of peers until `shutdown`.
+/// Serves the calls of peers, and with `site` those of the other agents of this site, until `shutdown`.
 ///
 /// # Errors
 /// When serving fails as a whole.
@@ -139,12 +144,15 @@ pub async fn serve_control(
     listener: TcpListener,
     transport: Transport,
     handler: Arc<dyn ControlHandler>,
+    site: Option<Arc<dyn SiteHandler>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let members = site.map(|site| super::site::service(transport.clone(), site));
     let service = ControlServer::new(Service { transport: transport.clone(), handler })
         .max_decoding_message_size(MAX_CALL_BYTES)
         .max_encoding_message_size(MAX_CALL_BYTES);
-    listener::serve(listener::http2().add_service(service), listener, transport, shutdown).await
+    let router = listener::http2().add_service(service).add_optional_service(members);
+    listener::serve(router, listener, transport, shutdown).await
 }
 
 struct Service {
@@ -191,6 +199,20 @@ impl Control for Service {
         Ok(Response::new(wire::CreateReplicaResponse { data_port: port.into(), created: true }))
     }
 
+    async fn create_member(
+        &self,
+        request: Request<wire::CreateMemberRequest>,
+    ) -> Result<Response<wire::CreateReplicaResponse>, Status> {
+        let connection = authorised(&request, &self.transport)?;
+        let request = request.into_inner();
+        let members = Some(membership_in(request.members).map_err(bad)?);
+        let replica = request.replica.ok_or_else(|| bad(Malformed::Missing { field: "replica" }))?;
+        let replica = NewReplica { members, ..replica_in(replica).map_err(bad)? };
+        let site = connection.identity.map(|identity| identity.site);
+        let port = self.handler.create_replica(site, replica).await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(wire::CreateReplicaResponse { data_port: port.into(), created: true }))
+    }
+
     async fn add_volume(
         &self,
         request: Request<wire::AddVolumeRequest>,
@@ -211,7 +233,7 @@ impl Control for Service {
     }
 }
 
-fn bad(error: Malformed) -> Status {
+pub(super) fn bad(error: Malformed) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
@@ -238,6 +260,7 @@ fn replica_in(request: wire::CreateReplicaRequest) -> Result<NewReplica, Malform
         slot_bytes: request.slot_bytes,
         config: config_in(request.config)?,
         policy: policy_in(request.policy.ok_or(Malformed::Missing { field: "policy" })?)?,
+        members: None,
     })
 }
 
@@ -319,26 +342,31 @@ impl Caller {
         Ok(Self { client, dialled })
     }
 
-    /// What a failed call means: the peer's own words, or that the connection was refused or broke.
     fn failed(&self, status: &Status) -> CallError {
-        let remote = self.dialled.connection.remote;
-        match (status.code(), end_of_status(status, &self.dialled.fault)) {
-            (_, end @ (StreamEnd::RefusedUs(_) | StreamEnd::Closed)) => ConnectError::Stream { remote, end }.into(),
-            (Code::Unavailable | Code::Cancelled | Code::Unknown, end) => ConnectError::Stream { remote, end }.into(),
-            (Code::NotFound, _) => CallError::NotFound,
-            _ => CallError::Refused(status.message().to_owned()),
-        }
+        failed(&self.dialled, status)
     }
 }
 
-fn request<T>(message: T) -> Request<T> {
+/// What a failed call means: the peer's own words, or that the connection was refused or broke.
+pub(super) fn failed(dialled: &Dialled, status: &Status) -> CallError {
+    let remote = dialled.connection.remote;
+    match (status.code(), end_of_status(status, &dialled.fault)) {
+        (_, end @ (StreamEnd::RefusedUs(_) | StreamEnd::Closed)) => ConnectError::Stream { remote, end }.into(),
+        (Code::Unavailable | Code::Cancelled | Code::Unknown, end) => ConnectError::Stream { remote, end }.into(),
+        (Code::NotFound, _) => CallError::NotFound,
+        (Code::Unimplemented, _) => CallError::Refused("its version knows no groups of several members".to_owned()),
+        _ => CallError::Refused(status.message().to_owned()),
+    }
+}
+
+pub(super) fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
     request
 }
 
 /// Bounds a call at this end too: a peer that is stuck does not look at the deadline it was told.
-async fn bounded<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+pub(super) async fn bounded<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
     let late = |_| Status::unavailable(format!("no answer within {CALL_TIMEOUT:?}"));
     Ok(timeout(CALL_TIMEOUT, call).await.map_err(late)??.into_inner())
 }
@@ -360,8 +388,14 @@ pub async fn locate(peer: &PeerAddress, transport: &Transport, volume: VolumeId)
 /// [`CallError`].
 pub async fn create_replica(peer: &PeerAddress, transport: &Transport, replica: &NewReplica) -> Result<(), CallError> {
     let mut caller = Caller::connect(peer, transport).await?;
-    let call = caller.client.create_replica(request(replica_out(replica)));
-    bounded(call).await.map(drop).map_err(|s| caller.failed(&s))
+    let made = match &replica.members {
+        None => bounded(caller.client.create_replica(request(replica_out(replica)))).await,
+        Some(members) => {
+            let (replica, members) = (Some(replica_out(replica)), Some(membership_out(members)));
+            bounded(caller.client.create_member(request(wire::CreateMemberRequest { replica, members }))).await
+        }
+    };
+    made.map(drop).map_err(|s| caller.failed(&s))
 }
 
 /// Tells the peer the name of a volume that is about to join a group.

@@ -84,6 +84,7 @@ fn replica(size: u64) -> NewReplica {
             hands_over: false,
         },
         policy: Policy::default(),
+        members: None,
     }
 }
 
@@ -91,7 +92,7 @@ async fn start(transport: Transport) -> (PeerAddress, Arc<Handler>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let handler = Arc::new(Handler { heartbeats: heartbeats(SITE_B), asked: Mutex::default() });
-    tokio::spawn(serve_control(listener, transport, handler.clone(), std::future::pending()));
+    tokio::spawn(serve_control(listener, transport, handler.clone(), None, std::future::pending()));
     (PeerAddress { host: "127.0.0.1".to_owned(), port, site: Some(SITE_B) }, handler)
 }
 

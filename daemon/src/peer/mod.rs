@@ -15,6 +15,7 @@ mod heartbeat;
 mod listener;
 mod refusal;
 mod server;
+pub mod site;
 mod stream;
 pub mod tls;
 mod transport;
@@ -31,6 +32,8 @@ pub use transport::{HANDSHAKE_TIMEOUT, HandshakeError, Transport};
 
 #[cfg(test)]
 mod control_tests;
+#[cfg(test)]
+mod site_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

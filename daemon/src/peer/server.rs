@@ -74,8 +74,19 @@ async fn introduce(mut stream: PeerStream, acceptor: Arc<dyn StreamAcceptor>) {
 
 /// The connection of a call, when its peer may speak now.
 pub(super) fn authorised<T>(request: &Request<T>, transport: &Transport) -> Result<PeerConnection, Status> {
+    let connection = connection_of(request)?;
+    transport.authorise_peer(connection.identity, connection.remote).map_err(refused_status)?;
+    Ok(connection)
+}
+
+/// The same, when it is another agent of this site.
+pub(super) fn authorised_mate<T>(request: &Request<T>, transport: &Transport) -> Result<PeerConnection, Status> {
+    let connection = connection_of(request)?;
+    transport.authorise_mate(connection.identity, connection.remote).map_err(refused_status)?;
+    Ok(connection)
+}
+
+fn connection_of<T>(request: &Request<T>) -> Result<PeerConnection, Status> {
     let connection = request.extensions().get::<PeerConnection>();
-    let connection = connection.ok_or_else(|| Status::internal("a call without a connection"))?;
-    transport.authorise(connection.identity, connection.remote).map_err(refused_status)?;
-    Ok(connection.clone())
+    connection.cloned().ok_or_else(|| Status::internal("a call without a connection"))
 }

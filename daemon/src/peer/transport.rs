@@ -85,6 +85,28 @@ impl Transport {
         }
     }
 
+    /// The same for another agent of this site, which alone may speak of what is between the members of a group.
+    pub(super) fn authorise_mate(&self, identity: Option<PeerIdentity>, remote: SocketAddr) -> Result<(), PeerRefusal> {
+        self.authorise(identity, remote)?;
+        match (&self.tls, identity) {
+            (Some(tls), Some(identity)) if identity.site != tls.identity().site => {
+                Err(self.refuse(PeerRefusal::WrongSite, remote, &identity))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for an agent of another site.
+    pub(super) fn authorise_peer(&self, identity: Option<PeerIdentity>, remote: SocketAddr) -> Result<(), PeerRefusal> {
+        self.authorise(identity, remote)?;
+        match (&self.tls, identity) {
+            (Some(tls), Some(identity)) if identity.site == tls.identity().site => {
+                Err(self.refuse(PeerRefusal::WrongSite, remote, &identity))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn refuse(
         &self,
         refusal: PeerRefusal,

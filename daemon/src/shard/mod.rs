@@ -7,6 +7,7 @@
 
 mod holds;
 mod patience;
+mod site;
 mod slice;
 mod target;
 mod volume;

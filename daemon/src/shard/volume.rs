@@ -24,6 +24,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::Shard;
 use super::holds::{HeldAnswer, Holds};
+use super::site::SiteStreams;
 use super::target::{self, Parts, Target};
 use crate::disk::{Pool, VolumeFiles, VolumeKey};
 use crate::frontend::{Allocation, BlockTarget, Completion, Geometry};
@@ -69,6 +70,8 @@ pub struct Volume {
     requests: RefCell<BTreeMap<RequestId, Completion>>,
     verbs: RefCell<BTreeMap<VerbId, oneshot::Sender<Result<VerbOk, VerbError>>>>,
     streams: RefCell<BTreeMap<ConnId, (Outbound, Rc<Notify>)>>,
+    /// To the other members of its group at this site.
+    pub(super) site: SiteStreams,
     /// A stream to the peer is being opened.
     dialing: Cell<bool>,
     holds: RefCell<Holds>,
@@ -98,6 +101,7 @@ impl Shard {
             requests: RefCell::default(),
             verbs: RefCell::default(),
             streams: RefCell::default(),
+            site: SiteStreams::default(),
             dialing: Cell::new(false),
             holds: RefCell::default(),
             closed: RefCell::default(),
@@ -175,13 +179,13 @@ impl Volume {
         self.shard.upgrade().map_or(Nanos(1), |s| s.now())
     }
 
-    fn next(&self) -> u64 {
+    pub(super) fn next(&self) -> u64 {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         id
     }
 
-    fn tell(&self, input: Input) {
+    pub(super) fn tell(&self, input: Input) {
         let now = self.now();
         self.node.borrow_mut().handle(now, input);
         if let Some(shard) = self.shard.upgrade() {
@@ -308,6 +312,7 @@ impl Volume {
         for (_, done) in std::mem::take(&mut *self.requests.borrow_mut()) {
             done(Err(RequestError::NotServing));
         }
+        self.site.end_all();
         self.holds.borrow_mut().end_all();
         if let Some(closed) = self.closed.borrow_mut().take() {
             let _ = closed.send(()); // nobody waits any more: fine
@@ -355,8 +360,7 @@ impl Volume {
             }
             Output::HoldEnded(id) => self.holds.borrow_mut().on_ended(id),
             Output::Layout { layout, base } => self.lay_out(layout, &base),
-            // A copy that is opened without other members has nothing to say to any.
-            Output::SendSite(..) => {}
+            Output::SendSite(conn, message) => self.site.send(conn, message),
         }
     }
 

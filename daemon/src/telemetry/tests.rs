@@ -25,6 +25,7 @@ async fn engine() -> FakeEngine {
         policy: PolicyPatch::default(),
         peer: Some(PeerKey::Name(name("b"))),
         pool: None,
+        members: None,
     };
     engine.create_volume(volume).await.unwrap();
     engine

@@ -284,6 +284,38 @@ pub struct VolumeStatus {
     /// While the floor is paused: in how long the log is full, as it grew of late; absent when it does not grow.
     #[prost(uint64, optional, tag = "24")]
     pub log_full_in_ms: ::core::option::Option<u64>,
+    /// The members of the group, where it has several a site.
+    #[prost(message, optional, tag = "25")]
+    pub members: ::core::option::Option<GroupMembers>,
+}
+/// The members of a group, as one of them sees them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupMembers {
+    /// Those of this site, by number.
+    #[prost(message, repeated, tag = "1")]
+    pub here: ::prost::alloc::vec::Vec<GroupMember>,
+    /// The nodes of the peer's site, by number.
+    #[prost(string, repeated, tag = "2")]
+    pub peers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Which of them this copy is.
+    #[prost(uint32, tag = "3")]
+    pub me: u32,
+    /// What stands against a promotion of the group; known to the leader. Empty: nothing.
+    #[prost(string, tag = "4")]
+    pub worst: ::prost::alloc::string::String,
+}
+/// A member of a group.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupMember {
+    /// Its node.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// It leads its site: verbs about the whole group are asked there.
+    #[prost(bool, tag = "2")]
+    pub leads: bool,
+    /// unknown (only its leader knows), silent, behind (it does not hold the K in force here), ready, serving.
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
 }
 /// What a promotion of a copy would be now.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -555,6 +587,13 @@ pub struct CreateVolumeRequest {
     /// a group that is there stays: another one is refused with what differs.
     #[prost(string, tag = "5")]
     pub group: ::prost::alloc::string::String,
+    /// The nodes of this site that the group has a member on, by id; the first one leads. The same list at each of them. Empty: this one
+    /// alone.
+    #[prost(string, repeated, tag = "6")]
+    pub members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Those of the peer's site, member by member.
+    #[prost(string, repeated, tag = "7")]
+    pub peer_members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AdoptVolumeRequest {

@@ -589,6 +589,156 @@ pub struct HandedOver {
 /// The sender gives up the role of primary for good reason and closes in order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {}
+/// One message between a leader and another member of its site.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SiteEnvelope {
+    #[prost(oneof = "site_envelope::Body", tags = "1, 2, 3, 4, 5")]
+    pub body: ::core::option::Option<site_envelope::Body>,
+}
+/// Nested message and enum types in `SiteEnvelope`.
+pub mod site_envelope {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Body {
+        /// To the leader, first.
+        #[prost(message, tag = "1")]
+        Hello(super::SiteHello),
+        /// To the leader.
+        #[prost(message, tag = "2")]
+        Report(super::Report),
+        /// From the leader.
+        #[prost(message, tag = "3")]
+        Order(super::Order),
+        /// To the leader.
+        #[prost(message, tag = "4")]
+        MayIServe(super::MayIServe),
+        /// From the leader.
+        #[prost(message, tag = "5")]
+        SubLease(super::SubLease),
+    }
+}
+/// Which member of which group.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SiteHello {
+    /// The group, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub group: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub members: ::core::option::Option<Membership>,
+}
+/// The members of a group, and which of them it is about.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Membership {
+    /// Its number, from 0, which leads.
+    #[prost(uint32, tag = "1")]
+    pub me: u32,
+    /// The nodes of its own site, by member, 2 to 16, 16 bytes each.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Those of the other site, as many, or none.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// What a leader wants of a member.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Order {
+    /// K as the leader has persisted it.
+    #[prost(message, optional, tag = "1")]
+    pub config: ::core::option::Option<Config>,
+    #[prost(message, optional, tag = "2")]
+    pub policy: ::core::option::Option<Policy>,
+    /// What the member is to be; absent: nothing.
+    #[prost(message, optional, tag = "3")]
+    pub wanted: ::core::option::Option<Wanted>,
+}
+/// What a member is to be before a K is persisted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Wanted {
+    /// Name of the question, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(enumeration = "Readiness", tag = "2")]
+    pub readiness: i32,
+    /// For VERIFIED: the K in question. Otherwise ignored.
+    #[prost(message, optional, tag = "3")]
+    pub since: ::core::option::Option<Since>,
+    /// For DRAINED: what is queued fails.
+    #[prost(bool, tag = "4")]
+    pub force: bool,
+}
+/// How a member is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Report {
+    /// K as persisted there.
+    #[prost(message, optional, tag = "1")]
+    pub config: ::core::option::Option<Config>,
+    #[prost(bool, tag = "2")]
+    pub is_sound: bool,
+    #[prost(bool, tag = "3")]
+    pub is_close: bool,
+    #[prost(bool, tag = "4")]
+    pub is_alone: bool,
+    #[prost(bool, tag = "5")]
+    pub seeds: bool,
+    #[prost(bool, tag = "6")]
+    pub serves: bool,
+    /// It is what the question of that name asks for, 16 bytes; absent: none.
+    #[prost(bytes = "bytes", optional, tag = "7")]
+    pub ready: ::core::option::Option<::prost::bytes::Bytes>,
+    #[prost(bool, tag = "8")]
+    pub is_equal: bool,
+}
+/// May I serve?
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MayIServe {
+    /// On the clock of who asks, nanoseconds.
+    #[prost(uint64, tag = "1")]
+    pub stamp: u64,
+}
+/// So long, counted from when it was asked.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubLease {
+    /// As in the question.
+    #[prost(uint64, tag = "1")]
+    pub stamp: u64,
+    /// Under which K.
+    #[prost(message, optional, tag = "2")]
+    pub k: ::core::option::Option<Since>,
+    /// Nanoseconds; absent: until K is another one.
+    #[prost(uint64, optional, tag = "3")]
+    pub lasts_ns: ::core::option::Option<u64>,
+    /// It may open.
+    #[prost(bool, tag = "4")]
+    pub may_open: bool,
+}
+/// Request of Members.JoinGroup.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinGroupRequest {
+    /// The group's name, at most 253 bytes.
+    #[prost(string, tag = "1")]
+    pub group_name: ::prost::alloc::string::String,
+    /// The members as the caller was told, and which of them it is.
+    #[prost(message, optional, tag = "2")]
+    pub members: ::core::option::Option<Membership>,
+}
+/// Answer of Members.JoinGroup.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinGroupResponse {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub group: ::prost::bytes::Bytes,
+    /// Key of the group's hash chains, 32 bytes. Never logged.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub secret: ::prost::bytes::Bytes,
+    /// K of the leader.
+    #[prost(message, optional, tag = "3")]
+    pub config: ::core::option::Option<Config>,
+    /// Policy of the group.
+    #[prost(message, optional, tag = "4")]
+    pub policy: ::core::option::Option<Policy>,
+    /// The peer site, 16 bytes; absent: none.
+    #[prost(bytes = "bytes", optional, tag = "5")]
+    pub peer: ::core::option::Option<::prost::bytes::Bytes>,
+}
 /// A sign of life. Carries no epoch and decides nothing.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Beat {
@@ -712,6 +862,15 @@ pub struct CreateReplicaRequest {
     /// The group's name, at most 253 bytes; empty: `name`.
     #[prost(string, tag = "12")]
     pub group_name: ::prost::alloc::string::String,
+}
+/// Request of Control.CreateMember.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateMemberRequest {
+    #[prost(message, optional, tag = "1")]
+    pub replica: ::core::option::Option<CreateReplicaRequest>,
+    /// The member of the receiver's site.
+    #[prost(message, optional, tag = "2")]
+    pub members: ::core::option::Option<Membership>,
 }
 /// A volume's name for people.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1025,6 +1184,46 @@ impl VerifyVerdict {
             "VERIFY_VERDICT_EQUAL" => Some(Self::Equal),
             "VERIFY_VERDICT_DIFFERENT" => Some(Self::Different),
             "VERIFY_VERDICT_BUSY" => Some(Self::Busy),
+            _ => None,
+        }
+    }
+}
+/// The kinds of readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Readiness {
+    Unspecified = 0,
+    /// Answers no flush alone, and its peer is close.
+    Held = 1,
+    /// Holds, durably, what its peer had under a K.
+    Verified = 2,
+    /// Serves nothing, and all is durable here and at its peer.
+    Drained = 3,
+    /// All is durable here, and its peer, which does not serve either, has nothing else.
+    Settled = 4,
+}
+impl Readiness {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "READINESS_UNSPECIFIED",
+            Self::Held => "READINESS_HELD",
+            Self::Verified => "READINESS_VERIFIED",
+            Self::Drained => "READINESS_DRAINED",
+            Self::Settled => "READINESS_SETTLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "READINESS_UNSPECIFIED" => Some(Self::Unspecified),
+            "READINESS_HELD" => Some(Self::Held),
+            "READINESS_VERIFIED" => Some(Self::Verified),
+            "READINESS_DRAINED" => Some(Self::Drained),
+            "READINESS_SETTLED" => Some(Self::Settled),
             _ => None,
         }
     }
@@ -1540,6 +1739,32 @@ pub mod control_client {
                 .insert(GrpcMethod::new("tidemark.peer.v1.Control", "CreateReplica"));
             self.inner.unary(req, path, codec).await
         }
+        /// The same for one of several members of a group: the receiver's node is the one that the list names. An agent that knows no
+        /// members answers UNIMPLEMENTED, and makes nothing.
+        pub async fn create_member(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateMemberRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateReplicaResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.peer.v1.Control/CreateMember",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.peer.v1.Control", "CreateMember"));
+            self.inner.unary(req, path, codec).await
+        }
         /// A volume is about to join a group that the caller is primary of: keep its name. FAILED_PRECONDITION when the name is taken;
         /// the same again is a success.
         pub async fn add_volume(
@@ -1636,6 +1861,15 @@ pub mod control_server {
         async fn create_replica(
             &self,
             request: tonic::Request<super::CreateReplicaRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateReplicaResponse>,
+            tonic::Status,
+        >;
+        /// The same for one of several members of a group: the receiver's node is the one that the list names. An agent that knows no
+        /// members answers UNIMPLEMENTED, and makes nothing.
+        async fn create_member(
+            &self,
+            request: tonic::Request<super::CreateMemberRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CreateReplicaResponse>,
             tonic::Status,
@@ -1915,6 +2149,51 @@ pub mod control_server {
                     };
                     Box::pin(fut)
                 }
+                "/tidemark.peer.v1.Control/CreateMember" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateMemberSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::CreateMemberRequest>
+                    for CreateMemberSvc<T> {
+                        type Response = super::CreateReplicaResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateMemberRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::create_member(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateMemberSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/tidemark.peer.v1.Control/AddVolume" => {
                     #[allow(non_camel_case_types)]
                     struct AddVolumeSvc<T: Control>(pub Arc<T>);
@@ -2040,6 +2319,401 @@ pub mod control_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "tidemark.peer.v1.Control";
     impl<T> tonic::server::NamedService for ControlServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod members_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// On the control listener, between the agents of one site that its configuration names: both certificates are of that site.
+    #[derive(Debug, Clone)]
+    pub struct MembersClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl MembersClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> MembersClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> MembersClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            MembersClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// One stream for each group between its leader at this site and each other member, which opens it. Its first message is
+        /// SiteHello and must arrive within 10 seconds; the leader answers with headers when it takes the stream. From then on both ends
+        /// say how things are whenever that changed; no message answers another one, but for SubLease. One message is at most 64 KiB.
+        ///
+        /// Statuses: as for Replication.Stream, with NOT_FOUND when the group is not here, and FAILED_PRECONDITION when the two lists of
+        /// members differ or the receiver does not lead.
+        pub async fn stream(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::SiteEnvelope>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SiteEnvelope>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.peer.v1.Members/Stream",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.peer.v1.Members", "Stream"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// A member that was never there wants to be made: what does its copy begin with? FAILED_PRECONDITION when it was there before:
+        /// an empty copy must not take the place of one with content.
+        pub async fn join_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JoinGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::JoinGroupResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::StreamCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tidemark.peer.v1.Members/JoinGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidemark.peer.v1.Members", "JoinGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod members_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with MembersServer.
+    #[async_trait]
+    pub trait Members: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Stream method.
+        type StreamStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SiteEnvelope, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// One stream for each group between its leader at this site and each other member, which opens it. Its first message is
+        /// SiteHello and must arrive within 10 seconds; the leader answers with headers when it takes the stream. From then on both ends
+        /// say how things are whenever that changed; no message answers another one, but for SubLease. One message is at most 64 KiB.
+        ///
+        /// Statuses: as for Replication.Stream, with NOT_FOUND when the group is not here, and FAILED_PRECONDITION when the two lists of
+        /// members differ or the receiver does not lead.
+        async fn stream(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::SiteEnvelope>>,
+        ) -> std::result::Result<tonic::Response<Self::StreamStream>, tonic::Status>;
+        /// A member that was never there wants to be made: what does its copy begin with? FAILED_PRECONDITION when it was there before:
+        /// an empty copy must not take the place of one with content.
+        async fn join_group(
+            &self,
+            request: tonic::Request<super::JoinGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::JoinGroupResponse>,
+            tonic::Status,
+        >;
+    }
+    /// On the control listener, between the agents of one site that its configuration names: both certificates are of that site.
+    #[derive(Debug)]
+    pub struct MembersServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> MembersServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for MembersServer<T>
+    where
+        T: Members,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/tidemark.peer.v1.Members/Stream" => {
+                    #[allow(non_camel_case_types)]
+                    struct StreamSvc<T: Members>(pub Arc<T>);
+                    impl<T: Members> tonic::server::StreamingService<super::SiteEnvelope>
+                    for StreamSvc<T> {
+                        type Response = super::SiteEnvelope;
+                        type ResponseStream = T::StreamStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::SiteEnvelope>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Members>::stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StreamSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidemark.peer.v1.Members/JoinGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct JoinGroupSvc<T: Members>(pub Arc<T>);
+                    impl<T: Members> tonic::server::UnaryService<super::JoinGroupRequest>
+                    for JoinGroupSvc<T> {
+                        type Response = super::JoinGroupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JoinGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Members>::join_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = JoinGroupSvc(inner);
+                        let codec = crate::codec::StreamCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for MembersServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "tidemark.peer.v1.Members";
+    impl<T> tonic::server::NamedService for MembersServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

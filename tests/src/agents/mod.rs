@@ -5,6 +5,7 @@
 
 mod address;
 mod cli;
+mod four;
 mod programs;
 mod site;
 mod view;
@@ -20,6 +21,7 @@ use crate::stage::Stage;
 
 use address::Route;
 pub use cli::{Cli, NewVolume, Refused};
+pub use four::FourAgents;
 pub use programs::{Programs, beside_this_program};
 pub use site::Site;
 pub use view::{Attachment, VolumeView};

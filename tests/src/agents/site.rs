@@ -28,6 +28,11 @@ const STOP_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Site {
     name: &'static str,
+    /// Its node's number, from 1.
+    number: usize,
+    /// The other nodes of the site.
+    mates: Vec<(String, SocketAddr)>,
+    ca: PathBuf,
     dir: PathBuf,
     pool: PathBuf,
     address: SocketAddr,
@@ -47,12 +52,30 @@ impl Site {
         plan: &Plan,
         place: Option<(Net, Place)>,
     ) -> Result<Self> {
-        let dir = stage.subdir(name)?;
+        Self::node(stage, programs, (name, 1, address), plan, place)
+    }
+
+    /// Node `number` of a site of several; its certificates are of the first one's authority.
+    pub(super) fn node(
+        stage: &Stage,
+        programs: &Programs,
+        (name, number, address): (&'static str, usize, SocketAddr),
+        plan: &Plan,
+        place: Option<(Net, Place)>,
+    ) -> Result<Self> {
+        let ca = stage.dir().join(name).join("ca");
+        let dir = stage.subdir(&if number == 1 { name.to_owned() } else { format!("{name}{number}") })?;
         // Beside the site's directory: what is mounted below that belongs to the agent.
-        let disk_dir = stage.dir().join(format!("{name}-disk"));
+        let disk_dir = stage.dir().join(format!("{name}{number}-disk"));
         let disk = plan.on_volatile_disks.then(|| VolatileProgram::start(stage, &disk_dir)).transpose()?;
         let pool = disk.as_ref().map_or_else(|| dir.join("pool"), |disk| disk.path().join("pool"));
-        Ok(Self { name, dir, pool, address, programs: programs.clone(), plan: plan.clone(), place, child: None, disk })
+        let (programs, plan, mates) = (programs.clone(), plan.clone(), Vec::new());
+        Ok(Self { name, number, mates, ca, dir, pool, address, programs, plan, place, child: None, disk })
+    }
+
+    /// Another node of the site.
+    pub(super) fn add_mate(&mut self, node_id: String, address: SocketAddr) {
+        self.mates.push((node_id, address));
     }
 
     /// The volatile disk under its pool.
@@ -143,7 +166,7 @@ impl Site {
 
     /// Directory of the site's CA.
     pub fn ca(&self) -> PathBuf {
-        self.dir.join("ca")
+        self.ca.clone()
     }
 
     /// The command line, speaking to this agent.
@@ -158,9 +181,23 @@ impl Site {
         };
         let (ca, out) = (self.ca(), self.pki());
         let (ca, out) = (ca.to_string_lossy(), out.to_string_lossy());
-        pki(&["init-ca", "--dir", &ca, "--site-name", self.name, "--site-id", &site_id])?;
+        if self.number == 1 {
+            pki(&["init-ca", "--dir", &ca, "--site-name", self.name, "--site-id", &site_id])?;
+        }
         let ips = ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
-        pki(&["issue", "--ca", &ca, "--node-name", "n1", "--node-id", &node_id, "--out", &out, "--ip", &ips])?;
+        pki(&[
+            "issue",
+            "--ca",
+            &ca,
+            "--node-name",
+            &self.node_name(),
+            "--node-id",
+            &node_id,
+            "--out",
+            &out,
+            "--ip",
+            &ips,
+        ])?;
         Ok(())
     }
 
@@ -170,12 +207,19 @@ impl Site {
         Ok(())
     }
 
+    fn node_name(&self) -> String {
+        format!("n{}", self.number)
+    }
+
     fn config(&self, peer: &Site, address: SocketAddr) -> Result<String> {
         let (dir, pki, peer_ca) = (self.dir.display(), self.pki(), peer.ca().join("ca.crt"));
         let mut text = String::new();
         writeln!(text, "state_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"")?;
         writeln!(text, "[site]\nname = \"{}\"\nid = \"{}\"", self.name, self.site_id())?;
-        writeln!(text, "[node]\nname = \"n1\"\nid = \"{}\"", self.node_id())?;
+        for (id, address) in &self.mates {
+            writeln!(text, "[[site.nodes]]\nid = \"{id}\"\naddress = \"{address}\"")?;
+        }
+        writeln!(text, "[node]\nname = \"{}\"\nid = \"{}\"", self.node_name(), self.node_id())?;
         writeln!(text, "[[pool]]\nname = \"main\"\npath = \"{}\"", self.pool.display())?;
         writeln!(text, "[peer]\nlisten = \"{}\"", self.address)?;
         if self.plan.insecure {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::agents::{Cli, NewVolume, Plan, TwoSites, VolumeView, WitnessKind, WitnessPlan};
+use crate::agents::{Cli, FourAgents, Plan, Site, VolumeView, WitnessKind, WitnessPlan};
 use crate::dice::Dice;
 use crate::ledger::{Audit, Ledger, Load, audit, prepare};
 use crate::{devices, process};
@@ -18,10 +18,11 @@ use super::database::{Database, Devices};
 use super::failover_report::{Return, Switch, Takeover, Trip};
 use super::host::{Host, is_on_path};
 
-/// The group, and its volumes: the database's data and its write-ahead log.
+/// The group, and its volumes, each on a node of its own: the database's data and its write-ahead log.
 const GROUP: &str = "demo";
 const DATA: &str = "data";
 const WAL: &str = "wal";
+const VOLUMES: [&str; 2] = [DATA, WAL];
 const WAL_SIZE: &str = "512Mi";
 /// Commits that have to be there before something happens: the load is under way on every connection.
 const WARM_UP_COMMITS: u64 = 50;
@@ -38,7 +39,7 @@ pub(super) fn witness(options: &Options) -> WitnessPlan {
 /// One round.
 pub(super) fn play(options: &Options, host: &Host, number: u32, dice: Dice) -> Result<Trip> {
     let witness = witness(options);
-    let mut sites = TwoSites::new(&Plan { name: "failover".to_owned(), witness: Some(witness), ..Plan::default() })?;
+    let mut sites = FourAgents::new(&Plan { name: "failover".to_owned(), witness: Some(witness), ..Plan::default() })?;
     if options.keep {
         sites.stage.keep();
     }
@@ -57,8 +58,8 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    fn play(&mut self, sites: &mut TwoSites) -> Result<(Takeover, Return, Switch)> {
-        self.say("starting site A and site B, with a witness between them");
+    fn play(&mut self, sites: &mut FourAgents) -> Result<(Takeover, Return, Switch)> {
+        self.say("starting site A and site B, two nodes each, with a witness between them");
         sites.start()?;
         let database = self.set_up(sites)?;
         let (database, takeover) = self.take_over(sites, database)?;
@@ -73,27 +74,29 @@ impl Round<'_> {
         }
     }
 
-    /// A group of two volumes at A with its copy at B, arbitrated, with a database on them.
-    fn set_up(&mut self, sites: &TwoSites) -> Result<Database> {
-        self.say("creating a group of two volumes, a file system on each, a database on one and its log on the other");
+    /// A group of two volumes at A, on a node each, with their copies at B, arbitrated, with a database on them.
+    fn set_up(&mut self, sites: &FourAgents) -> Result<Database> {
+        self.say("creating a group of two volumes on two nodes, a file system on each, a database on one and its log on the other");
         // A silent peer is looked into long before it counts as lost, so that the wait for its lease does not begin late.
         let loss = format!("{}ms", self.options.lease / 2);
-        let options = vec!["--log-size", "1Gi", "--on-peer-loss", "witness", "--auto-failover", "true"];
-        let options = [options, vec!["--peer-loss", &loss, "--group", GROUP]].concat();
-        sites.create(&NewVolume { name: DATA, size: &self.options.size, mode: "sync", options })?;
-        let cli = sites.a.cli();
-        cli.json(&["volume", "create", WAL, "--group", GROUP, "--size", WAL_SIZE])?;
-        let devices = self.attach(&cli)?;
+        let options = ["--log-size", "1Gi", "--on-peer-loss", "witness", "--auto-failover", "true", "--mode", "sync"];
+        let options = [&options[..], &["--peer-loss", &loss]].concat();
+        for (node, (volume, size)) in [(DATA, self.options.size.as_str()), (WAL, WAL_SIZE)].into_iter().enumerate() {
+            sites.create(node, (volume, size), GROUP, &options)?;
+        }
+        sites.wait_until_whole(&sites.a, VOLUMES, PATIENCE)?;
+        let devices = self.attach(&sites.a)?;
         let database = Database::create(&sites.stage, &self.host.postgres, "a", devices, self.options.writers)?;
-        for site in [&sites.a, &sites.b] {
-            site.cli().wait_for(GROUP, "volume that the witness arbitrates", PATIENCE, VolumeView::is_arbitrated)?;
+        for agent in sites.a.iter().chain(&sites.b) {
+            agent.cli().wait_for(GROUP, "volume that the witness arbitrates", PATIENCE, VolumeView::is_arbitrated)?;
         }
         Ok(database)
     }
 
     /// Both volumes as devices.
-    fn attach(&mut self, cli: &Cli) -> Result<Devices> {
-        let (data, wal) = (cli.attach(DATA, &self.options.frontend)?, cli.attach(WAL, &self.options.frontend)?);
+    fn attach(&mut self, site: &[Site; 2]) -> Result<Devices> {
+        let attach = |node: usize| site[node].cli().attach(VOLUMES[node], &self.options.frontend);
+        let (data, wal) = (attach(0)?, attach(1)?);
         self.frontend.clone_from(&data.frontend);
         Ok(Devices { data: data.block_device()?.clone(), wal: Some(wal.block_device()?.clone()) })
     }
@@ -107,17 +110,16 @@ impl Round<'_> {
         Ok(load)
     }
 
-    /// Site A is killed in full load; B takes over by itself, and is asked for nothing but its device.
-    fn take_over(&mut self, sites: &mut TwoSites, mut database: Database) -> Result<(Database, Takeover)> {
+    /// Both nodes of site A are killed in full load; B takes over by itself, and is asked for nothing but its devices.
+    fn take_over(&mut self, sites: &mut FourAgents, mut database: Database) -> Result<(Database, Takeover)> {
         self.say("full load; then site A is killed");
         let load = self.load(&database)?;
-        let mut pids = process::tree(sites.a.pid());
+        let mut pids: Vec<_> = sites.a.iter().flat_map(|agent| process::tree(agent.pid())).collect();
         pids.extend(database.server.pids());
         process::kill_all(&pids);
         let killed = Instant::now();
-        let cli = sites.b.cli();
-        let decided = until_primary(&cli, killed)?;
-        let devices = self.attach(&cli)?;
+        let decided = until_primary(&sites.b, killed)?;
+        let devices = self.attach(&sites.b)?;
         read_first_blocks(&devices)?;
         let serving = killed.elapsed();
         let ledger = self.bury(sites, &mut database, load)?;
@@ -128,33 +130,40 @@ impl Round<'_> {
     }
 
     /// What is left of A's processes and devices goes.
-    fn bury(&self, sites: &mut TwoSites, database: &mut Database, load: Load) -> Result<Ledger> {
-        sites.a.kill();
-        devices::end_kernel_devices(sites.a.dir())?;
+    fn bury(&self, sites: &mut FourAgents, database: &mut Database, load: Load) -> Result<Ledger> {
+        sites.a.iter_mut().for_each(Site::kill);
+        sites.a.iter().try_for_each(|agent| devices::end_kernel_devices(agent.dir()))?;
         database.server.kill();
         let ledger = load.finish()?;
-        devices::take_down(sites.a.dir())?;
+        sites.a.iter().try_for_each(|agent| devices::take_down(agent.dir()))?;
         ensure!(ledger.committed() > WARM_UP_COMMITS, "nothing was committed after the warm-up");
         Ok(ledger)
     }
 
     /// B is written to, then A returns and follows.
-    fn come_back(&mut self, sites: &mut TwoSites, database: Database) -> Result<(Database, Return)> {
+    fn come_back(&mut self, sites: &mut FourAgents, database: Database) -> Result<(Database, Return)> {
         self.say("B serves a new load; then site A comes back");
         self.empty(&database)?;
         let load = self.load(&database)?;
         load.finish()?;
-        let cli = sites.b.cli();
-        let before = cli.show(GROUP)?;
+        let sum = |of: fn(&VolumeView) -> u64| {
+            let volumes = sites.b.iter().zip(VOLUMES);
+            volumes.map(|(agent, volume)| Ok(of(&agent.cli().show(volume)?))).sum::<Result<u64>>()
+        };
+        let (before, size) = (sum(VolumeView::sent_bytes)?, sum(|view| view.number("/sizeBytes"))?);
         let began = Instant::now();
-        sites.a.start(&sites.stage)?;
-        let whole = |view: &VolumeView| view.is_protected() && view.sync_sites() == 2;
-        let after = cli.wait_for(GROUP, "follower that counts again", PATIENCE, whole)?;
+        sites.start()?;
+        sites.wait_until_whole(&sites.b, VOLUMES, PATIENCE)?;
         let took = began.elapsed();
-        let a = sites.a.cli().wait_for(GROUP, "follower", PATIENCE, |view| view.role() == "secondary")?;
-        ensure!(a.copy() == "current", "{}", a.summary());
-        let moved = after.sent_bytes().saturating_sub(before.sent_bytes());
-        let size = [DATA, WAL].iter().map(|name| Ok(cli.show(name)?.number("/sizeBytes"))).sum::<Result<u64>>()?;
+        for agent in &sites.a {
+            let a = agent.cli().wait_for(GROUP, "follower", PATIENCE, |view| view.role() == "secondary")?;
+            ensure!(a.copy() == "current", "{}", a.summary());
+        }
+        let after: u64 = {
+            let volumes = sites.b.iter().zip(VOLUMES);
+            volumes.map(|(agent, volume)| Ok(agent.cli().show(volume)?.sent_bytes())).sum::<Result<u64>>()?
+        };
+        let moved = after.saturating_sub(before);
         Ok((database, Return { took, moved, size }))
     }
 
@@ -165,42 +174,51 @@ impl Round<'_> {
     }
 
     /// In full load B is told to stop and A to serve: what was acknowledged by B is at A.
-    fn switch_over(&mut self, sites: &TwoSites, mut database: Database) -> Result<Switch> {
+    fn switch_over(&mut self, sites: &FourAgents, mut database: Database) -> Result<Switch> {
         self.say("planned switchover back to site A, in full load");
         self.empty(&database)?;
         let load = self.load(&database)?;
-        let (from, to) = (sites.b.cli(), sites.a.cli());
+        // Asked where the group is led.
+        let (from, to) = (sites.b[0].cli(), sites.a[0].cli());
         let began = Instant::now();
         from.demote(GROUP, &["--force"])?;
         let demoted = began.elapsed();
         to.promote(GROUP)?;
+        until_primary(&sites.a, began)?;
         let promoted = began.elapsed();
-        let devices = self.attach(&to)?;
+        let devices = self.attach(&sites.a)?;
         read_first_blocks(&devices)?;
         let pause = began.elapsed();
         database.server.kill();
         let ledger = load.finish()?;
         drop(database);
-        devices::take_down(sites.b.dir())?;
+        sites.b.iter().try_for_each(|agent| devices::take_down(agent.dir()))?;
         let database = Database::open(&sites.stage, &self.host.postgres, "a", devices)?;
         let audit: Audit = audit(&mut database.server.connect()?, &ledger).context("the database is not whole")?;
         database.close_and_check(&self.host.postgres)?;
-        [DATA, WAL].iter().try_for_each(|name| to.detach(name))?;
-        let equal = to.verify(GROUP)?;
+        let mut equal = true;
+        for (agent, volume) in sites.a.iter().zip(VOLUMES) {
+            agent.cli().detach(volume)?;
+            equal &= agent.cli().verify(volume)?;
+        }
         Ok(Switch { audit, demoted, promoted, pause, equal })
     }
 }
 
-/// Since `killed` until B says that it is the primary.
-fn until_primary(cli: &Cli, killed: Instant) -> Result<Duration> {
-    loop {
-        let view = cli.show(GROUP)?;
-        if view.role() == "primary" {
-            return Ok(killed.elapsed());
+/// Since `began` until both nodes of a site say that they are the primary.
+fn until_primary(site: &[Site; 2], began: Instant) -> Result<Duration> {
+    let clis: Vec<Cli> = site.iter().map(Site::cli).collect();
+    for cli in &clis {
+        loop {
+            let view = cli.show(GROUP)?;
+            if view.role() == "primary" {
+                break;
+            }
+            ensure!(began.elapsed() < PATIENCE, "it does not take over: {}", view.summary());
+            std::thread::sleep(LOOK);
         }
-        ensure!(killed.elapsed() < PATIENCE, "B does not take over: {}", view.summary());
-        std::thread::sleep(LOOK);
     }
+    Ok(began.elapsed())
 }
 
 fn read_first_blocks(devices: &Devices) -> Result<()> {

@@ -314,6 +314,7 @@ impl<C: Copy> World<C> {
             peer: Some(self.sites[1 - site].id),
             kind,
             adopted,
+            members: None,
         }
     }
 

@@ -305,7 +305,6 @@ impl<C: Copy> World<C> {
             },
             tail_bytes: self.operator.tail_bytes,
             lease: self.arbitration.as_ref().map(|arb| arb.terms),
-            members: None,
         };
         let instance = s.instance;
         match C::open(s.clock.at(self.now), params) {

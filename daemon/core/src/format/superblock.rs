@@ -6,6 +6,7 @@ use crate::format::config::{mode_code, mode_of};
 use crate::format::twin::TwinKind;
 use crate::layout::Layout;
 use crate::ship::{ChainEntry, Remembered};
+use crate::site::Membership;
 use crate::types::{
     BootId, Boundary, Epoch, GenId, GroupId, Incarnation, Lsn, NodeId, Nonce, Position, Secret, SiteId, VolumeId,
     WallMs,
@@ -14,9 +15,9 @@ use crate::verb::Assertion;
 
 /// Bytes of one of the two slots.
 pub const SLOT_BYTES: usize = 32 * 1024;
-/// The `superblock` file. Version 2 has a layout at its end; version 1 is of a group of one volume.
+/// The `superblock` file. Version 3 has a list of members at its end, version 2 a layout; version 1 is of a group of one volume.
 pub const FILE: TwinKind =
-    TwinKind { name: "superblock", magic: u32::from_le_bytes(*b"TMSB"), version: 2, slot_bytes: SLOT_BYTES };
+    TwinKind { name: "superblock", magic: u32::from_le_bytes(*b"TMSB"), version: 3, slot_bytes: SLOT_BYTES };
 
 /// Entries of history kept; older ones below the floor are pruned.
 pub const MAX_HISTORY: usize = 256;
@@ -128,6 +129,8 @@ pub struct Superblock {
     pub forced: Vec<Assertion>,
     /// Samples of the base.
     pub samples: Vec<Sample>,
+    /// Which member of the group it is; `None`: the only one of its site.
+    pub members: Option<Membership>,
 }
 
 fn flag_code(flag: CopyFlag) -> (u8, Nonce) {
@@ -209,7 +212,11 @@ fn decode_policy(r: &mut Reader<'_>) -> Result<Policy, FormatError> {
 impl Superblock {
     /// How it is written: as versions that know nothing of groups read it, where they can.
     pub fn kind(&self) -> TwinKind {
-        FILE.written_as(if self.layout.is_one(self.volume) { 1 } else { 2 })
+        FILE.written_as(match (&self.members, self.layout.is_one(self.volume)) {
+            (Some(_), _) => 3,
+            (None, false) => 2,
+            (None, true) => 1,
+        })
     }
 
     /// The content of a slot of the `superblock` file, in the order of the fields above; see `docs/formats.md`.
@@ -246,13 +253,16 @@ impl Superblock {
         w.position(cut.at);
         w.u64(cut.sequence);
         let is_one = self.layout.is_one(self.volume);
-        w.u8(u8::from(!is_one));
+        w.u8(u8::from(!is_one) | u8::from(self.members.is_some()) << 1);
         w.u64(self.branch_at.map_or(0, |at| at.0 + 1));
         w.u8(u8::from(self.paused.ship) | u8::from(self.paused.floor) << 1);
         w.zeros(10);
         self.encode_lists(&mut w);
         if !is_one {
             self.layout.encode(&mut w);
+        }
+        if let Some(members) = &self.members {
+            encode_members(members, &mut w);
         }
         w.buf
     }
@@ -307,13 +317,14 @@ impl Superblock {
         let policy = decode_policy(&mut r)?;
         let fenced = Epoch { major: r.u32()?, minor: r.u32()? };
         let cut = Cut { at: r.position()?, sequence: r.u64()? };
-        let has_layout = r.u8()? & 1 != 0;
+        let has = r.u8()?;
         let branch_at = r.u64()?.checked_sub(1).map(Lsn);
         let paused = r.u8()?;
         let paused = Paused { ship: paused & 1 != 0, floor: paused & 2 != 0 };
         r.skip(10)?;
         let (history, forced, samples) = decode_lists(&mut r)?;
-        let layout = if has_layout { Layout::decode(&mut r)? } else { Layout::one(volume, size) };
+        let layout = if has & 1 != 0 { Layout::decode(&mut r)? } else { Layout::one(volume, size) };
+        let members = (has & 2 != 0).then(|| decode_members(&mut r)).transpose()?;
         Ok(Self {
             volume,
             group,
@@ -342,7 +353,26 @@ impl Superblock {
             paused,
             forced,
             samples,
+            members,
         })
+    }
+}
+
+fn encode_members(members: &Membership, w: &mut Writer) {
+    w.u8(members.me as u8);
+    for list in [&members.nodes, &members.peers] {
+        w.u8(list.len() as u8);
+        list.iter().for_each(|node| w.bytes(&node.0));
+    }
+}
+
+fn decode_members(r: &mut Reader<'_>) -> Result<Membership, FormatError> {
+    let me = usize::from(r.u8()?);
+    let mut list = || (0..r.u8()?).map(|_| Ok(NodeId(r.array()?))).collect::<Result<Vec<_>, FormatError>>();
+    let members = Membership { me, nodes: list()?, peers: list()? };
+    match members.fault() {
+        None => Ok(members),
+        Some(_) => Err(r.field("members")),
     }
 }
 
@@ -402,7 +432,13 @@ mod tests {
             forced: vec![Assertion { who: "op".into(), why: "site burnt down".into(), at: WallMs(5) }],
             paused: Paused::default(),
             samples: vec![Sample { offset: 4096, len: 4096, hash: [1; 16] }],
+            members: None,
         }
+    }
+
+    fn membership(count: u8) -> Membership {
+        let nodes = |from: u8| (from..from + count).map(|n| NodeId([n; 16])).collect();
+        Membership { me: usize::from(count) - 1, nodes: nodes(1), peers: nodes(101) }
     }
 
     #[test]
@@ -435,6 +471,33 @@ mod tests {
     }
 
     #[test]
+    fn a_version_without_members_refuses_the_superblock_of_one_of_several() {
+        let sb = Superblock { members: Some(membership(2)), ..superblock() };
+        let file = sb.kind().file(1, &sb.encode());
+        assert!(matches!(FILE.written_as(2).decode(&file), Err(FormatError::Version { found: 3, known: 2, .. })));
+        assert_eq!(Superblock::decode(FILE.decode(&file).unwrap().content).unwrap(), sb);
+    }
+
+    #[test]
+    fn a_list_of_members_that_cannot_be_is_no_superblock() {
+        let good = membership(2);
+        let table = [
+            Membership { me: 2, ..good.clone() },
+            Membership { nodes: vec![good.nodes[0]], me: 0, ..good.clone() },
+            Membership { nodes: vec![good.nodes[0]; 2], ..good.clone() },
+            Membership { peers: vec![good.peers[0]], ..good.clone() },
+            Membership { peers: good.nodes.clone(), ..good.clone() },
+            Membership { nodes: vec![good.nodes[0], NodeId::NIL], ..good.clone() },
+            membership(17),
+        ];
+        for members in table {
+            let sb = Superblock { members: Some(members.clone()), ..superblock() };
+            assert!(Superblock::decode(&sb.encode()).is_err(), "{members:?}");
+        }
+        assert_eq!(Membership { peers: Vec::new(), ..good }.fault(), None, "a group without another site");
+    }
+
+    #[test]
     fn a_policy_from_before_a_lost_peer_was_a_choice_reads_as_it_acted() {
         let mut w = Writer::default();
         encode_policy(&Policy { on_peer_loss: OnPeerLoss::Witness, auto_failover: true, ..Policy::default() }, &mut w);
@@ -452,6 +515,7 @@ mod tests {
         sb.samples = vec![sb.samples[0]; MAX_SAMPLES];
         let ids = |n: usize| VolumeId([n as u8 % 64 + 1; 16]);
         sb.layout = Layout::new((0..crate::layout::MAX_EXTENTS).map(|n| (ids(n), 4096))).unwrap();
+        sb.members = Some(membership(16));
         FILE.encode(1, &sb.encode());
         let back = Superblock::decode(&sb.encode()).unwrap();
         assert_eq!((back.history.len(), back.forced.len()), (MAX_HISTORY, MAX_ASSERTIONS));
@@ -462,7 +526,8 @@ mod tests {
     fn truncated_content_is_an_error_at_every_length() {
         let mut group = superblock();
         group.layout = group.layout.added(VolumeId([2; 16]), 4096).unwrap();
-        for sb in [superblock(), group] {
+        let member = Superblock { members: Some(membership(3)), ..superblock() };
+        for sb in [superblock(), group, member] {
             let bytes = sb.encode();
             for len in 0..bytes.len() {
                 assert!(Superblock::decode(&bytes[..len]).is_err(), "length {len}");

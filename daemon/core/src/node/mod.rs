@@ -117,6 +117,8 @@ pub struct CreateParams {
     pub kind: CreateKind,
     /// The bases hold data already.
     pub adopted: bool,
+    /// Which member of the group it is; `None`: the only one of this site.
+    pub members: Option<Membership>,
 }
 
 /// First content of a new copy's small files.
@@ -157,8 +159,6 @@ pub struct OpenParams {
     pub tail_bytes: u64,
     /// The terms of the agent's lease at its witness; `None`: it has no witness.
     pub lease: Option<Terms>,
-    /// Which member of the group it is; `None`: the only one of this site.
-    pub members: Option<Membership>,
 }
 
 /// Where the node is in its life.

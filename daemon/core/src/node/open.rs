@@ -22,9 +22,12 @@ use crate::node::tracking::Tracking;
 use crate::node::{CreateKind, CreateParams, LostTail, NewVolume, Node, OpenParams, Stage};
 use crate::outbox::{Outbox, Route};
 use crate::rng::Rng;
+use crate::site::Membership;
 use crate::status::{Counters, Role, SuspendReason};
 use crate::timeline::History;
-use crate::types::{BLOCK, BootId, Boundary, ByteRange, Epoch, Lsn, Nanos, Nonce, Position, SECTOR, SiteId, VolumeId};
+use crate::types::{
+    BLOCK, BootId, Boundary, ByteRange, Epoch, Lsn, Nanos, NodeId, Nonce, Position, SECTOR, SiteId, VolumeId,
+};
 use crate::volume::ack::Acks;
 use crate::volume::index::Index;
 use crate::volume::order::Order;
@@ -49,6 +52,9 @@ pub enum OpenError {
     /// The files belong to another site.
     #[error("the files belong to another site's copy: {0}")]
     WrongSite(SiteId),
+    /// The files belong to the member of a group on another node.
+    #[error("the files belong to the member of the group on node {0}")]
+    WrongMember(NodeId),
     /// The base of a volume is smaller than the volume, or missing.
     #[error("the base image of volume {volume} has {found} bytes, the volume {expected}")]
     BaseTooSmall {
@@ -113,6 +119,7 @@ impl Node {
             forced: Vec::new(),
             paused: Default::default(),
             samples: Vec::new(),
+            members: params.members.clone(),
         };
         NewVolume {
             superblock: superblock.kind().file(1, &superblock.encode()),
@@ -198,7 +205,7 @@ impl Node {
             full_since: None,
             says_full: false,
             arbiter: Arbiter::new(params.lease, sb.group, now),
-            members: Site::new(params.members),
+            members: Site::new(sb.members.clone()),
             link: None,
             catch_up: None,
             link_refused: None,
@@ -571,6 +578,9 @@ fn check_identity(params: &OpenParams, sb: &Superblock) -> Result<(), OpenError>
     }
     if sb.site != params.site {
         return Err(OpenError::WrongSite(sb.site));
+    }
+    if let Some(node) = sb.members.as_ref().map(Membership::own).filter(|node| *node != params.node) {
+        return Err(OpenError::WrongMember(node));
     }
     if sb.flag == CopyFlag::Released {
         return Err(OpenError::Released);

@@ -67,6 +67,9 @@ impl Node {
     }
 
     fn plan_now(&self, now: Nanos, verb: &Verb) -> Result<Plan, VerbError> {
+        if let Some(why) = self.is_leaders_verb(verb) {
+            return Err(why);
+        }
         match verb {
             Verb::Promote { assert_peer_fenced, max_loss_bytes, max_loss_seconds, allow_unproven } => {
                 let (max_loss_bytes, max_loss_seconds) = (*max_loss_bytes, *max_loss_seconds);

@@ -48,6 +48,7 @@ impl Node {
             log_full_in_ms: self.log_full_in_ms(now),
             branches: self.superblock.branches,
             promotable: self.promotable(now),
+            members: self.group_members(),
             oldest_disk_op_ms: oldest,
             counters: Counters { syncs, ..self.counters },
         }

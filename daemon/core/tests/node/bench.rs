@@ -182,6 +182,7 @@ impl Copy {
             peer: Some(site_id(1 - self.site)),
             kind,
             adopted: false,
+            members: None,
         };
         let new = Node::create(&params);
         self.files.retain(|file, _| *file == FileRef::Base);
@@ -205,7 +206,6 @@ impl Copy {
             bases: self.bases(),
             tail_bytes: 256 << 10,
             lease: self.lease,
-            members: None,
         };
         self.alarms.clear();
         self.composed = None;

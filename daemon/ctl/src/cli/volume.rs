@@ -19,6 +19,9 @@ pub enum Volume {
     /// With --group the volume shares one log with the others of that group: what was written to them is found in the order in
     /// which it was written, at whatever moment a site is lost, and they fail over together. Policy, peer and pool are the
     /// group's: those of the volume that it was made with.
+    ///
+    /// With --members the group lies on several nodes of the site: the same command, with a volume of its own, is given on each of
+    /// them, on the first one first. No volume of it is served before all of them are there.
     #[command(
         after_long_help = "Examples:\n  tidemark volume create db --size 10Gi --mode sync --peer-site b --pool main\n  tidemark volume create scratch --size 1Gi --pool main --log-size 2Gi --retention 1h\n  tidemark volume create data --group pg --size 10Gi --mode sync --peer-site b && tidemark volume create wal --group pg --size 2Gi"
     )]
@@ -135,6 +138,12 @@ pub struct Create {
     /// The group that it joins, or that is made with it; by default one of its own
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
+    /// The nodes of this site that the group lies on, by id, this one among them; the first one leads
+    #[arg(long, value_name = "NODE", value_delimiter = ',', requires = "group")]
+    pub members: Vec<String>,
+    /// The nodes of the peer's site, in the same order
+    #[arg(long, value_name = "NODE", value_delimiter = ',', requires = "members")]
+    pub peer_members: Vec<String>,
     /// Where.
     #[command(flatten)]
     pub placement: Placement,

@@ -36,6 +36,8 @@ async fn create(args: Create, client: &mut Client) -> Result<volume::Volume, Fai
         base_path: args.base.as_deref().map(absolute).transpose()?,
         name: args.name,
         group: args.group.unwrap_or_default(),
+        members: args.members,
+        peer_members: args.peer_members,
     };
     Ok(client.call(request, async |admin, request| admin.create_volume(request).await).await?.into())
 }

@@ -101,6 +101,54 @@ pub struct Status {
     pub paused: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_full_in_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub members: Option<Members>,
+}
+
+/// The members of a group, as one of them sees them.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are documented at the message")]
+pub struct Members {
+    pub here: Vec<Member>,
+    pub peers: Vec<String>,
+    pub me: u32,
+    pub worst: String,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields are documented at the message")]
+pub struct Member {
+    pub node: String,
+    pub leads: bool,
+    pub state: String,
+}
+
+impl From<pb::GroupMembers> for Members {
+    fn from(members: pb::GroupMembers) -> Self {
+        let member = |member: pb::GroupMember| Member { node: member.node, leads: member.leads, state: member.state };
+        Self {
+            here: members.here.into_iter().map(member).collect(),
+            peers: members.peers,
+            me: members.me,
+            worst: members.worst,
+        }
+    }
+}
+
+impl Members {
+    /// A line for each of them, and one for what stands against a promotion.
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let of = |(number, member): (usize, &Member)| {
+            let leads = if member.leads { ", leads" } else { "" };
+            let own = if number == self.me as usize { ", this node" } else { "" };
+            ("member", format!("{number}: node {}, {}{leads}{own}", member.node, member.state))
+        };
+        let worst = (!self.worst.is_empty()).then(|| ("worst member", self.worst.clone()));
+        self.here.iter().enumerate().map(of).chain(worst).collect()
+    }
 }
 
 impl From<pb::VolumeStatus> for Status {
@@ -130,6 +178,7 @@ impl From<pb::VolumeStatus> for Status {
             promotable: status.promotable.unwrap_or_default().into(),
             paused: status.paused,
             log_full_in_ms: status.log_full_in_ms,
+            members: status.members.map(Into::into),
         }
     }
 }
@@ -167,6 +216,7 @@ impl Status {
         }
         pairs.extend(self.seeding.as_ref().map(|progress| ("seeding", progress.text())));
         pairs.extend(self.config_fields(name_of));
+        pairs.extend(self.members.iter().flat_map(Members::fields));
         pairs.extend(self.position_fields());
         for assertion in &self.forced_history {
             let at = moment(assertion.at_ms);

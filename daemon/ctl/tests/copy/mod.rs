@@ -65,6 +65,7 @@ impl Shell {
             peer: None,
             kind: CreateKind::Primary { generation: GenId([6; 16]), nonce: Nonce([7; 16]) },
             adopted: false,
+            members: None,
         });
         for sub in ["log", "branch"] {
             fs::create_dir_all(dir.join(sub)).expect("made");
@@ -86,7 +87,6 @@ impl Shell {
             bases: vec![(volume, SIZE)],
             tail_bytes: tidemark_core::node::TAIL_BYTES,
             lease: None,
-            members: None,
         };
         let node = Node::open(Nanos(1), params).expect("opens");
         Self { dir: dir.to_owned(), node, now: Nanos(1), next_request: 0 }

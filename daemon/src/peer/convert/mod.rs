@@ -7,6 +7,7 @@
 mod bodies;
 mod config;
 mod parts;
+mod site;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -14,6 +15,8 @@ pub use bodies::{MAX_HEADER_BYTES, MAX_PIECES};
 pub use config::{config_in, config_out, policy_in, policy_out};
 pub use parts::MAX_HISTORY;
 pub(super) use parts::{at_most, fixed, id, layout_in, layout_out, raw};
+pub(super) use site::{membership_in, membership_out};
+pub use site::{site_from_wire, site_to_wire};
 
 use tidemark_core::layout::LayoutError;
 use tidemark_core::ship::{AdoptStep, MAX_MESSAGE_BYTES, MAX_REASON_BYTES, Message};

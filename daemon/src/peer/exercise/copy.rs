@@ -116,7 +116,6 @@ impl Copy {
             bases: vec![(VOLUME, disk.file(FileRef::Base).len() as u64)],
             tail_bytes: TAIL_BYTES,
             lease: None,
-            members: None,
         };
         let node = Node::open(now, params).unwrap_or_else(|error| panic!("the copy does not open: {error}"));
         let mut copy = Self { node, disk, who, now, is_late: false, held: VecDeque::new(), sent: 0, outbox: None };

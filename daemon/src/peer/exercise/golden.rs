@@ -85,6 +85,7 @@ fn make() -> World {
         peer: Some(peer.0),
         kind,
         adopted: false,
+        members: None,
     };
     let kind = CreateKind::Primary { generation: GenId([8; 16]), nonce: Nonce([9; 16]) };
     let primary = Copy::open(disk_of(Node::create(&params(A, B, kind))), A, false);

@@ -10,6 +10,7 @@ mod trust;
 pub use identity::PeerIdentity;
 pub(super) use trust::{alert_of, refusal_of, tls_error};
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, ServerConfig};
-use tidemark_core::types::SiteId;
+use tidemark_core::types::{NodeId, SiteId};
 
 use files::{OwnCertificate, Stamps};
 use trust::{Dialled, Dialling, TrustSet};
@@ -112,6 +113,7 @@ pub struct Tls {
 #[derive(Debug)]
 struct State {
     peers: Vec<PeerTrust>,
+    mates: BTreeSet<NodeId>,
     stamps: Stamps,
     current: Arc<Material>,
 }
@@ -139,8 +141,8 @@ impl Tls {
     /// Any [`TlsError`].
     pub fn load(identity: PeerIdentity, files: OwnFiles, peers: Vec<PeerTrust>) -> Result<Arc<Self>, TlsError> {
         let provider = Arc::new(provider());
-        let (current, stamps) = read_all(identity, &files, &peers, &provider)?;
-        let state = RwLock::new(State { peers, stamps, current });
+        let (current, stamps) = read_all(identity, &files, (&peers, BTreeSet::new()), &provider)?;
+        let state = RwLock::new(State { peers, mates: BTreeSet::new(), stamps, current });
         Ok(Arc::new(Self { files, identity, provider, state }))
     }
 
@@ -159,8 +161,17 @@ impl Tls {
     /// # Errors
     /// Any [`TlsError`]; the old set then stays.
     pub fn set_peers(&self, peers: Vec<PeerTrust>) -> Result<(), TlsError> {
-        let (current, stamps) = read_all(self.identity, &self.files, &peers, &self.provider)?;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State { peers, stamps, current };
+        let mates = self.state.read().unwrap_or_else(PoisonError::into_inner).mates.clone();
+        self.accept(peers, mates)
+    }
+
+    /// The same with the other nodes of the own site that may speak; their authority is that of the own site in `peers`.
+    ///
+    /// # Errors
+    /// Any [`TlsError`]; the old set then stays.
+    pub fn accept(&self, peers: Vec<PeerTrust>, mates: BTreeSet<NodeId>) -> Result<(), TlsError> {
+        let (current, stamps) = read_all(self.identity, &self.files, (&peers, mates.clone()), &self.provider)?;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State { peers, mates, stamps, current };
         Ok(())
     }
 
@@ -234,7 +245,7 @@ fn provider() -> CryptoProvider {
 fn read_all(
     identity: PeerIdentity,
     files: &OwnFiles,
-    peers: &[PeerTrust],
+    (peers, mates): (&[PeerTrust], BTreeSet<NodeId>),
     provider: &Arc<CryptoProvider>,
 ) -> Result<(Arc<Material>, Stamps), TlsError> {
     // Stamps first: a file that changes while it is read looks changed at the next poll.
@@ -245,7 +256,7 @@ fn read_all(
     }
     let roots =
         peers.iter().map(|peer| Ok((peer.site, files::read_roots(&peer.ca)?))).collect::<Result<_, TlsError>>()?;
-    let trust = Arc::new(TrustSet::new(identity, roots, provider)?);
+    let trust = Arc::new(TrustSet::new(identity, mates, roots, provider)?);
     let server = server_config(&own, &trust, provider)?;
     Ok((Arc::new(Material { own, trust, server }), stamps))
 }

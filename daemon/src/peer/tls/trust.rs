@@ -4,6 +4,7 @@
 //! Host names play no part: the identity is the SAN URI. The verdict is given as one of rustls's own errors, so that the alert
 //! that the other end receives names the reason too; [`refusal_of`] turns the error back into a [`PeerRefusal`].
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
-use tidemark_core::types::SiteId;
+use tidemark_core::types::{NodeId, SiteId};
 
 use super::PeerIdentity;
 use crate::peer::refusal::PeerRefusal;
@@ -41,14 +42,17 @@ struct Anchor {
 #[derive(Debug)]
 pub(super) struct TrustSet {
     own: PeerIdentity,
+    /// The other nodes of the own site that may speak.
+    mates: BTreeSet<NodeId>,
     anchors: Vec<Anchor>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl TrustSet {
-    /// Trust for `peers`; a store of roots must not be empty.
+    /// Trust for `peers` and, where the own site is one of them, for `mates` of it; a store of roots must not be empty.
     pub fn new(
         own: PeerIdentity,
+        mates: BTreeSet<NodeId>,
         peers: Vec<(Option<SiteId>, RootCertStore)>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
@@ -58,12 +62,20 @@ impl TrustSet {
             clients.map(|clients| Anchor { site, roots, clients })
         };
         let anchors = peers.into_iter().map(anchor).collect::<Result<_, _>>()?;
-        Ok(Self { own, anchors, algorithms: provider.signature_verification_algorithms })
+        Ok(Self { own, mates, anchors, algorithms: provider.signature_verification_algorithms })
     }
 
     /// True while a peer with that identity may speak: asked again at every call.
     pub fn allows(&self, identity: PeerIdentity) -> bool {
-        identity.site != self.own.site && self.anchors.iter().any(|a| a.site.is_none_or(|site| site == identity.site))
+        self.anchors.iter().any(|anchor| self.vouches(anchor, identity))
+    }
+
+    /// Whether an authority may name that node: for the own site only one that is of it, and only nodes that are known.
+    fn vouches(&self, anchor: &Anchor, identity: PeerIdentity) -> bool {
+        match identity.site == self.own.site {
+            true => anchor.site == Some(self.own.site) && self.mates.contains(&identity.node),
+            false => anchor.site.is_none_or(|site| site == identity.site),
+        }
     }
 
     fn judge(
@@ -76,9 +88,7 @@ impl TrustSet {
         let mut worst = Error::from(CertificateError::UnknownIssuer);
         for anchor in &self.anchors {
             match self.verify_chain(anchor, usage, chain, now) {
-                Ok(()) if identity.site != self.own.site && anchor.site.is_none_or(|site| site == identity.site) => {
-                    return Ok(identity);
-                }
+                Ok(()) if self.vouches(anchor, identity) => return Ok(identity),
                 // A real authority vouches for a site that is not its own.
                 Ok(()) => worst = CertificateError::ApplicationVerificationFailure.into(),
                 // The most telling reason wins: "expired" of the right authority over "unknown" of all others.
@@ -164,7 +174,8 @@ impl ServerCertVerifier for Dialled {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let identity = self.trust.judge(Usage::Server, (leaf, intermediates), now)?;
-        if self.expected.is_some_and(|site| site != identity.site) {
+        // Who is asked for another site is none of this one.
+        if self.expected.map_or(identity.site == self.trust.own.site, |site| site != identity.site) {
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }
         Ok(ServerCertVerified::assertion())

@@ -145,6 +145,7 @@ impl World {
         let policy = self.policy(is_witnessed);
         note!(self, [1], "terms {:?}, policy {policy:?}", self.terms);
         let (generation, nonce) = (GenId(self.rng.id()), Nonce(self.rng.id()));
+        let nodes = |site| (0..MEMBERS).map(|member| node_id(party(site, member))).collect();
         let k = genesis(site_id(0), node_id(0), nonce, generation, policy.mode);
         for p in 0..PARTIES {
             let (site, member) = (self.parties[p].site, self.parties[p].member);
@@ -166,6 +167,7 @@ impl World {
                 peer: Some(site_id(1 - site)),
                 kind,
                 adopted: false,
+                members: Some(Membership { me: member, nodes: nodes(site), peers: nodes(1 - site) }),
             };
             let new = Node::create(&params);
             let disk = &mut self.parties[p].disk;
@@ -261,10 +263,6 @@ impl World {
             bases: vec![(volume_id(s.member), s.disk.seen(FileRef::Base).map_or(0, Image::len))],
             tail_bytes: 1 << 20,
             lease: self.terms,
-            members: Some(Membership {
-                me: s.member,
-                nodes: (0..MEMBERS).map(|member| node_id(party(s.site, member))).collect(),
-            }),
         };
         match Node::open(s.clock.at(now), params) {
             Ok(node) => {

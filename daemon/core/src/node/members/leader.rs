@@ -77,9 +77,14 @@ impl Node {
         }
         let refuse = |state: String, hint: &str| Err(VerbError::CopyState { state, hint: hint.into() });
         if self.is_led() {
-            return refuse("led by another agent".into(), "promote the group where it is led");
+            let leader = self.leader_node();
+            return refuse(
+                "led by another agent".into(),
+                &format!("ask node {leader}, which leads the group at this site"),
+            );
         }
         if let Some(why) = self.hindrance() {
+            let why = self.named(why);
             return refuse(format!("one of several of its group ({why})"), "bring that member back first");
         }
         match loss.class {

@@ -165,9 +165,12 @@ impl Node {
                 | Verb::DropPeer(_)
                 | Verb::Release
         );
-        let hint = "the agent that leads the group at this site carries it out for all of its members";
-        (is_of_group && self.is_led())
-            .then(|| VerbError::Role { role: "led by another agent".into(), hint: hint.into() })
+        if self.has_members() && matches!(verb, Verb::SetPeer(_)) {
+            let hint = "the members of both sites are named when the group is made".into();
+            return Some(VerbError::Role { role: "one of several of its group".into(), hint });
+        }
+        let hint = || format!("ask node {}, which leads the group at this site", self.leader_node());
+        (is_of_group && self.is_led()).then(|| VerbError::Role { role: "led by another agent".into(), hint: hint() })
     }
 
     // ---- sub-leases ---------------------------------------------------------------------------------------------------
@@ -201,7 +204,7 @@ impl Node {
         }
     }
 
-    fn sub_lease(&self) -> Option<&SubLease> {
+    pub(super) fn sub_lease(&self) -> Option<&SubLease> {
         self.led()?.leases.iter().find(|lease| lease.k == self.k.id())
     }
 

@@ -10,10 +10,10 @@ mod led;
 
 use crate::config::{Config, Since};
 use crate::event::{ConnId, Output, VerbId};
-use crate::group::members::{self, Members};
+use crate::group::members::{self, Hindrance, Members};
 use crate::node::Node;
 use crate::site::{Membership, Order, Readiness, Report, SiteMessage, SubLease};
-use crate::status::{Role, SuspendReason};
+use crate::status::{GroupMembers, MemberState, Role, SuspendReason};
 use crate::types::{Nanos, Nonce, SiteId};
 
 /// What a leader has asked its members to be, and what for.
@@ -140,6 +140,48 @@ impl Node {
         match &mut self.members.as_deref_mut()?.part {
             Part::Led(led) => Some(led),
             Part::Leader(_) => None,
+        }
+    }
+
+    /// The members as this one sees them.
+    pub(super) fn group_members(&self) -> Option<GroupMembers> {
+        let site = self.members.as_deref()?;
+        let own = MemberState::There { holds_k: true, serves: self.role == Role::Primary };
+        let mut known: Vec<MemberState> = match &site.part {
+            Part::Leader(leader) => leader.fellows.iter().map(|f| self.state_of(f)).collect(),
+            Part::Led(led) => {
+                let mut known = vec![MemberState::Unknown; site.membership.nodes.len()];
+                let order = led.order.as_deref().filter(|_| led.conn.is_some());
+                known[Membership::LEADER] = order.map_or(MemberState::Silent, |order| MemberState::There {
+                    holds_k: order.k.id() == self.k.id(),
+                    serves: self.sub_lease().is_some_and(|lease| lease.may_open),
+                });
+                known
+            }
+        };
+        if let Some(me) = known.get_mut(site.membership.me) {
+            *me = own;
+        }
+        let worst = self.hindrance().map(|why| self.named(why));
+        Some(GroupMembers { membership: site.membership.clone(), known, worst })
+    }
+
+    /// A hindrance with the node that it is on.
+    fn named(&self, why: Hindrance) -> String {
+        let (Hindrance::Silent(number) | Hindrance::Unsound(number)) = why;
+        let node = self.members.as_deref().and_then(|site| site.membership.nodes.get(number));
+        node.map_or_else(|| why.to_string(), |node| format!("{why}: node {node}"))
+    }
+
+    /// The agent that leads at this site.
+    fn leader_node(&self) -> String {
+        self.members.as_deref().map_or_else(String::new, |site| site.membership.leader().to_string())
+    }
+
+    fn state_of(&self, fellow: &Fellow) -> MemberState {
+        match fellow.report.as_deref() {
+            Some(report) => MemberState::There { holds_k: report.k.id() == self.k.id(), serves: report.serves },
+            None => MemberState::Silent,
         }
     }
 
