@@ -78,7 +78,7 @@ fn two_volumes_on_two_nodes_fail_over_together_lose_nothing_and_are_handed_back(
         ensure!(view.role() == "secondary" && view.copy() == "current", "{}", view.summary());
     }
 
-    let refused = four.b[1].cli().switchover(VOLUMES[1], "a", &[]).expect_err("it does not lead").to_string();
+    let refused = four.b[1].cli().switchover(VOLUMES[1], "a", &["--force"]).expect_err("it does not lead").to_string();
     ensure!(refused.contains(&four.b[0].node_id()), "the one that leads is named: {refused}");
     drop(nbd);
     for (agent, volume) in four.b.iter().zip(VOLUMES) {

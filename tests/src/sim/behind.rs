@@ -41,7 +41,7 @@ pub fn draw(
         plan.push((at, step));
         for _ in 0..rng.below(4) {
             let how = if rng.percent(50) { Crash::Power } else { Crash::Kill };
-            let step = Step::Crash { primary: rng.percent(40), how, down_ms: rng.log_between(5, 300) };
+            let step = Step::Crash { primary: rng.percent(75), how, down_ms: rng.log_between(5, 300) };
             plan.push((at + rng.between(50, 400), step));
         }
     }
