@@ -150,6 +150,11 @@ impl Planted {
         self as u8 >= Self::TailAtPrepare as u8
     }
 
+    /// True for one that only groups of several volumes bring about.
+    pub fn needs_groups(self) -> bool {
+        matches!(self, Self::LayoutKeptByACut | Self::BaseGivenUpTooEarly)
+    }
+
     /// The bug of that name, in the spelling of the variant.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|p| format!("{p:?}") == name)

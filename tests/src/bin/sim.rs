@@ -156,7 +156,7 @@ fn planted(name: &str, args: &Args) -> ExitCode {
     let witnessed = if bug.needs_witness() { Witnessed::All } else { Witnessed::None };
     let members = args.members || bug.needs_members();
     let witnessed = if bug.needs_members() { Witnessed::Some } else { witnessed };
-    let options = Options { witnessed, members, ..options(args) };
+    let options = Options { witnessed, members, groups: bug.needs_groups(), ..options(args) };
     let (mut from, mut unproven) = (args.seeds.start, 0);
     while from < args.seeds.end {
         plant(Some(bug));

@@ -80,10 +80,10 @@ impl Bases {
 }
 
 impl Group {
-    /// Draws a seed's group, and what becomes of it. `size` is that of the volume there would be without it.
-    pub fn draw(seed: u64, size: u64, plan: &mut Vec<(u64, Step)>, requests: u64) -> Option<Box<Self>> {
+    /// Draws a seed's group, and what becomes of it (`always`: of each seed). `size` is that of the volume there would be without it.
+    pub fn draw(seed: u64, size: u64, plan: &mut Vec<(u64, Step)>, requests: u64, always: bool) -> Option<Box<Self>> {
         let mut rng = Rng::new(seed ^ STREAM);
-        if !rng.percent(SHARE) {
+        if !rng.percent(SHARE) && !always {
             return None;
         }
         let first = VolumeId(rng.id());

@@ -77,11 +77,13 @@ pub struct Options {
     pub witnessed: Witnessed,
     /// Two agents a site: the seeds of [`super::members`].
     pub members: bool,
+    /// Each seed has a group of several volumes, not only some.
+    pub groups: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { requests: 1_000, keep_lines: 0, print: false, witnessed: Witnessed::Some, members: false }
+        Self { requests: 1_000, keep_lines: 0, print: false, witnessed: Witnessed::Some, members: false, groups: false }
     }
 }
 
@@ -138,7 +140,7 @@ impl<C: Copy> World<C> {
         let slot_bytes = operator.slot_bytes();
         let is_witnessed = arbitration.is_some();
         behind::draw(seed, &mut rates, &mut operator.policy, slot_bytes, &mut operator.plan, is_witnessed);
-        let group = Group::draw(seed, client.size, &mut operator.plan, options.requests);
+        let group = Group::draw(seed, client.size, &mut operator.plan, options.requests, options.groups);
         if let Some(group) = &group {
             client.becomes(&group.begins);
         }
