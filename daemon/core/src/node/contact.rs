@@ -42,7 +42,10 @@ impl Node {
             Contact::Same | Contact::MineIsNewer => match self.k.primary {
                 Some(site) if site == self.site => self.lead(now, &hello),
                 Some(_) => self.follow(now, &hello, false),
-                None if self.has_parted_from(&hello) => self.diverge("nobody leads, and each has records of its own"),
+                // A peer that has still to hear of this K seals what is its own alone when it does.
+                None if contact == Contact::Same && self.has_parted_from(&hello) => {
+                    self.diverge("nobody leads, and each has records of its own");
+                }
                 None => self.tell_k(&hello),
             },
         }
